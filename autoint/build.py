@@ -1,0 +1,114 @@
+"""Configuration becomes objects here, and nowhere else."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger
+
+from autoint import checkpoints
+from autoint.config import RunConfig
+from autoint.encodings import AbstractEncoding
+from autoint.grad_nets import AbstractGradNet
+from autoint.networks import IntegralNet
+from autoint.registry import GRAD_NETS, LOGGERS, TASKS, nearest
+
+NOISE = (  # what Lightning says of choices that are ours, and would say in every run
+    ".*does not have many workers.*",
+    ".*Experiment logs directory.*",
+    ".*The `srun` command is available.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*lr_scheduler.step.*before.*optimizer.step.*",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task factory returns: the module, and its data unless only the module was asked for."""
+
+    module: pl.LightningModule
+    data: pl.LightningDataModule | None
+
+
+def integral_net(
+    config: RunConfig, in_features: int, out_features: int, condition: AbstractEncoding | None = None
+) -> IntegralNet:
+    """Build an integral network of the configured size, activation and encoding."""
+    size = config.network
+    return IntegralNet(
+        in_features,
+        out_features,
+        hidden_features=size.hidden_features,
+        num_layers=size.num_layers,
+        activation=config.activation,
+        encoding=config.encoding,
+        condition=condition,
+    )
+
+
+def grad_net(config: RunConfig, net: IntegralNet) -> AbstractGradNet:
+    """Build the configured grad network of ``net``."""
+    return GRAD_NETS.build(config.grad_net, net)
+
+
+def task(config: RunConfig, with_data: bool = True) -> Task:
+    """Build the task's module, with initial weights from the seed, and its data."""
+    torch.manual_seed(config.seed)
+    return TASKS[config.task](config, with_data, **config.options)
+
+
+def restored(checkpoint: str | Path, **overrides: Any) -> tuple[RunConfig, pl.LightningModule]:
+    """Rebuild the module of a checkpoint from the configuration stored in it, in evaluation mode on the CPU."""
+    contents = checkpoints.load(checkpoint)
+    config = RunConfig.from_plain({**contents["autoint"]["config"], **overrides})
+    module = task(config, with_data=False).module
+    module.load_state_dict(contents["state_dict"])
+    return config, module.eval()
+
+
+def total_steps(config: RunConfig) -> int:
+    """Return the number of training steps: ``trainer.max_steps``."""
+    steps = config.trainer.get("max_steps")
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"trainer.max_steps={steps!r} must be an integer of at least 1")
+    return steps
+
+
+def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
+    """Build the Trainer: one epoch of ``max_steps`` batches, which is what makes a resumed run exact."""
+    options = dict(config.trainer)
+    steps = total_steps(config)
+    options.pop("max_steps")
+    known = inspect.signature(pl.Trainer).parameters
+    for key in options:
+        if key not in known:
+            raise ValueError(f"unknown key 'trainer.{key}'{nearest(key, known)} (pytorch_lightning.Trainer's arguments)")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    save_last = checkpoints.SaveLast(run_dir / "checkpoints", config.save_every, config.to_plain())
+    defaults: dict[str, Any] = {
+        "default_root_dir": run_dir,
+        "max_epochs": 1,
+        "val_check_interval": min(config.val_every, steps),
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 50,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "callbacks": [save_last] + ([TQDMProgressBar(refresh_rate=20)] if options.get("enable_progress_bar", True) else []),
+        "logger": [CSVLogger(run_dir, name="", version=""), *LOGGERS.build(config.logger, run_dir)],
+        "plugins": [checkpoints.WholeFileIO()],
+    }
+    try:
+        return pl.Trainer(**{**defaults, **options})
+    except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
+        raise ValueError(f"trainer: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,131 @@
+"""What ``train.py`` and ``evaluate.py`` share: Hydra with the registries' groups, and errors of one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from autoint.registry import nearest
+
+TRACE = "HYDRA_FULL_ERROR"
+# Hydra 1.4 does without `version_base`; 1.3 warns where it is missing.
+VERSION = {} if tuple(map(int, version("hydra-core").split(".")[:2])) >= (1, 4) else {"version_base": "1.3"}
+
+
+def store_groups() -> None:
+    """Make a Hydra group of every registry, and the shared and each task's own keys available to ``conf/``."""
+    from autoint.config import GROUPS, TASKS, shared_fields
+
+    store = ConfigStore.instance()
+    for group, registry in GROUPS.items():
+        if group == "direction_encoding":
+            continue  # chosen as encoding@direction_encoding
+        for name in registry.names():
+            defaults = {key: default for key, (_, default) in registry.fields(name).items()}
+            store.store(group=group, name=name, node={"name": name, **defaults})
+    shared = {k: d for k, (_, d) in shared_fields().items() if k not in GROUPS and k != "task"}
+    store.store(name="shared_keys", node=shared)
+    for name in TASKS.names():
+        own = {k: d for k, (_, d) in TASKS.fields(name).items() if k not in GROUPS}
+        store.store(group="task", name=f"{name}_keys", node=own, package="_global_")
+
+
+def known_keys() -> list[str]:
+    """Return every key at the top of a configuration, of all tasks."""
+    from autoint.config import TASKS, shared_fields
+
+    return sorted({*shared_fields(), *(key for name in TASKS.names() for key in TASKS.fields(name))})
+
+
+def entry(config_name: str, conf: Path, groups: bool) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Turn ``function(config)`` into a Hydra program.
+
+    Bad input ends with one line on stderr and exit status 2; ``HYDRA_FULL_ERROR=1`` shows the traceback instead. A run
+    folder in which nothing has happened yet is removed again.
+    """
+
+    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+        def job(composed: DictConfig) -> None:
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            try:
+                function(composed)
+            except BaseException:
+                _remove_if_unused(folder)
+                raise
+
+        def main() -> None:
+            wants_trace = os.environ.get(TRACE, "0") != "0"
+            os.environ[TRACE] = "1"  # so that errors reach us, instead of being printed by Hydra
+            try:
+                if groups:
+                    store_groups()
+                hydra.main(config_path=str(conf), config_name=config_name, **VERSION)(job)()
+            except KeyboardInterrupt:
+                sys.exit(130)
+            except Exception as error:
+                line = one_line(error)
+                if line is None or wants_trace:
+                    raise
+                print(f"error: {line}", file=sys.stderr)
+                sys.exit(2)
+
+        return main
+
+    return decorate
+
+
+def _remove_if_unused(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    left = [p for p in folder.rglob("*") if p.is_file() and ".hydra" not in p.parts and p.suffix != ".log"]
+    if left:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for parent in list(folder.parents)[:3]:
+        if parent == Path.cwd() or any(parent.iterdir()):
+            break
+        parent.rmdir()
+
+
+def one_line(error: BaseException) -> str | None:
+    """Return what a user should read of ``error``, or None where the error is not the user's."""
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _of_hydra(error)
+    if isinstance(error, ValueError):
+        frames = list(traceback.walk_tb(error.__traceback__))
+        raised_in = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+        if raised_in.startswith("autoint") or raised_in == "__main__":
+            return str(error)
+    return None
+
+
+def _of_hydra(error: Any) -> str:
+    text = str(error)
+    options = getattr(error, "options", None)
+    if options:
+        group, _, name = getattr(error, "missing_cfg_file", "").rpartition("/")
+        shown = [o for o in options if not o.endswith("_keys")]
+        return f"{group}='{name}' is unknown{nearest(name, shown)} (available: {', '.join(shown)})"
+    override = re.search(r"Could not (?:override|append to config)[^']*'([^']+)'|Error merging override (\S+)", text)
+    if override:
+        key = (override[1] or override[2]).split("=")[0].lstrip("+")
+        known = known_keys()
+        if key.split(".")[0] not in known:
+            return f"unknown key '{key}'{nearest(key, known)} (see --help)"
+        cause = str(error.__cause__ or text).splitlines()[0]
+        return f"unknown or unusable key '{key}': {cause} (see --help)"
+    return text.splitlines()[0].rstrip(".")

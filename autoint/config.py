@@ -1,0 +1,153 @@
+"""The configuration of a run: what Hydra composed, checked, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from autoint.registry import ACTIVATIONS, DATASETS, ENCODINGS, GRAD_NETS, LOGGERS, PLACEMENTS, TASKS, Registry, checked, nearest
+
+GROUPS: dict[str, Registry[Any]] = {
+    "activation": ACTIVATIONS,
+    "encoding": ENCODINGS,
+    "direction_encoding": ENCODINGS,
+    "grad_net": GRAD_NETS,
+    "placement": PLACEMENTS,
+    "scene": DATASETS,
+    "logger": LOGGERS,
+}
+FITS = ("integral_net", "grad_net")
+
+
+@dataclass
+class Network:
+    """Size of an integral network: width and number of hidden layers."""
+
+    hidden_features: int = 128
+    num_layers: int = 3
+
+
+@dataclass
+class Optimizer:
+    """Adam, with a linear warm-up and a cosine decay from ``lr`` to ``lr·final`` over the run's budget."""
+
+    lr: float = 5e-3
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+    warmup_steps: int = 100
+    final: float = 0.02
+
+
+@dataclass
+class RunConfig:
+    """Everything that defines a run. ``options`` holds the keys that belong to the task."""
+
+    task: str
+    options: dict[str, Any]
+    seed: int = 0
+    data_dir: str = "data"
+    fit: str = "integral_net"
+    batch_size: int = 2048
+    val_every: int = 1000
+    save_every: int = 500
+    ckpt_path: str | None = None
+    network: Network = field(default_factory=Network)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    activation: Any = "swish"
+    encoding: Any = "normalized_positional"
+    grad_net: Any = "explicit"
+    logger: Any = "csv"
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def from_hydra(composed: DictConfig) -> RunConfig:
+        """Check what Hydra composed and return it; ``ValueError`` names the key, the value and what is allowed."""
+        try:
+            plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            raise ValueError(str(error).splitlines()[0]) from error
+        return RunConfig.from_plain(plain)
+
+    @staticmethod
+    def from_plain(plain: Mapping[str, Any]) -> RunConfig:
+        """Return the configuration held by a nested mapping, such as a checkpoint's."""
+        plain = {**plain, **plain.get("options", {})}
+        plain.pop("options", None)
+        task = plain.get("task", "")
+        shared = shared_fields()
+        own = TASKS.fields(task)
+        for key in plain:
+            if key not in shared and key not in own:
+                known = sorted([*shared, *own])
+                raise ValueError(f"unknown key '{key}'{nearest(key, known)} (keys of task={task}: {', '.join(known)})")
+        for key, registry in GROUPS.items():
+            if key in plain:
+                plain[key] = complete(key, registry, plain[key])
+        values = checked(shared, {k: v for k, v in plain.items() if k in shared}, "")
+        options = checked(own, {k: v for k, v in plain.items() if k in own}, "")
+        values["network"] = Network(**checked(_fields(Network), values["network"], "network"))
+        values["optimizer"] = Optimizer(**checked(_fields(Optimizer), values["optimizer"], "optimizer"))
+        config = RunConfig(options=options, **values)
+        config._check()
+        return config
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the configuration as nested dicts of plain values."""
+        return dataclasses.asdict(self)
+
+    def _check(self) -> None:
+        if self.fit not in FITS:
+            raise ValueError(f"fit='{self.fit}' is unknown{nearest(self.fit, FITS)} (available: {', '.join(FITS)})")
+        at_least_one = {
+            "batch_size": self.batch_size,
+            "val_every": self.val_every,
+            "save_every": self.save_every,
+            "network.hidden_features": self.network.hidden_features,
+            "network.num_layers": self.network.num_layers,
+            **{k: self.options[k] for k in ("sections", "samples", "image_size") if self.options.get(k) is not None},
+        }
+        for key, value in at_least_one.items():
+            if value < 1:
+                raise ValueError(f"{key}={value} must be an integer of at least 1")
+        if not 0 < self.optimizer.lr <= 10:
+            raise ValueError(f"optimizer.lr={self.optimizer.lr} must be positive and at most 10")
+        if not 0 <= self.optimizer.final <= 1:
+            raise ValueError(f"optimizer.final={self.optimizer.final} must be between 0 and 1")
+
+
+def complete(key: str, registry: Registry[Any], choice: Any) -> dict[str, Any]:
+    """Return a component's full configuration: its name and every option of that entry."""
+    if isinstance(choice, str):
+        choice = {"name": choice}
+    if not isinstance(choice, Mapping) or "name" not in choice:
+        raise ValueError(f"{key}={choice!r} must be one of: {', '.join(registry.names())}")
+    given = {k: v for k, v in choice.items() if k != "name"}
+    try:
+        return {"name": choice["name"], **registry.options(choice["name"], given)}
+    except ValueError as error:
+        raise ValueError(str(error).replace(f"{registry.kind}.", f"{key}.")) from error
+
+
+def _fields(cls: type) -> dict[str, tuple[Any, Any]]:
+    import typing
+
+    hints = typing.get_type_hints(cls)
+    out = {}
+    for f in dataclasses.fields(cls):
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        out[f.name] = (hints[f.name], default)
+    return out
+
+
+def shared_fields() -> dict[str, tuple[Any, Any]]:
+    """Return the keys that every task shares, ``{key: (type, default)}``."""
+    out = _fields(RunConfig)
+    del out["options"]
+    out["task"] = (str, "")
+    for name, cls in (("network", Network), ("optimizer", Optimizer)):
+        out[name] = (dict[str, Any], dataclasses.asdict(cls()))
+    return out

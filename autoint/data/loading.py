@@ -1,0 +1,142 @@
+"""From views to batches: a loader that is indexed by step, and Lightning's data module around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from autoint.data.views import Views
+from autoint.rays import Rays
+from autoint.seeding import generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rays, the premultiplied RGBA (R, 4) that each of them shows, and the (height, width) of a whole image."""
+
+    rays: Rays
+    rgba: Tensor
+    shape: tuple[int, int] | None = None
+
+    def to(self, device: torch.device, **kwargs: bool) -> Batch:
+        """Return the batch on another device."""
+        return Batch(self.rays.to(device), self.rgba.to(device), self.shape)
+
+
+class StepLoader:
+    """An iterable of ``total`` batches, the k-th of which is ``sample(k)``.
+
+    A batch depends on nothing but its number, and the number is all the state there is: a run that is resumed sees
+    exactly the batches it would have seen.
+    """
+
+    def __init__(self, sample: Callable[[int], Batch], total: int) -> None:
+        self.sample, self.total, self.step = sample, total, 0
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[Batch]:
+        while self.step < self.total:
+            self.step += 1
+            yield self.sample(self.step - 1)
+        self.step = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.step = state["step"]
+
+
+class Pixels:
+    """All pixels of a set of views whose rays hit the scene's box, in an order drawn anew each epoch.
+
+    Args:
+        views: the training views.
+        box: lower and upper corner of the scene; rays that miss it show the background and teach nothing.
+        batch_size: rays per step, over all ranks.
+        seed: of the order.
+        rank, world: this process's share of every batch, and the number of shares.
+    """
+
+    def __init__(
+        self, views: Views, box: tuple[Tensor, Tensor], batch_size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.views, self.box, self.batch_size, self.seed = views, box, batch_size, seed
+        self.rank, self.world = rank, world
+        hits = [views.rays_of(v).clipped_to(*box).hit for v in range(len(views))]
+        self.index = torch.cat(hits).nonzero()[:, 0]
+        if not len(self.index):
+            raise ValueError("no ray of the training views meets the scene's box; check the poses, near and far")
+        self.rgba = views.images.reshape(-1, 4)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of this ``step``."""
+        per_epoch = max(1, len(self.index) // self.batch_size)
+        epoch, position = divmod(step, per_epoch)
+        if epoch != self._epoch:
+            g = generator(self.seed, epoch, "pixels")
+            self._epoch, self._order = epoch, torch.randperm(len(self.index), generator=g)
+        chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        chosen = chosen[self.rank :: self.world]
+        return self.at(self.index[chosen])
+
+    def at(self, index: Tensor) -> Batch:
+        """Return the batch of these pixels, counted through all views row by row."""
+        height, width = self.views.images.shape[1:3]
+        view, pixel = index // (height * width), index % (height * width)
+        rays = self.views.rays(view, pixel // width, pixel % width)
+        return Batch(rays.clipped_to(*self.box), self.rgba[index])
+
+
+class WholeImages(Dataset[Batch]):
+    """Every item is one whole image, as a batch of all of its rays."""
+
+    def __init__(self, views: Views, box: tuple[Tensor, Tensor], at_most: int | None = None) -> None:
+        self.views, self.box = views, box
+        count = len(views) if at_most is None else min(at_most, len(views))
+        self.chosen = torch.linspace(0, len(views) - 1, count).round().long().tolist()
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, item: int) -> Batch:
+        view = self.chosen[item]
+        image = self.views.images[view]
+        rays = self.views.rays_of(view).clipped_to(*self.box)
+        return Batch(rays, image.reshape(-1, 4), (image.shape[0], image.shape[1]))
+
+
+class ViewsData(pl.LightningDataModule):
+    """Training pixels and validation images of one scene."""
+
+    def __init__(
+        self,
+        train: Views,
+        val: Views,
+        box: tuple[Tensor, Tensor],
+        *,
+        batch_size: int,
+        total_steps: int,
+        seed: int,
+        val_images: int,
+    ) -> None:
+        super().__init__()
+        self.train, self.box, self.seed = train, box, seed
+        self.batch_size, self.total_steps = batch_size, total_steps
+        self.val = WholeImages(val, box, val_images)
+
+    def train_dataloader(self) -> StepLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        pixels = Pixels(self.train, self.box, self.batch_size, self.seed, rank, world)
+        return StepLoader(pixels, self.total_steps)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(self.val, batch_size=None)

@@ -1,0 +1,105 @@
+"""Input encodings γ, each with its directional derivative."""
+
+from __future__ import annotations
+
+import abc
+import math
+
+import torch
+from torch import Tensor, nn
+
+from autoint.registry import ENCODINGS
+
+
+class AbstractEncoding(nn.Module, abc.ABC):
+    """A map γ: (…, in_features) → (…, out_features) that also knows its derivative along a tangent."""
+
+    in_features: int
+    out_features: int
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Return γ(x)."""
+
+    @abc.abstractmethod
+    def jvp(self, x: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Return γ(x) and ∂γ/∂x · tangent, ``tangent`` broadcastable to ``x``."""
+
+
+@ENCODINGS.register("identity")
+class Identity(AbstractEncoding):
+    """γ(x) = x."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.in_features = self.out_features = in_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def jvp(self, x: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        return x, tangent.expand_as(x)
+
+
+class Positional(AbstractEncoding):
+    """γ(p) = (a_i sin ω_i p, a_i cos ω_i p), i < L, for each coordinate p, with ω_i = 2ⁱπ (paper, eq. 14 and 15).
+
+    ``amplitudes`` a_i are 1 (eq. 14) or 1/ω_i (eq. 15): then ∂γ/∂p has amplitude 1 in every band, which is what the
+    grad network sees. π is included in ω_i (``pi=False`` gives ω_i = 2ⁱ, as NeRF's code has it); the raw input stands
+    first (``include_input=False`` leaves it out), because every band is 2-periodic and ±1 would be one point.
+    """
+
+    def __init__(self, in_features: int, num_frequencies: int, pi: bool, include_input: bool, normalized: bool) -> None:
+        super().__init__()
+        if num_frequencies < 1 and not include_input:
+            raise ValueError(f"encoding.num_frequencies={num_frequencies} leaves no feature; it must be at least 1")
+        if not 0 <= num_frequencies <= 32:
+            raise ValueError(f"encoding.num_frequencies={num_frequencies} must be between 0 and 32")
+        self.in_features, self.include_input = in_features, include_input
+        self.out_features = in_features * (2 * num_frequencies + include_input)
+        omega = 2.0 ** torch.arange(num_frequencies, dtype=torch.float64) * (math.pi if pi else 1.0)
+        self.register_buffer("omega", omega.to(torch.get_default_dtype()), persistent=False)
+        amplitude = 1 / omega if normalized else torch.ones_like(omega)
+        self.register_buffer("amplitude", amplitude.to(torch.get_default_dtype()), persistent=False)
+        # The slope a_i·ω_i, kept apart so that it is exactly 1 for the normalised encoding.
+        slope = torch.ones_like(omega) if normalized else omega
+        self.register_buffer("slope", slope.to(torch.get_default_dtype()), persistent=False)
+
+    omega: Tensor
+    amplitude: Tensor
+    slope: Tensor
+
+    def _phase(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        phase = x.unsqueeze(-1) * self.omega
+        return torch.sin(phase), torch.cos(phase)
+
+    def _pack(self, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
+        bands = torch.cat([sin, cos], dim=-1).flatten(-2)
+        return torch.cat([x, bands], dim=-1) if self.include_input else bands
+
+    def forward(self, x: Tensor) -> Tensor:
+        sin, cos = self._phase(x)
+        return self._pack(x, self.amplitude * sin, self.amplitude * cos)
+
+    def jvp(self, x: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        sin, cos = self._phase(x)
+        tangent = tangent.expand_as(x)
+        speed = tangent.unsqueeze(-1) * self.slope
+        value = self._pack(x, self.amplitude * sin, self.amplitude * cos)
+        return value, self._pack(tangent, speed * cos, -speed * sin)
+
+
+@ENCODINGS.register("positional")
+def positional(
+    in_features: int, *, num_frequencies: int = 10, pi: bool = True, include_input: bool = True
+) -> AbstractEncoding:
+    """NeRF's positional encoding (paper, eq. 14), π and the raw input included by default."""
+    return Positional(in_features, num_frequencies, pi, include_input, normalized=False)
+
+
+@ENCODINGS.register("normalized_positional")
+def normalized_positional(
+    in_features: int, *, num_frequencies: int = 10, pi: bool = True, include_input: bool = True
+) -> AbstractEncoding:
+    """The normalised positional encoding (paper, eq. 15), π and the raw input included by default."""
+    return Positional(in_features, num_frequencies, pi, include_input, normalized=True)

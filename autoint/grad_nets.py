@@ -1,0 +1,138 @@
+"""Grad networks: Ψ = ∂Φ/∂x, another network over the same parameters (paper, eq. 1 and 3)."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from autoint.networks import IntegralNet
+from autoint.registry import GRAD_NETS
+
+
+class AbstractGradNet(nn.Module, abc.ABC):
+    """Ψ, the derivative of an integral network, holding that very network: parameters are shared, never copied.
+
+    Two ways to evaluate it: ``forward(x)`` differentiates along the coordinate axis chosen at construction, and
+    ``along(x, tangent)`` along any direction, for instance a ray's: with x = o + t·d, ∂Φ/∂t = d·∇Φ.
+    """
+
+    def __init__(self, integral_net: nn.Module, axes: Sequence[int] = (0,)) -> None:
+        super().__init__()
+        self.integral_net, self.axes = integral_net, tuple(axes)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return ∂ⁿΦ/∂x_{axes}, x (…, D) → (…, C)."""
+        basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        return self.derivative(x, [basis[axis] for axis in self.axes], condition)
+
+    def along(self, x: Tensor, tangent: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the directional derivative ``tangent``·∇Φ(x), x and tangent (…, D) → (…, C)."""
+        return self.derivative(x, [tangent], condition)
+
+    @abc.abstractmethod
+    def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
+        """Return the mixed derivative of Φ along each of ``tangents`` in turn."""
+
+
+Field = Callable[[Tensor], Tensor]
+
+
+@GRAD_NETS.register("explicit")
+class Explicit(AbstractGradNet):
+    """The tangent propagated beside the value: ḣ = W ẋ, ȧ = NL'(h) ⊙ ḣ (paper, eq. 3).
+
+    Plain first-order code, so one ordinary backward pass trains it and it runs under ``inference_mode``.
+    """
+
+    def __init__(self, integral_net: nn.Module, axes: Sequence[int] = (0,)) -> None:
+        super().__init__(integral_net, axes)
+        if not isinstance(integral_net, IntegralNet):
+            found = type(integral_net).__name__
+            raise ValueError(f"grad_net=explicit needs an IntegralNet, not {found}; use grad_net=jvp for other modules")
+        if len(self.axes) != 1:
+            raise ValueError(f"grad_net=explicit takes one axis, not {self.axes}; use grad_net=jvp for mixed partials")
+
+    def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
+        net = self.integral_net
+        act = net.activation
+        value, tangent = net.encoding.jvp(x, tangents[0])
+        h, dh = net.first(value, condition), tangent @ net.hidden[0].weight.T
+        for layer in net.hidden[1:]:
+            value, tangent = act.function(h), act.derivative(h, 1) * dh
+            h, dh = layer(value), tangent @ layer.weight.T
+        return net.output(act.derivative(h, 1) * dh)
+
+
+@GRAD_NETS.register("jvp")
+class Jvp(AbstractGradNet):
+    """Forward mode by ``torch.func.jvp``, nested for mixed partials; works for any module."""
+
+    def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
+        def field(y: Tensor) -> Tensor:
+            return self.integral_net(y) if condition is None else self.integral_net(y, condition)
+
+        for tangent in tangents:
+            field = _jvp(field, tangent)
+        return field(x)
+
+
+def _jvp(field: Field, tangent: Tensor) -> Field:
+    return lambda x: torch.func.jvp(field, (x,), (tangent.expand_as(x).contiguous(),))[1]
+
+
+@GRAD_NETS.register("double_backward")
+class DoubleBackward(AbstractGradNet):
+    """Reverse mode by ``autograd.grad(create_graph=True)``, once per output channel; works for any module.
+
+    It needs autograd, so it fails under ``inference_mode``, and ``torch.compile`` cannot differentiate it again.
+    """
+
+    def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("grad_net=double_backward cannot run in inference mode; use grad_net=explicit or jvp")
+        keep_graph = torch.is_grad_enabled()
+
+        def field(y: Tensor) -> Tensor:
+            return self.integral_net(y) if condition is None else self.integral_net(y, condition)
+
+        for tangent in tangents:
+            field = _reverse(field, tangent)
+        with torch.enable_grad():
+            out = field(x if x.requires_grad else x.detach().requires_grad_())
+        return out if keep_graph else out.detach()
+
+
+def _reverse(field: Field, tangent: Tensor) -> Field:
+    def derivative(x: Tensor) -> Tensor:
+        outputs = field(x).unbind(-1)
+        rows = [torch.autograd.grad(y.sum(), x, create_graph=True)[0] for y in outputs]
+        return torch.stack([(row * tangent).sum(-1) for row in rows], dim=-1)
+
+    return derivative
+
+
+def grad_net(net: nn.Module, axes: Sequence[int] = (0,), builder: str = "explicit") -> AbstractGradNet:
+    """Return the grad network Ψ = ∂Φ/∂x_{axes} of ``net``, over the same parameters (paper, eq. 1).
+
+    Args:
+        net: the integral network, (…, D) → (…, C).
+        axes: the coordinates to differentiate by, in turn.
+        builder: a registered grad-net builder.
+
+    Raises:
+        ValueError: for an axis that ``net`` does not have, an unknown builder, or one that cannot do what is asked.
+
+    Example:
+        >>> net = IntegralNet(in_features=1, out_features=1)
+        >>> psi = grad_net(net)
+        >>> psi(torch.zeros(4, 1)).shape, psi.integral_net is net
+        (torch.Size([4, 1]), True)
+    """
+    features = getattr(net, "in_features", None)
+    for axis in axes:
+        if axis < 0 or (features is not None and axis >= features):
+            raise ValueError(f"axes={tuple(axes)}: axis {axis} is out of range for a network with {features} inputs")
+    return GRAD_NETS[builder](net, axes)

@@ -1,0 +1,89 @@
+"""The integral network Φ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from autoint.activations import Activation
+from autoint.encodings import AbstractEncoding
+from autoint.registry import ACTIVATIONS, ENCODINGS
+
+Choice = str | Mapping[str, Any]
+
+
+class IntegralNet(nn.Module):
+    """The integral network Φ_θ(x) = W_n (φ_{n−1} ∘ … ∘ φ_0)(γ(x)) (paper, eq. 2).
+
+    φ_k(y) = NL(W_k y + b_k). The output layer has no bias: it would be the constant of integration, which no
+    difference of Φ and no derivative of Φ can see.
+
+    Args:
+        in_features: D, the number of coordinates of x.
+        out_features: C, the number of integrals learned at once.
+        hidden_features: width of the hidden layers.
+        num_layers: number of hidden layers.
+        activation: name (or name and options) of the nonlinearity NL.
+        encoding: name (or name and options) of γ.
+        condition: an encoding of quantities that stay fixed along the integration, such as a ray's direction. Their
+            share of the first layer is computed once per ray and broadcast: W_0 [γ(x); γ_c(c)] = W γ(x) + W_c γ_c(c).
+
+    Shapes:
+        ``forward(x, condition)``: x (…, D), condition broadcastable to (…, D_c) → (…, C).
+
+    Example:
+        >>> import torch
+        >>> net = IntegralNet(in_features=2, out_features=1, hidden_features=16, num_layers=2)
+        >>> net(torch.zeros(5, 2)).shape
+        torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        hidden_features: int = 64,
+        num_layers: int = 3,
+        activation: Choice | Activation = "swish",
+        encoding: Choice | AbstractEncoding = "identity",
+        condition: AbstractEncoding | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("in_features", in_features),
+            ("out_features", out_features),
+            ("hidden_features", hidden_features),
+            ("num_layers", num_layers),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be a positive integer")
+        self.in_features, self.out_features = in_features, out_features
+        self.activation = activation if isinstance(activation, Activation) else ACTIVATIONS.build(activation)
+        self.encoding = (
+            encoding if isinstance(encoding, AbstractEncoding) else ENCODINGS.build(encoding, in_features)
+        )
+        self.condition = condition
+        widths = [self.encoding.out_features] + [hidden_features] * num_layers
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.output = nn.Linear(hidden_features, out_features, bias=False)
+        if condition is not None:
+            self.from_condition = nn.Linear(condition.out_features, hidden_features, bias=False)
+            self.activation.init(self.from_condition, True)
+        for k, layer in enumerate([*self.hidden, self.output]):
+            self.activation.init(layer, k == 0)
+
+    def first(self, encoded: Tensor, condition: Tensor | None) -> Tensor:
+        """Return the first pre-activation W_0 γ(x) + W_c γ_c(c) + b_0."""
+        h = self.hidden[0](encoded)
+        if self.condition is not None:
+            h = h + self.from_condition(self.condition(condition))
+        return h
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return Φ(x), shape (…, out_features)."""
+        h = self.activation.function(self.first(self.encoding(x), condition))
+        for layer in self.hidden[1:]:
+            h = self.activation.function(layer(h))
+        return self.output(h)

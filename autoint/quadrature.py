@@ -1,0 +1,52 @@
+"""Quadrature on given edges: nodes inside each section, and weights that sum to 1 there (so that they form means)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _place(edges: Tensor, fractions: Tensor) -> Tensor:
+    left, delta = edges[..., :-1, None], edges.diff(dim=-1)[..., None]
+    return left + delta * fractions
+
+
+def stratified(edges: Tensor, num_samples: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """One uniform sample in each of ``num_samples`` equal bins of every section (paper, after eq. 18).
+
+    t_{i,j} ~ U(t_{i−1} + (j−1)/M δ_i, t_{i−1} + j/M δ_i).
+
+    Args:
+        edges: t_0 … t_N, (…, N+1), in units of length.
+        num_samples: M, per section.
+        generator: where the random numbers come from, on the device of ``edges``.
+
+    Returns:
+        nodes (…, N, M) and node_weights (M,), equal and of sum 1.
+    """
+    shape = (*edges.shape[:-1], edges.shape[-1] - 1, num_samples)
+    offset = torch.rand(shape, generator=generator, dtype=edges.dtype, device=edges.device)
+    bins = torch.arange(num_samples, dtype=edges.dtype, device=edges.device)
+    return _place(edges, (bins + offset) / num_samples), edges.new_full((num_samples,), 1 / num_samples)
+
+
+def midpoint(edges: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
+    """Centres of ``num_samples`` equal bins of every section: nodes (…, N, M), node_weights (M,); error O(M⁻²)."""
+    bins = torch.arange(num_samples, dtype=edges.dtype, device=edges.device)
+    return _place(edges, (bins + 0.5) / num_samples), edges.new_full((num_samples,), 1 / num_samples)
+
+
+def gauss_legendre(edges: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre nodes (…, N, M) and node_weights (M,), exact for polynomials of degree 2M − 1.
+
+    Example:
+        >>> edges = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        >>> nodes, node_weights = gauss_legendre(edges, 3)
+        >>> round(float((nodes**5 * node_weights).sum()), 12)  # the mean of t⁵ over [0, 1] is 1/6
+        0.166666666667
+    """
+    import numpy as np
+
+    x, w = np.polynomial.legendre.leggauss(num_samples)
+    to = {"dtype": edges.dtype, "device": edges.device}
+    return _place(edges, torch.as_tensor((x + 1) / 2, **to)), torch.as_tensor(w / 2, **to)

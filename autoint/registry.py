@@ -1,0 +1,134 @@
+"""Registries: a name on the command line becomes an object, and a factory's signature becomes its configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+T = TypeVar("T")
+PLUGIN_GROUP = "autoint.plugins"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the closest of ``known``, or an empty string."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+class Registry(Generic[T]):
+    """Map names to factories of one kind of component.
+
+    A factory's *positional* parameters are runtime objects (a network, the number of features); its *keyword-only*
+    parameters have a type and a default, and are its configuration: ``@ACTIVATIONS.register("sine")`` on
+    ``def sine(*, omega_0: float = 30.0)`` makes ``activation=sine activation.omega_0=10`` work on the command line.
+    """
+
+    def __init__(self, kind: str, module: str) -> None:
+        self.kind, self.module = kind, module
+        self._factories: dict[str, Callable[..., T]] = {}
+
+    def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Register a factory (a function or a class) under ``name``; a taken name raises ``ValueError``."""
+
+        def add(factory: Callable[..., T]) -> Callable[..., T]:
+            if name in self._factories:
+                owners = f"{self._factories[name].__module__} and {factory.__module__}"
+                raise ValueError(f"{self.kind} '{name}' is registered twice, by {owners}; rename one of them")
+            _configuration(factory, f"{self.kind} '{name}'")
+            self._factories[name] = factory
+            return factory
+
+        return add
+
+    def names(self) -> list[str]:
+        """Return the registered names, sorted, those of installed plugins included."""
+        importlib.import_module(self.module)
+        load_plugins()
+        return sorted(self._factories)
+
+    def __getitem__(self, name: str) -> Callable[..., T]:
+        if name not in self.names():
+            known = ", ".join(self.names())
+            raise ValueError(f"{self.kind}='{name}' is unknown{nearest(name, self.names())} (available: {known})")
+        return self._factories[name]
+
+    def fields(self, name: str) -> dict[str, tuple[Any, Any]]:
+        """Return the configuration of an entry, ``{parameter: (type, default)}``."""
+        return _configuration(self[name], f"{self.kind} '{name}'")
+
+    def options(self, name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the full configuration of ``name``: its defaults, overridden by ``given``, checked by type."""
+        return checked(self.fields(name), given or {}, self.kind)
+
+    def build(self, choice: str | Mapping[str, Any], *runtime: Any) -> T:
+        """Build the entry named by ``choice``: a name, or a mapping with ``name`` and options."""
+        options = {"name": choice} if isinstance(choice, str) else dict(choice)
+        name = options.pop("name")
+        return self[name](*runtime, **self.options(name, options))
+
+
+def checked(fields: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the defaults of ``fields`` overridden by ``given``; ``ValueError`` on unknown keys and wrong types."""
+    prefix = f"{where}." if where else ""
+    for key in given:
+        if key not in fields:
+            known = ", ".join(sorted(fields)) or "none"
+            raise ValueError(f"unknown key '{prefix}{key}'{nearest(key, fields)} (available: {known})")
+    schema = dataclasses.make_dataclass(
+        "Options",
+        [(k, t, dataclasses.field(default_factory=lambda d=d: d)) for k, (t, d) in fields.items()],
+    )
+    node = OmegaConf.structured(schema)
+    for key, value in given.items():
+        try:
+            node[key] = value
+        except OmegaConfBaseException as error:
+            wanted = getattr(fields[key][0], "__name__", str(fields[key][0]))
+            raise ValueError(f"{prefix}{key}={value!r} does not fit: expected {wanted}") from error
+    return typing.cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+
+
+def _configuration(factory: Callable[..., Any], owner: str) -> dict[str, tuple[Any, Any]]:
+    parameters = inspect.signature(factory).parameters.values()
+    keyword_only = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    for p in keyword_only:
+        if p.default is p.empty or p.annotation is p.empty:
+            raise ValueError(f"{owner}: keyword-only parameter '{p.name}' needs a type and a default")
+    target = factory.__init__ if inspect.isclass(factory) else factory
+    hints = typing.get_type_hints(target) if keyword_only else {}
+    return {p.name: (hints[p.name], p.default) for p in keyword_only}
+
+
+_plugins_loaded = False
+
+
+def load_plugins() -> None:
+    """Import every installed plugin of the entry-point group ``autoint.plugins``; one that fails to load raises."""
+    global _plugins_loaded
+    if _plugins_loaded:
+        return
+    _plugins_loaded = True
+    for entry in entry_points(group=PLUGIN_GROUP):
+        try:
+            entry.load()
+        except Exception as error:
+            package = entry.dist.name if entry.dist else "an unknown package"
+            raise ImportError(f"plugin '{entry.name}' ({entry.value}) of {package} failed to load: {error}") from error
+
+
+ACTIVATIONS: Registry[Any] = Registry("activation", "autoint.activations")
+ENCODINGS: Registry[Any] = Registry("encoding", "autoint.encodings")
+GRAD_NETS: Registry[Any] = Registry("grad_net", "autoint.grad_nets")
+PLACEMENTS: Registry[Any] = Registry("placement", "autoint.sections")
+DATASETS: Registry[Any] = Registry("scene", "autoint.data")
+LOGGERS: Registry[Any] = Registry("logger", "autoint.loggers")
+TASKS: Registry[Any] = Registry("task", "autoint.tasks")

@@ -1,0 +1,30 @@
+"""The learning-rate schedule, over whichever of the run's two budgets runs out first: steps or time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Timer
+
+
+def warm_up_and_cosine(trainer: pl.Trainer, warmup_steps: int, final: float) -> Callable[[int], float]:
+    """Return step → factor of the learning rate: linear from 0 over ``warmup_steps``, then a cosine from 1 to ``final``.
+
+    The cosine runs over the part of the budget that is used up, max(step / max_steps, elapsed / max_time). With
+    ``trainer.max_time`` the factor depends on the clock, so such a run is reproducible up to that only.
+    """
+    timers = [c for c in trainer.callbacks if isinstance(c, Timer)]
+
+    def factor(step: int) -> float:
+        used = step / trainer.num_training_batches
+        for timer in timers:
+            left = timer.time_remaining()
+            if left is not None:
+                elapsed = timer.time_elapsed()
+                used = max(used, elapsed / max(elapsed + left, 1e-9))
+        cosine = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(used, 1.0)))
+        return min(1.0, (step + 1) / max(1, warmup_steps)) * cosine
+
+    return factor

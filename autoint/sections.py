@@ -1,0 +1,88 @@
+"""Sections of a ray: where their edges are, and the means of a field over them, from samples or from differences."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+from autoint.rays import Rays
+from autoint.registry import PLACEMENTS
+
+
+def means_from_samples(values: Tensor, node_weights: Tensor) -> Tensor:
+    """Return the section means Σ_j w_j Ψ(t_{i,j}): values (…, N, M, C), node_weights (M,) of sum 1 → (…, N, C)."""
+    return torch.einsum("...mc,m->...c", values, node_weights)
+
+
+def means_from_differences(values: Tensor, edges: Tensor) -> Tensor:
+    """Return the section means (Φ(t_i) − Φ(t_{i−1})) / δ_i (paper, eq. 6 and below eq. 12).
+
+    values (…, N+1, C) at edges (…, N+1) → (…, N, C). The mean over a section of no length is given as 0.
+    """
+    delta = edges.diff(dim=-1)[..., None]
+    empty = delta <= 0
+    return torch.where(empty, 0, values.diff(dim=-2) / torch.where(empty, 1, delta))
+
+
+def jittered(edges: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Move every interior edge by a uniform amount, up to half of the section on either side; order is kept."""
+    inner, delta = edges[..., 1:-1], edges.diff(dim=-1)
+    u = torch.rand(inner.shape, generator=generator, dtype=edges.dtype, device=edges.device) - 0.5
+    moved = inner + u * torch.where(u < 0, delta[..., :-1], delta[..., 1:])
+    return torch.cat([edges[..., :1], moved, edges[..., -1:]], dim=-1)
+
+
+class AbstractPlacement(nn.Module, abc.ABC):
+    """Chooses the N + 1 edges of each ray's sections."""
+
+    @abc.abstractmethod
+    def forward(self, rays: Rays) -> Tensor:
+        """Return edges (R, N+1), not decreasing, from ``rays.near`` to ``rays.far``."""
+
+
+def _span(rays: Rays, fractions: Tensor) -> Tensor:
+    return rays.near[:, None] + (rays.far - rays.near)[:, None] * fractions
+
+
+@PLACEMENTS.register("uniform")
+class Uniform(AbstractPlacement):
+    """Sections of equal length."""
+
+    def __init__(self, sections: int) -> None:
+        super().__init__()
+        self.sections = sections
+
+    def forward(self, rays: Rays) -> Tensor:
+        t = torch.linspace(0, 1, self.sections + 1, dtype=rays.near.dtype, device=rays.near.device)
+        return _span(rays, t)
+
+
+@PLACEMENTS.register("predicted")
+class Predicted(AbstractPlacement):
+    """The sampling network S(o, d) → section lengths that sum to far − near (paper, Sec. 5).
+
+    Its last layer starts at zero, so it begins with equal lengths; every length keeps at least 1 % of the equal one,
+    so no section can vanish for good.
+    """
+
+    def __init__(self, sections: int, *, hidden_features: int = 64, num_layers: int = 2) -> None:
+        super().__init__()
+        self.sections = sections
+        widths = [6] + [hidden_features] * num_layers
+        layers: list[nn.Module] = []
+        for i, o in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(i, o), nn.SiLU()]
+        last = nn.Linear(widths[-1], sections)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.network = nn.Sequential(*layers, last)
+
+    def forward(self, rays: Rays) -> Tensor:
+        # The point where the ray enters says what o does, without growing with the camera's distance.
+        entry = rays.at(rays.near)
+        lengths = torch.softmax(self.network(torch.cat([entry, rays.directions], dim=-1)), dim=-1)
+        lengths = 0.99 * lengths + 0.01 / self.sections
+        ends = torch.cumsum(lengths, dim=-1)
+        return _span(rays, torch.cat([torch.zeros_like(ends[:, :1]), ends / ends[:, -1:]], dim=-1))

@@ -1,0 +1,173 @@
+"""Neural volume rendering: a scene from posed images, rendered by differences of integral networks."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoint import build, metrics, pictures, sections
+from autoint.config import Optimizer, RunConfig
+from autoint.data.loading import Batch, ViewsData
+from autoint.data.views import Views, visual_hull_box
+from autoint.registry import DATASETS, ENCODINGS, PLACEMENTS, TASKS, nearest
+from autoint.schedule import warm_up_and_cosine
+from autoint.seeding import generator
+from autoint.volume import Volume
+
+log = logging.getLogger(__name__)
+BACKGROUNDS = {"white": 1.0, "black": 0.0, "random": 1.0}
+
+
+@TASKS.register("volrend")
+def volrend(
+    config: RunConfig,
+    with_data: bool,
+    *,
+    scene: Any = "procedural",
+    image_size: int | None = None,
+    sections: int = 16,
+    samples: int = 128,
+    placement: Any = "uniform",
+    direction_encoding: Any = "normalized_positional",
+    networks: int = 2,
+    background: str = "white",
+    val_images: int = 4,
+) -> build.Task:
+    """Build the volume-rendering task.
+
+    Args:
+        config: the run's configuration.
+        with_data: whether to load the scene; without it the module's box is to be filled from a checkpoint.
+        scene: the data set and its options.
+        image_size: longer side of the images in pixels; None keeps the data's.
+        sections: N, sections per ray.
+        samples: stratified samples per ray for fit=grad_net, a multiple of ``sections``.
+        placement: where the section edges go.
+        direction_encoding: encoding of the viewing direction.
+        networks: 2 for separate density and colour networks (the paper), 1 for one network with four outputs.
+        background: behind the scene: white, black, or random while training and white afterwards.
+        val_images: how many validation images are rendered now and then.
+    """
+    if background not in BACKGROUNDS:
+        known = ", ".join(BACKGROUNDS)
+        raise ValueError(f"background='{background}' is unknown{nearest(background, BACKGROUNDS)} (available: {known})")
+    if networks not in (1, 2):
+        raise ValueError(f"networks={networks} must be 1 (one trunk) or 2 (density and colour apart)")
+    if config.fit == "grad_net" and samples % sections:
+        fits = max(1, samples // sections) * sections
+        raise ValueError(f"samples={samples} must be a multiple of sections={sections}, for instance samples={fits}")
+    box = torch.zeros(3), torch.ones(3)
+    data = None
+    if with_data:
+        train, val = (load_views(config, split) for split in ("train", "val"))
+        box = visual_hull_box(train)
+        data = ViewsData(
+            train,
+            val,
+            box,
+            batch_size=config.batch_size,
+            total_steps=build.total_steps(config),
+            seed=config.seed,
+            val_images=val_images,
+        )
+    outputs = (4,) if networks == 1 else (1, 3)
+    nets = [build.integral_net(config, 3, n, ENCODINGS.build(direction_encoding, 3)) for n in outputs]
+    volume = Volume(nets, [build.grad_net(config, net) for net in nets], PLACEMENTS.build(placement, sections), box)
+    module = VolumeRendering(
+        volume,
+        fit=config.fit,
+        samples=samples // sections,
+        background=background,
+        seed=config.seed,
+        optimizer=config.optimizer,
+    )
+    return build.Task(module, data)
+
+
+def load_views(config: RunConfig, split: str) -> Views:
+    """Load one split of the run's scene."""
+    return DATASETS.build(config.options["scene"], config.data_dir, split, config.options["image_size"])
+
+
+class VolumeRendering(pl.LightningModule):
+    """Trains a :class:`Volume` on rays by the squared error of their colour (paper, eq. 18).
+
+    Args:
+        volume: the scene.
+        fit: ``grad_net`` takes section means from samples of Ψ (the paper), ``integral_net`` from differences of Φ
+            over jittered edges.
+        samples: stratified samples per section, for ``grad_net``.
+        background: ``white``, ``black`` or ``random``.
+        seed: of jitter, samples and random backgrounds.
+        optimizer: Adam's settings and schedule.
+    """
+
+    def __init__(
+        self, volume: Volume, *, fit: str, samples: int, background: str, seed: int, optimizer: Optimizer
+    ) -> None:
+        super().__init__()
+        self.volume, self.fit, self.samples = volume, fit, samples
+        self.background, self.seed, self.optimizer = background, seed, optimizer
+        self.collapsed = False
+
+    def canvas(self) -> Tensor:
+        """Return the background colour of rendered images, (3,)."""
+        return torch.full((3,), BACKGROUNDS[self.background], device=self.device)
+
+    def _random(self, name: str) -> torch.Generator:
+        return generator(self.seed, self.global_step, name, self.global_rank, device=self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        edges = self.volume.placement(batch.rays)
+        if self.fit == "integral_net":
+            edges = sections.jittered(edges, self._random("edges"))
+            means = self.volume.means_from_differences(batch.rays, edges)
+        else:
+            means = self.volume.means_from_samples(batch.rays, edges, self.samples, self._random("samples"))
+        behind = self.canvas()
+        if self.background == "random":
+            behind = torch.rand(len(batch.rays), 3, generator=self._random("background"), device=self.device)
+        rgb = self.volume.render(means, edges, behind).rgb
+        loss = F.mse_loss(rgb, metrics.over(batch.rgba, behind))
+        if batch_idx % 20 == 0:
+            if not loss.isfinite():
+                raise ValueError(f"training diverged: the loss is {loss.item()} at step {batch_idx}; lower optimizer.lr")
+            self.log_dict({"train/loss": loss, "train/psnr": -10 * loss.detach().log10()}, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        rgb, depth, acc = self.volume.view(batch.rays, self.canvas(), chunk_size=16384)
+        truth = metrics.over(batch.rgba, self.canvas())
+        self.log_dict(
+            {"val/psnr": metrics.psnr(rgb, truth), "val/acc": acc.mean(), "val/true_acc": batch.rgba[:, 3].mean()},
+            on_epoch=True,
+            batch_size=1,
+            sync_dist=True,
+        )
+        if batch_idx == 0 and self.global_rank == 0:
+            file = Path(self.trainer.default_root_dir) / "validation" / f"step_{self.global_step:07d}.png"
+            pictures.write_row(file, batch.shape, [truth, rgb], depth, acc)
+
+    def on_validation_epoch_end(self) -> None:
+        seen = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
+        share = seen["val/acc"] / max(seen["val/true_acc"], 1e-9)
+        self.collapsed = share < 0.02 or not math.isfinite(seen["val/psnr"])
+        if self.collapsed:
+            log.warning(
+                "collapsed to the background: opacity is %.2g of the images'; try background=random or a lower "
+                "optimizer.lr, or another seed",
+                share,
+            )
+
+    def configure_optimizers(self) -> Any:
+        adam = torch.optim.Adam(self.parameters(), lr=self.optimizer.lr, betas=tuple(self.optimizer.betas))
+        factor = warm_up_and_cosine(self.trainer, self.optimizer.warmup_steps, self.optimizer.final)
+        schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
