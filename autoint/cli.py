@@ -16,7 +16,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from autoint.registry import nearest
@@ -77,7 +77,7 @@ def entry(config_name: str, conf: Path, groups: bool) -> Callable[[Callable[[Dic
             except KeyboardInterrupt:
                 sys.exit(130)
             except Exception as error:
-                line = one_line(error)
+                line = one_line(error, known_keys() if groups else list(OmegaConf.load(conf / f"{config_name}.yaml")))
                 if line is None or wants_trace:
                     raise
                 print(f"error: {line}", file=sys.stderr)
@@ -101,10 +101,10 @@ def _remove_if_unused(folder: Path) -> None:
         parent.rmdir()
 
 
-def one_line(error: BaseException) -> str | None:
+def one_line(error: BaseException, known: list[str]) -> str | None:
     """Return what a user should read of ``error``, or None where the error is not the user's."""
     if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return _of_hydra(error)
+        return _of_hydra(error, known)
     if isinstance(error, ValueError):
         frames = list(traceback.walk_tb(error.__traceback__))
         raised_in = frames[-1][0].f_globals.get("__name__", "") if frames else ""
@@ -113,7 +113,7 @@ def one_line(error: BaseException) -> str | None:
     return None
 
 
-def _of_hydra(error: Any) -> str:
+def _of_hydra(error: Any, known: list[str]) -> str:
     text = str(error)
     options = getattr(error, "options", None)
     if options:
@@ -123,7 +123,6 @@ def _of_hydra(error: Any) -> str:
     override = re.search(r"Could not (?:override|append to config)[^']*'([^']+)'|Error merging override (\S+)", text)
     if override:
         key = (override[1] or override[2]).split("=")[0].lstrip("+")
-        known = known_keys()
         if key.split(".")[0] not in known:
             return f"unknown key '{key}'{nearest(key, known)} (see --help)"
         cause = str(error.__cause__ or text).splitlines()[0]

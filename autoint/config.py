@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from autoint.registry import ACTIVATIONS, DATASETS, ENCODINGS, GRAD_NETS, LOGGERS, PLACEMENTS, TASKS, Registry, checked, nearest
+from autoint.registry import ACTIVATIONS, DATASETS, ENCODINGS, GRAD_NETS, LOGGERS, PLACEMENTS, TASKS, Registry, checked, fields_of, nearest
 
 GROUPS: dict[str, Registry[Any]] = {
     "activation": ACTIVATIONS,
@@ -89,8 +89,8 @@ class RunConfig:
                 plain[key] = complete(key, registry, plain[key])
         values = checked(shared, {k: v for k, v in plain.items() if k in shared}, "")
         options = checked(own, {k: v for k, v in plain.items() if k in own}, "")
-        values["network"] = Network(**checked(_fields(Network), values["network"], "network"))
-        values["optimizer"] = Optimizer(**checked(_fields(Optimizer), values["optimizer"], "optimizer"))
+        values["network"] = Network(**checked(fields_of(Network), values["network"], "network"))
+        values["optimizer"] = Optimizer(**checked(fields_of(Optimizer), values["optimizer"], "optimizer"))
         config = RunConfig(options=options, **values)
         config._check()
         return config
@@ -132,20 +132,9 @@ def complete(key: str, registry: Registry[Any], choice: Any) -> dict[str, Any]:
         raise ValueError(str(error).replace(f"{registry.kind}.", f"{key}.")) from error
 
 
-def _fields(cls: type) -> dict[str, tuple[Any, Any]]:
-    import typing
-
-    hints = typing.get_type_hints(cls)
-    out = {}
-    for f in dataclasses.fields(cls):
-        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-        out[f.name] = (hints[f.name], default)
-    return out
-
-
 def shared_fields() -> dict[str, tuple[Any, Any]]:
     """Return the keys that every task shares, ``{key: (type, default)}``."""
-    out = _fields(RunConfig)
+    out = fields_of(RunConfig)
     del out["options"]
     out["task"] = (str, "")
     for name, cls in (("network", Network), ("optimizer", Optimizer)):

@@ -23,9 +23,14 @@ def depth_image(depth: Tensor, acc: Tensor) -> Tensor:
     return grey[..., None].expand(*grey.shape, 3)
 
 
+def write(file: Path, image: Tensor) -> None:
+    """Write an image (H, W, 3) in [0, 1] as a PNG."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    iio.imwrite(file, to_bytes(image).numpy())
+
+
 def write_row(file: Path, shape: tuple[int, int], images: list[Tensor], depth: Tensor, acc: Tensor) -> None:
     """Write images (H·W, 3) side by side, and depth after them, as a PNG."""
     panels = [image.reshape(*shape, 3) for image in images]
     panels.append(depth_image(depth.reshape(shape), acc.reshape(shape)))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    iio.imwrite(file, to_bytes(torch.cat(panels, dim=1)).numpy())
+    write(file, torch.cat(panels, dim=1))

@@ -97,6 +97,16 @@ def checked(fields: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], whe
     return typing.cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
 
 
+def fields_of(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Return the fields of a dataclass as ``{name: (type, default)}``."""
+    hints = typing.get_type_hints(cls)
+    out = {}
+    for f in dataclasses.fields(cls):
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        out[f.name] = (hints[f.name], default)
+    return out
+
+
 def _configuration(factory: Callable[..., Any], owner: str) -> dict[str, tuple[Any, Any]]:
     parameters = inspect.signature(factory).parameters.values()
     keyword_only = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]

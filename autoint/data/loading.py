@@ -107,6 +107,10 @@ class WholeImages(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.chosen)
 
+    def name(self, item: int) -> str:
+        """Return the name of an item's view."""
+        return self.views.names[self.chosen[item]]
+
     def __getitem__(self, item: int) -> Batch:
         view = self.chosen[item]
         image = self.views.images[view]
