@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import Checkpoint
 
 import autoint
 
@@ -103,10 +104,11 @@ def load(path: str | Path) -> dict[str, Any]:
     return contents
 
 
-class SaveLast(pl.Callback):
+class SaveLast(Checkpoint):
     """Saves ``checkpoints/last.ckpt`` every ``every`` steps and at the end, keeping the one before as ``previous.ckpt``.
 
-    Only between optimizer steps: a state saved from the middle of a step cannot be resumed exactly.
+    Only between optimizer steps: a state saved from the middle of a step cannot be resumed exactly. Being a ``Checkpoint``
+    it is called after all other callbacks, so it sees when one of them, such as the timer, has stopped the training.
     """
 
     def __init__(self, folder: Path, every: int, config: dict[str, Any]) -> None:
@@ -114,6 +116,8 @@ class SaveLast(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["autoint"] = {"format": FORMAT, "version": autoint.__version__, "config": self.config}
+        # Whether a batch is the last one is for the resumed run's max_steps to say.
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -122,4 +126,4 @@ class SaveLast(pl.Callback):
             return
         last = trainer.should_stop or batch_idx + 1 == trainer.num_training_batches
         if last or trainer.global_step % self.every == 0:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)

@@ -59,13 +59,17 @@ def entry(config_name: str, conf: Path, groups: bool) -> Callable[[Callable[[Dic
     """
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+        failed: list[Exception] = []
+
         def job(composed: DictConfig) -> None:
             folder = Path(HydraConfig.get().runtime.output_dir)
             try:
                 function(composed)
-            except BaseException:
+            except BaseException as error:
                 _remove_if_unused(folder)
-                raise
+                if not isinstance(error, Exception):
+                    raise
+                failed.append(error)  # the other jobs of a sweep go on
 
         def main() -> None:
             wants_trace = os.environ.get(TRACE, "0") != "0"
@@ -74,13 +78,18 @@ def entry(config_name: str, conf: Path, groups: bool) -> Callable[[Callable[[Dic
                 if groups:
                     store_groups()
                 hydra.main(config_path=str(conf), config_name=config_name, **VERSION)(job)()
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
+                print(*stop.args, file=sys.stderr)
                 sys.exit(130)
             except Exception as error:
-                line = one_line(error, known_keys() if groups else list(OmegaConf.load(conf / f"{config_name}.yaml")))
+                failed.append(error)
+            known = known_keys() if groups else list(OmegaConf.load(conf / f"{config_name}.yaml"))
+            for error in failed:
+                line = one_line(error, known)
                 if line is None or wants_trace:
-                    raise
+                    raise error
                 print(f"error: {line}", file=sys.stderr)
+            if failed:
                 sys.exit(2)
 
         return main
@@ -120,11 +129,20 @@ def _of_hydra(error: Any, known: list[str]) -> str:
         group, _, name = getattr(error, "missing_cfg_file", "").rpartition("/")
         shown = [o for o in options if not o.endswith("_keys")]
         return f"{group}='{name}' is unknown{nearest(name, shown)} (available: {', '.join(shown)})"
-    override = re.search(r"Could not (?:override|append to config)[^']*'([^']+)'|Error merging override (\S+)", text)
-    if override:
-        key = (override[1] or override[2]).split("=")[0].lstrip("+")
-        if key.split(".")[0] not in known:
-            return f"unknown key '{key}'{nearest(key, known)} (see --help)"
-        cause = str(error.__cause__ or text).splitlines()[0]
-        return f"unknown or unusable key '{key}': {cause} (see --help)"
-    return text.splitlines()[0].rstrip(".")
+    override = getattr(error, "override", None)
+    if override is not None and getattr(override, "input_line", None) is None:
+        return f"cannot read '{override}': {text.splitlines()[0]}"
+    key = _overridden_key(text)
+    if key is None:
+        return text.splitlines()[0].rstrip(".")
+    parent = getattr(error.__cause__, "parent_node", None)
+    head, _, leaf = key.rpartition(".")
+    if head and head.split(".")[0] in known and parent is not None:
+        siblings = [str(k) for k in parent if k != "name"]
+        return f"unknown key '{key}'{nearest(leaf, siblings)} (available: {', '.join(siblings) or 'none'})"
+    return f"unknown key '{key}'{nearest(key, known)} (see --help)"
+
+
+def _overridden_key(text: str) -> str | None:
+    found = re.search(r"Could not override '([^'=]+)|Error merging override \+*([^=\s]+)", text)
+    return (found[1] or found[2]) if found else None

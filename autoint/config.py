@@ -28,8 +28,8 @@ FITS = ("integral_net", "grad_net")
 class Network:
     """Size of an integral network: width and number of hidden layers."""
 
-    hidden_features: int = 128
-    num_layers: int = 3
+    hidden_features: int = 64
+    num_layers: int = 4
 
 
 @dataclass
@@ -51,7 +51,7 @@ class RunConfig:
     seed: int = 0
     data_dir: str = "data"
     fit: str = "integral_net"
-    batch_size: int = 2048
+    batch_size: int = 512
     val_every: int = 1000
     save_every: int = 500
     ckpt_path: str | None = None
@@ -85,8 +85,8 @@ class RunConfig:
                 known = sorted([*shared, *own])
                 raise ValueError(f"unknown key '{key}'{nearest(key, known)} (keys of task={task}: {', '.join(known)})")
         for key, registry in GROUPS.items():
-            if key in plain:
-                plain[key] = complete(key, registry, plain[key])
+            if key in shared or key in own:
+                plain[key] = complete(key, registry, plain.get(key, (shared | own)[key][1]))
         values = checked(shared, {k: v for k, v in plain.items() if k in shared}, "")
         options = checked(own, {k: v for k, v in plain.items() if k in own}, "")
         values["network"] = Network(**checked(fields_of(Network), values["network"], "network"))

@@ -6,10 +6,13 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def integrate(net: nn.Module, lower: Tensor, upper: Tensor, axes: Sequence[int] | None = None) -> Tensor:
+def integrate(
+    net: nn.Module, lower: Float[Tensor, "*n d"], upper: Float[Tensor, "*m e"], axes: Sequence[int] | None = None
+) -> Float[Tensor, "*n c"]:
     """Return the definite integral of Ψ = ∂ⁿΦ/∂x_{axes} over a box, from 2ⁿ evaluations of Φ (supplement, eq. 6).
 
     ∫…∫ Ψ = Σ_{ε ∈ {0,1}ⁿ} (−1)^{Σε} Φ(ε·a + (1 − ε)·b), for n = 1: Φ(b) − Φ(a) (paper, eq. 6).

@@ -7,15 +7,16 @@ import warnings
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def over(rgba: Tensor, background: Tensor) -> Tensor:
+def over(rgba: Float[Tensor, "*n 4"], background: Float[Tensor, "*#n 3"]) -> Float[Tensor, "*n 3"]:
     """Return premultiplied RGBA (…, 4) over a background (…, 3)."""
     return rgba[..., :3] + (1 - rgba[..., 3:]) * background
 
 
-def psnr(image: Tensor, truth: Tensor) -> Tensor:
+def psnr(image: Float[Tensor, "*n 3"], truth: Float[Tensor, "*n 3"]) -> Float[Tensor, ""]:
     """Return the peak signal-to-noise ratio of one image, −10·log10(mean squared error), for values in [0, 1], in dB.
 
     Example:
@@ -25,7 +26,7 @@ def psnr(image: Tensor, truth: Tensor) -> Tensor:
     return -10 * (image.clamp(0, 1) - truth).square().mean().log10()
 
 
-def ssim(image: Tensor, truth: Tensor) -> Tensor:
+def ssim(image: Float[Tensor, "h w 3"], truth: Float[Tensor, "h w 3"]) -> Float[Tensor, ""]:
     """Return the structural similarity of two images (H, W, 3) in [0, 1] (Gaussian window, σ = 1.5, 11×11)."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -52,15 +53,14 @@ def load_lpips(net: str, weights: str | None) -> torch.nn.Module:
     """
     import lpips
 
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise ValueError(f"lpips_weights={weights}: no such file; give torchvision's {BACKBONES[net]}")
-        metric = lpips.LPIPS(net=net, verbose=False, pnet_rand=True)
-        _fill_backbone(metric, net, weights)
-        return metric.eval()
+    if weights is not None and not Path(weights).is_file():
+        raise ValueError(f"lpips_weights={weights}: no such file; give torchvision's {BACKBONES[net]}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips calls torchvision by a deprecated argument
-        return lpips.LPIPS(net=net, verbose=False).eval()
+        metric = lpips.LPIPS(net=net, verbose=False, pnet_rand=weights is not None)
+    if weights is not None:
+        _fill_backbone(metric, net, weights)
+    return metric.eval()
 
 
 def _fill_backbone(metric: torch.nn.Module, net: str, weights: str) -> None:

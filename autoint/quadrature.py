@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def _place(edges: Tensor, fractions: Tensor) -> Tensor:
+def _place(edges: Float[Tensor, "*r n_plus_1"], fractions: Tensor) -> Float[Tensor, "*r n m"]:
     left, delta = edges[..., :-1, None], edges.diff(dim=-1)[..., None]
     return left + delta * fractions
 
 
-def stratified(edges: Tensor, num_samples: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """One uniform sample in each of ``num_samples`` equal bins of every section (paper, after eq. 18).
+def stratified(
+    edges: Float[Tensor, "*r n_plus_1"], u: Float[Tensor, "*r n m"]
+) -> tuple[Float[Tensor, "*r n m"], Float[Tensor, " m"]]:
+    """One sample in each of M equal bins of every section (paper, after eq. 18).
 
     t_{i,j} ~ U(t_{i−1} + (j−1)/M δ_i, t_{i−1} + j/M δ_i).
 
     Args:
         edges: t_0 … t_N, (…, N+1), in units of length.
-        num_samples: M, per section.
-        generator: where the random numbers come from, on the device of ``edges``.
+        u: where in its bin each sample lies, uniform in [0, 1).
 
     Returns:
         nodes (…, N, M) and node_weights (M,), equal and of sum 1.
     """
-    shape = (*edges.shape[:-1], edges.shape[-1] - 1, num_samples)
-    offset = torch.rand(shape, generator=generator, dtype=edges.dtype, device=edges.device)
+    num_samples = u.shape[-1]
     bins = torch.arange(num_samples, dtype=edges.dtype, device=edges.device)
-    return _place(edges, (bins + offset) / num_samples), edges.new_full((num_samples,), 1 / num_samples)
+    return _place(edges, (bins + u) / num_samples), edges.new_full((num_samples,), 1 / num_samples)
 
 
-def midpoint(edges: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
+def midpoint(
+    edges: Float[Tensor, "*r n_plus_1"], num_samples: int
+) -> tuple[Float[Tensor, "*r n m"], Float[Tensor, " m"]]:
     """Centres of ``num_samples`` equal bins of every section: nodes (…, N, M), node_weights (M,); error O(M⁻²)."""
     bins = torch.arange(num_samples, dtype=edges.dtype, device=edges.device)
     return _place(edges, (bins + 0.5) / num_samples), edges.new_full((num_samples,), 1 / num_samples)
 
 
-def gauss_legendre(edges: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
+def gauss_legendre(
+    edges: Float[Tensor, "*r n_plus_1"], num_samples: int
+) -> tuple[Float[Tensor, "*r n m"], Float[Tensor, " m"]]:
     """Gauss-Legendre nodes (…, N, M) and node_weights (M,), exact for polynomials of degree 2M − 1.
 
     Example:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -15,10 +16,10 @@ class Rays:
     Directions have length 1, so t is a distance in the scene's units.
     """
 
-    origins: Tensor
-    directions: Tensor
-    near: Tensor
-    far: Tensor
+    origins: Float[Tensor, "*r 3"]
+    directions: Float[Tensor, "*r 3"]
+    near: Float[Tensor, "*r"]
+    far: Float[Tensor, "*r"]
 
     def __len__(self) -> int:
         return self.origins.shape[0]
@@ -30,12 +31,12 @@ class Rays:
         """Return the rays on another device or in another precision."""
         return Rays(*(x.to(target) for x in (self.origins, self.directions, self.near, self.far)))
 
-    def at(self, t: Tensor) -> Tensor:
+    def at(self, t: Float[Tensor, "r *n"]) -> Float[Tensor, "r *n 3"]:
         """Return the points o + t·d: t (R, …) → (R, …, 3)."""
         shape = (len(self), *(1,) * (t.ndim - 1), 3)
         return self.origins.view(shape) + t[..., None] * self.directions.view(shape)
 
-    def clipped_to(self, lower: Tensor, upper: Tensor) -> Rays:
+    def clipped_to(self, lower: Float[Tensor, " 3"], upper: Float[Tensor, " 3"]) -> Rays:
         """Return the rays with [near, far] cut down to the box [lower, upper] (each (3,)).
 
         A ray that misses the box gets far = near: an empty range, over which every integral is 0.
@@ -43,9 +44,9 @@ class Rays:
         # 0/0 cannot occur: a direction component of exactly 0 becomes a tiny one, and the slab test still holds.
         d = torch.where(self.directions.abs() < 1e-12, torch.full_like(self.directions, 1e-12), self.directions)
         a, b = (lower - self.origins) / d, (upper - self.origins) / d
-        near = torch.maximum(torch.minimum(a, b).amax(-1), self.near)
-        far = torch.minimum(torch.maximum(a, b).amin(-1), self.far)
-        return Rays(self.origins, self.directions, torch.minimum(near, self.far), torch.maximum(near, far))
+        near = torch.maximum(torch.minimum(a, b).amax(-1), self.near).minimum(self.far)
+        far = torch.minimum(torch.maximum(a, b).amin(-1), self.far).maximum(near)
+        return Rays(self.origins, self.directions, near, far)
 
     @property
     def hit(self) -> Tensor:

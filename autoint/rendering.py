@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from autoint.rays import Rays
@@ -16,10 +17,10 @@ from autoint.rays import Rays
 class Rendering:
     """What a ray sees: rgb (…, 3), depth Σw·t/Σw (…), acc = Σw (…) and the weights w (…, N) of its sections."""
 
-    rgb: Tensor
-    depth: Tensor
-    acc: Tensor
-    weights: Tensor
+    rgb: Float[Tensor, "*r 3"]
+    depth: Float[Tensor, "*r"]
+    acc: Float[Tensor, "*r"]
+    weights: Float[Tensor, "*r n"]
 
 
 class _Density(torch.autograd.Function):
@@ -38,7 +39,7 @@ class _Density(torch.autograd.Function):
         return torch.where(positive | (dark & (grad < 0)), grad, torch.zeros_like(grad))
 
 
-def density_from_mean(mean: Tensor) -> Tensor:
+def density_from_mean(mean: Float[Tensor, "*r n"]) -> Float[Tensor, "*r n"]:
     """Return relu(mean), the density of the sections of a ray (…, N) (paper, after eq. 17), guarded against collapse.
 
     With relu alone a ray whose means are all negative receives no gradient, and a scene that has become transparent
@@ -49,7 +50,12 @@ def density_from_mean(mean: Tensor) -> Tensor:
     return out
 
 
-def composite(density: Tensor, rgb: Tensor, edges: Tensor, background: Tensor) -> Rendering:
+def composite(
+    density: Float[Tensor, "*r n"],
+    rgb: Float[Tensor, "*r n 3"],
+    edges: Float[Tensor, "*r n_plus_1"],
+    background: Float[Tensor, "*#r 3"],
+) -> Rendering:
     """Composite sections front to back over a background (paper, eq. 16 and 17).
 
     C = Σ_i T_i α_i c̄_i + (1 − Σ_i w_i) C_bg with τ_i = σ̄_i δ_i, α_i = 1 − e^{−τ_i}, T_i = e^{−Σ_{j<i} τ_j}, w_i = T_i α_i.

@@ -5,18 +5,23 @@ from __future__ import annotations
 import abc
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoint.rays import Rays
 from autoint.registry import PLACEMENTS
 
 
-def means_from_samples(values: Tensor, node_weights: Tensor) -> Tensor:
+def means_from_samples(
+    values: Float[Tensor, "*r n m c"], node_weights: Float[Tensor, " m"]
+) -> Float[Tensor, "*r n c"]:
     """Return the section means Σ_j w_j Ψ(t_{i,j}): values (…, N, M, C), node_weights (M,) of sum 1 → (…, N, C)."""
     return torch.einsum("...mc,m->...c", values, node_weights)
 
 
-def means_from_differences(values: Tensor, edges: Tensor) -> Tensor:
+def means_from_differences(
+    values: Float[Tensor, "*r n_plus_1 c"], edges: Float[Tensor, "*r n_plus_1"]
+) -> Float[Tensor, "*r n c"]:
     """Return the section means (Φ(t_i) − Φ(t_{i−1})) / δ_i (paper, eq. 6 and below eq. 12).
 
     values (…, N+1, C) at edges (…, N+1) → (…, N, C). The mean over a section of no length is given as 0.
@@ -26,11 +31,12 @@ def means_from_differences(values: Tensor, edges: Tensor) -> Tensor:
     return torch.where(empty, 0, values.diff(dim=-2) / torch.where(empty, 1, delta))
 
 
-def jittered(edges: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Move every interior edge by a uniform amount, up to half of the section on either side; order is kept."""
-    inner, delta = edges[..., 1:-1], edges.diff(dim=-1)
-    u = torch.rand(inner.shape, generator=generator, dtype=edges.dtype, device=edges.device) - 0.5
-    moved = inner + u * torch.where(u < 0, delta[..., :-1], delta[..., 1:])
+def jittered(
+    edges: Float[Tensor, "*r n_plus_1"], u: Float[Tensor, "*r n_minus_1"]
+) -> Float[Tensor, "*r n_plus_1"]:
+    """Move every interior edge, by up to half of the section on either side as ``u`` goes from 0 to 1; order is kept."""
+    shift, delta = u - 0.5, edges.diff(dim=-1)
+    moved = edges[..., 1:-1] + shift * torch.where(shift < 0, delta[..., :-1], delta[..., 1:])
     return torch.cat([edges[..., :1], moved, edges[..., -1:]], dim=-1)
 
 
@@ -42,7 +48,7 @@ class AbstractPlacement(nn.Module, abc.ABC):
         """Return edges (R, N+1), not decreasing, from ``rays.near`` to ``rays.far``."""
 
 
-def _span(rays: Rays, fractions: Tensor) -> Tensor:
+def _span(rays: Rays, fractions: Tensor) -> Float[Tensor, "r n_plus_1"]:
     return rays.near[:, None] + (rays.far - rays.near)[:, None] * fractions
 
 

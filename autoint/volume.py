@@ -59,9 +59,9 @@ class Volume(nn.Module):
         x, velocity, d = self._point(rays, t)
         return torch.cat([grad.along(x, velocity.expand_as(x), d) for grad in self.grad_nets], dim=-1)
 
-    def means_from_samples(self, rays: Rays, edges: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
-        """Return section means (R, N, 4) from stratified samples of Ψ: the paper's training."""
-        nodes, node_weights = quadrature.stratified(edges, num_samples, generator)
+    def means_from_samples(self, rays: Rays, edges: Tensor, u: Tensor) -> Tensor:
+        """Return section means (R, N, 4) from stratified samples of Ψ, placed by u (R, N, M): the paper's training."""
+        nodes, node_weights = quadrature.stratified(edges, u)
         return sections.means_from_samples(self.integrand(rays, nodes), node_weights)
 
     def means_from_differences(self, rays: Rays, edges: Tensor) -> Tensor:

@@ -139,6 +139,8 @@ class ViewsData(pl.LightningDataModule):
 
     def train_dataloader(self) -> StepLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.batch_size % world:
+            raise ValueError(f"batch_size={self.batch_size} must be a multiple of the {world} processes that share it")
         pixels = Pixels(self.train, self.box, self.batch_size, self.seed, rank, world)
         return StepLoader(pixels, self.total_steps)
 

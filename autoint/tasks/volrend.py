@@ -36,7 +36,7 @@ def volrend(
     samples: int = 128,
     placement: Any = "uniform",
     direction_encoding: Any = "normalized_positional",
-    networks: int = 2,
+    networks: int = 1,
     background: str = "white",
     val_images: int = 4,
 ) -> build.Task:
@@ -51,7 +51,7 @@ def volrend(
         samples: stratified samples per ray for fit=grad_net, a multiple of ``sections``.
         placement: where the section edges go.
         direction_encoding: encoding of the viewing direction.
-        networks: 2 for separate density and colour networks (the paper), 1 for one network with four outputs.
+        networks: 1 for one network with four outputs, 2 for separate density and colour networks (the paper).
         background: behind the scene: white, black, or random while training and white afterwards.
         val_images: how many validation images are rendered now and then.
     """
@@ -121,19 +121,23 @@ class VolumeRendering(pl.LightningModule):
         """Return the background colour of rendered images, (3,)."""
         return torch.full((3,), BACKGROUNDS[self.background], device=self.device)
 
-    def _random(self, name: str) -> torch.Generator:
-        return generator(self.seed, self.global_step, name, self.global_rank, device=self.device)
+    def _uniform(self, name: str, rays: int, *shape: int) -> Tensor:
+        """Random numbers in [0, 1) for this step's ``rays``: drawn for all ranks together, so that ranks do not matter."""
+        world = self.trainer.world_size
+        g = generator(self.seed, self.global_step, name, device=self.device)
+        return torch.rand(rays * world, *shape, generator=g, device=self.device)[self.global_rank :: world]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         edges = self.volume.placement(batch.rays)
         if self.fit == "integral_net":
-            edges = sections.jittered(edges, self._random("edges"))
+            edges = sections.jittered(edges, self._uniform("edges", *edges[:, 1:-1].shape))
             means = self.volume.means_from_differences(batch.rays, edges)
         else:
-            means = self.volume.means_from_samples(batch.rays, edges, self.samples, self._random("samples"))
+            u = self._uniform("samples", *edges[:, 1:].shape, self.samples)
+            means = self.volume.means_from_samples(batch.rays, edges, u)
         behind = self.canvas()
         if self.background == "random":
-            behind = torch.rand(len(batch.rays), 3, generator=self._random("background"), device=self.device)
+            behind = self._uniform("background", len(batch.rays), 3)
         rgb = self.volume.render(means, edges, behind).rgb
         loss = F.mse_loss(rgb, metrics.over(batch.rgba, behind))
         if batch_idx % 20 == 0:

@@ -1,0 +1,134 @@
+"""What every entry of every registry must do; a new entry is found here by itself."""
+
+import inspect
+
+import pytest
+import torch
+
+from autoint import cli
+from autoint.config import GROUPS
+from autoint.grad_nets import grad_net
+from autoint.rays import Rays
+from autoint.registry import ACTIVATIONS, DATASETS, ENCODINGS, GRAD_NETS, PLACEMENTS
+from tests import reference
+from tests.cases import every_network, network, points, relative_error
+
+every_builder = pytest.mark.parametrize("builder", GRAD_NETS.names())
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS.names())
+def test_activation_derivatives_are_those_of_autograd(name):
+    activation = ACTIVATIONS.build(name)
+    x = torch.linspace(-6, 6, 101, dtype=torch.float64).requires_grad_()
+    y = activation.function(x)
+    for order in range(1, 1 + int(min(activation.smooth, 5))):
+        (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        assert relative_error(activation.derivative(x, order), y) < 1e-12, order
+
+
+@pytest.mark.parametrize("name", ENCODINGS.names())
+def test_encoding_jvp_is_that_of_autograd(name):
+    encoding = ENCODINGS.build(name, 3).double()
+    x, tangent = points(5, 3), points(5, 3, seed=4)
+    value, slope = encoding.jvp(x, tangent)
+    assert value.shape == (5, encoding.out_features)
+    assert torch.equal(value, encoding(x))
+    assert relative_error(slope, reference.derivative(encoding, x, tangent)) < 1e-12
+
+
+@every_builder
+@every_network
+def test_grad_net_values_and_parameter_gradients(activation, encoding, builder):
+    net = network(activation, encoding)
+    x = points(9)
+    for axis in (0, 1):
+        psi = grad_net(net, axes=(axis,), builder=builder)
+        truth = reference.derivative(net, x, torch.eye(2, dtype=torch.float64)[axis])
+        assert relative_error(psi(x), truth) < 1e-10
+        parameters = [p for p in net.parameters() if p is not net.hidden[-1].bias or activation != "relu"]
+        ours = torch.autograd.grad(psi(x).square().sum(), parameters, allow_unused=True)
+        theirs = torch.autograd.grad(truth.square().sum(), parameters, allow_unused=True)
+        scale = max(float(g.abs().max()) for g in theirs if g is not None)
+        for a, b in zip(ours, theirs, strict=True):
+            a, b = (torch.zeros(1) if g is None else g for g in (a, b))
+            assert float((a - b).abs().max()) <= 1e-10 * scale
+
+
+@every_builder
+def test_grad_net_shares_parameter_storage(builder):
+    net = network("swish", "identity")
+    psi = grad_net(net, builder=builder)
+    assert {p.data_ptr() for p in psi.parameters()} == {p.data_ptr() for p in net.parameters()}
+    before = psi(points(3))
+    with torch.no_grad():
+        net.output.weight.mul_(2)
+    assert torch.allclose(psi(points(3)), 2 * before)
+
+
+@every_builder
+def test_grad_net_along_a_ray_with_a_condition(builder):
+    net = network("swish", "normalized_positional", in_features=3, condition=ENCODINGS.build("identity", 3).double())
+    origin, direction = points(4, 3), torch.nn.functional.normalize(points(4, 3, seed=5), dim=-1)
+    t = torch.linspace(0, 1, 7, dtype=torch.float64)
+    x = origin[:, None] + t[:, None] * direction[:, None]
+    psi = grad_net(net, builder=builder).along(x, direction[:, None].expand_as(x), direction[:, None])
+    step = 1e-5
+    ahead, behind = (net(x + s * step * direction[:, None], direction[:, None]) for s in (1, -1))
+    assert relative_error(psi, (ahead - behind) / (2 * step)) < 1e-7
+
+
+@pytest.mark.parametrize("name", PLACEMENTS.names())
+def test_placement_spans_the_ray_in_order(name):
+    torch.manual_seed(0)
+    placement = PLACEMENTS.build(name, 8)
+    for p in placement.parameters():
+        torch.nn.init.normal_(p)
+    d = torch.nn.functional.normalize(torch.randn(50, 3), dim=-1)
+    rays = Rays(torch.randn(50, 3), d, torch.full((50,), 0.5), torch.full((50,), 3.0))
+    edges = placement(rays)
+    assert edges.shape == (50, 9)
+    assert torch.allclose(edges[:, 0], rays.near)
+    assert torch.allclose(edges[:, -1], rays.far)
+    assert (edges.diff(dim=-1) > 0).all()
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_every_component_is_documented(name):
+    registry = GROUPS[name]
+    for entry in registry.names():
+        assert inspect.getdoc(registry[entry]), f"{registry.kind} '{entry}' has no docstring"
+
+
+def test_the_command_line_surface():
+    """What a user's fingers have learned: a name may be added here, never removed or renamed."""
+    assert set(ACTIVATIONS.names()) == {"relu", "sine", "softplus", "swish"}
+    assert set(ENCODINGS.names()) == {"identity", "normalized_positional", "positional"}
+    assert set(GRAD_NETS.names()) == {"double_backward", "explicit", "jvp"}
+    assert set(PLACEMENTS.names()) == {"predicted", "uniform"}
+    assert set(DATASETS.names()) == {"blender", "procedural"}
+    assert cli.known_keys() == [
+        "activation",
+        "background",
+        "batch_size",
+        "ckpt_path",
+        "data_dir",
+        "direction_encoding",
+        "encoding",
+        "fit",
+        "grad_net",
+        "image_size",
+        "logger",
+        "network",
+        "networks",
+        "optimizer",
+        "placement",
+        "samples",
+        "save_every",
+        "scene",
+        "sections",
+        "seed",
+        "task",
+        "trainer",
+        "val_every",
+        "val_images",
+    ]

@@ -1,0 +1,118 @@
+import pytest
+import torch
+
+from autoint import quadrature, sections
+from autoint.grad_nets import grad_net
+from autoint.rays import Rays
+from autoint.seeding import generator
+from autoint.volume import Volume
+from tests.cases import network
+
+
+def volume(num_sections=8):
+    from autoint.registry import ENCODINGS, PLACEMENTS
+
+    net = network("swish", "normalized_positional", in_features=3, out_features=4, condition=ENCODINGS.build("identity", 3))
+    box = torch.full((3,), -1.0), torch.full((3,), 1.0)
+    return Volume([net], [grad_net(net)], PLACEMENTS.build("uniform", num_sections), box).double()
+
+
+def some_rays(count=16):
+    g = torch.Generator().manual_seed(1)
+    o = torch.randn(count, 3, generator=g, dtype=torch.float64)
+    d = torch.nn.functional.normalize(torch.randn(count, 3, generator=g, dtype=torch.float64), dim=-1)
+    return Rays(o, d, torch.full((count,), 0.1, dtype=torch.float64), torch.full((count,), 1.9, dtype=torch.float64))
+
+
+def test_means_from_samples_tend_to_means_from_differences_at_the_monte_carlo_rate():
+    """Stratified samples of a smooth field: the error falls as M^(−3/2)."""
+    model, rays = volume(), some_rays(64)
+    edges = model.placement(rays)
+    exact = model.means_from_differences(rays, edges)
+    counts = [4, 8, 16, 32, 64, 128]
+    errors = []
+    for count in counts:
+        sampled = model.means_from_samples(rays, edges, torch.rand(64, 8, count, generator=generator(0, count), dtype=torch.float64))
+        errors.append(float((sampled - exact).detach().square().mean().sqrt()))
+    x, y = (torch.tensor(v).log2() for v in (counts, errors))
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
+    assert -1.7 < slope < -1.3, (slope, errors)
+
+
+def test_both_ways_give_one_rendering_with_the_same_gradients():
+    model, rays = volume(), some_rays(4)
+    edges = model.placement(rays)
+    nodes, node_weights = quadrature.gauss_legendre(edges, 12)
+    by_nodes = sections.means_from_samples(model.integrand(rays, nodes), node_weights)
+    by_edges = model.means_from_differences(rays, edges)
+    gradients = []
+    for means in (by_nodes, by_edges):
+        rgb = model.render(means, edges, torch.ones(3)).rgb
+        gradients.append(torch.autograd.grad(rgb.square().sum(), list(model.parameters())))
+    assert torch.allclose(by_nodes, by_edges, atol=1e-8)
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-7)
+
+
+@pytest.mark.parametrize("rule", [quadrature.midpoint, quadrature.gauss_legendre, quadrature.stratified])
+def test_quadrature_nodes_lie_in_their_sections(rule):
+    edges = torch.tensor([[0.0, 0.5, 0.5, 2.0]])
+    nodes, node_weights = rule(edges, torch.rand(1, 3, 5) if rule is quadrature.stratified else 5)
+    assert nodes.shape == (1, 3, 5)
+    assert node_weights.sum() == pytest.approx(1)
+    assert (nodes >= edges[:, :-1, None]).all()
+    assert (nodes <= edges[:, 1:, None]).all()
+    assert (nodes.diff(dim=-1)[:, [0, 2]] > 0).all()
+
+
+@pytest.mark.parametrize(("rule", "order"), [(quadrature.midpoint, 2), (quadrature.gauss_legendre, 8)])
+def test_quadrature_converges_at_its_order(rule, order):
+    """Four nodes at most: composite rules over 1 and 2 sections differ by 2^order."""
+    errors = []
+    for count in (2, 4):
+        edges = torch.linspace(0, 2, count + 1, dtype=torch.float64)
+        nodes, w = rule(edges, 4)
+        value = ((torch.exp(nodes) * w).sum(-1) * edges.diff()).sum()
+        errors.append(abs(float(value) - (torch.e**2 - 1)))
+    assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.15)
+
+
+def test_jitter_keeps_the_order_and_the_ends():
+    edges = torch.cumsum(torch.rand(1000, 17, generator=torch.Generator().manual_seed(0)), -1)
+    moved = sections.jittered(edges, torch.rand(1000, 15, generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(moved[:, [0, -1]], edges[:, [0, -1]])
+    assert (moved.diff(dim=-1) >= 0).all()
+    assert (moved[:, 1:-1] != edges[:, 1:-1]).float().mean() > 0.99
+
+
+def test_sections_of_no_length_are_finite():
+    values = torch.randn(2, 4, 3, requires_grad=True)
+    edges = torch.tensor([[0.0, 1.0, 1.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
+    means = sections.means_from_differences(values, edges)
+    (gradient,) = torch.autograd.grad(means.sum(), values)
+    assert means.isfinite().all()
+    assert gradient.isfinite().all()
+    assert (means[0, 1] == 0).all()
+
+
+def test_the_integral_is_evaluated_in_float32_under_autocast():
+    model = volume().float()
+    rays = some_rays().to(torch.float32)
+    edges = model.placement(rays)
+    plain = model.means_from_differences(rays, edges)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model.means_from_differences(rays, edges), plain)
+
+
+def test_the_sampling_network_learns():
+    """Rendering depends on the predicted edges, so the loss reaches the sampler, once."""
+    from autoint.registry import PLACEMENTS
+
+    model = volume()
+    model.placement = PLACEMENTS.build("predicted", 8).double()
+    rays = some_rays()
+    edges = model.placement(rays)
+    rgb = model.render(model.means_from_differences(rays, edges).abs(), edges, torch.ones(3)).rgb
+    rgb.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.placement.parameters())
+    assert model.placement.network[-1].weight.grad.abs().max() > 0

@@ -1,0 +1,280 @@
+"""The volume-rendering task from end to end, on tiny runs of the embedded scene."""
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import pytest
+import torch
+
+from autoint import build, checkpoints, metrics
+from autoint.config import RunConfig
+from autoint.registry import GRAD_NETS
+from autoint.training import fit
+from tests.conftest import ROOT
+
+GOLDEN = ROOT / "tests" / "golden" / "losses.json"
+
+
+def tiny_config(**overrides) -> RunConfig:
+    trainer = {"max_steps": 12, "accelerator": "cpu", "enable_progress_bar": False, **overrides.pop("trainer", {})}
+    return RunConfig.from_plain(
+        {
+            "task": "volrend",
+            "image_size": 12,
+            "batch_size": 32,
+            "network": {"hidden_features": 8, "num_layers": 2},
+            "encoding": {"name": "normalized_positional", "num_frequencies": 2},
+            "sections": 4,
+            "samples": 8,
+            "val_images": 1,
+            "trainer": trainer,
+            **overrides,
+        }
+    )
+
+
+def read_csv(file: Path) -> list[dict[str, str]]:
+    with file.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def digest(checkpoint: Path) -> str:
+    """A hash over all weights and the optimizer's state."""
+    contents = checkpoints.load(checkpoint)
+    out = hashlib.sha256()
+    for tensor in contents["state_dict"].values():
+        out.update(tensor.numpy().tobytes())
+    for state in contents["optimizer_states"][0]["state"].values():
+        for value in state.values():
+            out.update(torch.as_tensor(value).numpy().tobytes())
+    return out.hexdigest()
+
+
+@pytest.mark.parametrize("fit_by", ["integral_net", "grad_net"])
+@pytest.mark.parametrize("every", [4, 5])
+def test_a_resumed_run_is_the_same_run(fit_by, every, tmp_path):
+    """Stopped at different steps, within and at the end of what was planned, twice in a row: same weights, bit by bit."""
+    options = {"fit": fit_by, "save_every": every, "val_every": 3, "background": "random"}
+    whole = tmp_path / "whole"
+    fit(tiny_config(**options), whole)
+    path, done = None, tmp_path
+    for stop in (every, 2 * every, 12):
+        done = tmp_path / f"until_{stop}"
+        interrupt_after(tiny_config(**options, ckpt_path=path), done, stop)
+        path = str(done / "checkpoints" / "last.ckpt")
+        assert checkpoints.load(path)["global_step"] == stop
+    assert digest(done / "checkpoints" / "last.ckpt") == digest(whole / "checkpoints" / "last.ckpt")
+    schedule = checkpoints.load(path)["lr_schedulers"][0]
+    assert schedule["last_epoch"] == 12
+
+
+def interrupt_after(config: RunConfig, run_dir: Path, steps: int) -> None:
+    """Train as planned, but die right after ``steps`` steps, as if the process had been killed."""
+    import pytorch_lightning as pl
+
+    class Killed(Exception):
+        pass
+
+    class Kill(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.global_step == steps and steps < 12:
+                raise Killed
+
+    task = build.task(config)
+    trainer = build.trainer(config, run_dir)
+    trainer.callbacks.append(Kill())
+    try:
+        trainer.fit(task.module, task.data, ckpt_path=config.ckpt_path, weights_only=True)
+    except Killed:
+        return
+    assert steps == 12
+
+
+def test_a_resumed_run_may_go_on_for_longer(tmp_path):
+    fit(tiny_config(), tmp_path / "first")
+    path = str(tmp_path / "first" / "checkpoints" / "last.ckpt")
+    result = fit(tiny_config(trainer={"max_steps": 20}, ckpt_path=path), tmp_path / "second")
+    assert result["steps"] == 20
+    fit(tiny_config(trainer={"max_steps": 20}), tmp_path / "whole")
+    contents = [checkpoints.load(tmp_path / d / "checkpoints" / "last.ckpt") for d in ("second", "whole")]
+    assert all(c["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["step"] == 20 for c in contents)
+
+
+def test_resuming_another_architecture_is_refused(tmp_path):
+    fit(tiny_config(trainer={"max_steps": 1}), tmp_path)
+    path = str(tmp_path / "checkpoints" / "last.ckpt")
+    with pytest.raises(ValueError, match=r"trained with another sections \(4 there, 2 here\)"):
+        fit(tiny_config(sections=2, ckpt_path=path), tmp_path / "other")
+
+
+def test_a_run_folder_holds_what_the_readme_says(program, tiny):
+    status, _, err = program("train", *tiny, "trainer.max_steps=3", "hydra.run.dir=run")
+    assert status == 0, err
+    for name in (".hydra/config.yaml", "checkpoints/last.ckpt", "metrics.csv", "result.json", "validation/step_0000003.png"):
+        assert Path("run", name).is_file(), name
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["steps"] == 3
+    rows = read_csv(Path("run/metrics.csv"))
+    assert any(row["val/psnr"] for row in rows)
+
+
+def test_a_checkpoint_is_plain_data(tmp_path):
+    fit(tiny_config(trainer={"max_steps": 2}), tmp_path)
+    contents = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert contents["autoint"]["config"]["options"]["sections"] == 4
+    assert contents["global_step"] == 2
+
+
+def test_evaluate_gives_identical_images_in_a_fresh_process(program, tiny, tmp_path):
+    """One run, evaluated here and by a process of its own: table, per-image values and pictures are the same."""
+    assert program("train", *tiny, "trainer.max_steps=20", "hydra.run.dir=run")[0] == 0
+    status, out, _ = program("evaluate", "runs=run", "hydra.run.dir=here", "device=cpu", "chunk_size=50")
+    assert status == 0
+    assert "| procedural | 4 " in out
+    command = [sys.executable, ROOT / "evaluate.py", "runs=run", "hydra.run.dir=there", "device=cpu", "chunk_size=50"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    pictures = sorted(p.relative_to("here") for p in Path("here").rglob("*.png"))
+    assert len(pictures) == 16
+    for picture in pictures:
+        assert (Path("here") / picture).read_bytes() == (Path("there") / picture).read_bytes()
+    results = [json.loads(Path(f, "result.json").read_text()) for f in ("here", "there")]
+    values = [[(v["image"], v["psnr"], v["ssim"]) for v in r["per_image"]] for r in results]
+    assert values[0] == values[1]
+    row = results[0]["rows"][0]
+    assert row["evaluations_per_ray"] == 5
+    assert row["images"] == 8
+    assert row["psnr"] == pytest.approx(sum(v[1] for v in values[0]) / 8)
+    image = iio.imread("here/images/00_procedural_4/renders/test_000.png")
+    strip = iio.imread("here/images/00_procedural_4/test_000.png")
+    assert image.shape == (12, 12, 3)
+    assert strip.shape == (12, 36, 3)
+    assert (strip[:, 12:24] == image).all()
+    for name in ("table.md", "table.csv", "per_image.csv"):
+        assert Path("here", name).stat().st_size > 0
+
+
+def test_evaluation_never_touches_the_grad_net(program, tiny, monkeypatch):
+    assert program("train", *tiny, "fit=grad_net", "trainer.max_steps=2", "hydra.run.dir=run")[0] == 0
+
+    def forbidden(*_):
+        raise AssertionError("the grad network was evaluated")
+
+    for name in GRAD_NETS.names():
+        monkeypatch.setattr(GRAD_NETS[name], "derivative", forbidden)
+    assert program("evaluate", "runs=run", "max_images=1", "hydra.run.dir=e")[0] == 0
+
+
+def test_chunks_do_not_change_an_image(tmp_path):
+    fit(tiny_config(trainer={"max_steps": 5}), tmp_path)
+    config, module = build.restored(tmp_path / "checkpoints" / "last.ckpt")
+    from autoint.data.loading import WholeImages
+    from autoint.tasks.volrend import load_views
+
+    volume = module.volume
+    rays = WholeImages(load_views(config, "test"), (volume.lower, volume.upper))[0].rays
+    whole, parts = (volume.view(rays, torch.ones(3), size)[0] for size in (10_000, 17))
+    assert torch.allclose(whole, parts, atol=1e-6)
+
+
+@pytest.mark.parametrize("fit_by", ["integral_net", "grad_net"])
+def test_golden_losses(fit_by, tmp_path):
+    """The loss after 50 steps is what it was when it was last looked at."""
+    fit(tiny_config(fit=fit_by, trainer={"max_steps": 50, "log_every_n_steps": 10}), tmp_path)
+    rows = read_csv(tmp_path / "metrics.csv")
+    losses = [float(row["train/loss"]) for row in rows if row.get("train/loss")]
+    golden = json.loads(GOLDEN.read_text())[fit_by]
+    assert losses == pytest.approx(golden, rel=1e-3)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_collapsed_run_says_so(tmp_path, caplog, monkeypatch):
+    from autoint.volume import Volume
+
+    real = Volume.integral
+    monkeypatch.setattr(Volume, "integral", lambda self, rays, t: real(self, rays, t) * 0 - t[..., None])
+    result = fit(tiny_config(trainer={"max_steps": 2}), tmp_path)
+    assert result["collapsed"] is True
+    assert "collapsed to the background" in caplog.text
+
+
+def test_a_diverged_run_stops(tmp_path, monkeypatch):
+    from autoint.volume import Volume
+
+    real = Volume.integral
+    monkeypatch.setattr(Volume, "integral", lambda self, rays, t: real(self, rays, t) * float("nan"))
+    with pytest.raises(ValueError, match="training diverged: the loss is nan at step 0; lower optimizer.lr"):
+        fit(tiny_config(), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_training_stops_in_time_with_a_checkpoint(tmp_path):
+    result = fit(tiny_config(trainer={"max_steps": 10**6, "max_time": "00:00:00:02"}), tmp_path)
+    assert 1 < result["steps"] < 10**6
+    last = checkpoints.load(tmp_path / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == result["steps"]
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """Gloo on two ranks: it finishes, and the ranks' batches together are one process's, so the weights agree."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys; from pathlib import Path; from tests.test_volrend import tiny_config; from autoint.training import fit\n"
+        "if __name__ == '__main__':\n"
+        "    fit(tiny_config(trainer={'devices': 2, 'strategy': 'ddp'}, val_every=12), Path(sys.argv[1]))\n"
+    )
+    out = tmp_path / "two"
+    subprocess.run(
+        [sys.executable, "-W", "ignore", script, out], check=True, timeout=240, env=environment(), capture_output=True
+    )
+    fit(tiny_config(val_every=12), tmp_path / "one")
+    weights = [checkpoints.load(d / "checkpoints" / "last.ckpt")["state_dict"] for d in (out, tmp_path / "one")]
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*(w.values() for w in weights), strict=True))
+
+
+def environment():
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_psnr_is_the_mean_over_images():
+    values = [metrics.psnr(torch.full((4, 4, 3), e), torch.zeros(4, 4, 3)) for e in (0.1, 0.01)]
+    assert [round(float(v), 3) for v in values] == [20.0, 40.0]
+
+
+def test_ssim_is_one_for_equal_images_and_less_for_noise():
+    g = torch.Generator().manual_seed(0)
+    image = torch.rand(24, 24, 3, generator=g)
+    assert float(metrics.ssim(image, image)) == pytest.approx(1)
+    assert float(metrics.ssim(image, torch.rand(24, 24, 3, generator=g))) < 0.3
+
+
+def test_lpips_by_its_real_loading_path(tmp_path, monkeypatch, capsys):
+    """A file in the cache is used; a local file gives the same numbers; where neither is, the reason is an OSError."""
+    import torchvision
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    metrics.load_lpips.cache_clear()
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(OSError, match="no network"):
+        metrics.load_lpips("alex", None)
+    torch.manual_seed(0)
+    backbone = torchvision.models.alexnet(weights=None).state_dict()
+    file = tmp_path / "hub" / "checkpoints" / metrics.BACKBONES["alex"]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(backbone, file)
+    cached = metrics.load_lpips("alex", None)
+    local = metrics.load_lpips("alex", str(file))
+    first, second = torch.rand(2, 64, 64, 3)
+    assert float(metrics.lpips(cached, first, second)) == float(metrics.lpips(local, first, second)) > 0
+    assert float(metrics.lpips(local, first, first)) == 0
+    with pytest.raises(ValueError, match=r"lpips_weights=none.pth: no such file; give torchvision's alexnet"):
+        metrics.load_lpips("alex", "none.pth")
+    torch.save({"x": torch.zeros(1)}, tmp_path / "wrong.pth")
+    with pytest.raises(ValueError, match="not torchvision's weights of alex"):
+        metrics.load_lpips("alex", str(tmp_path / "wrong.pth"))
