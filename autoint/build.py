@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from autoint import checkpoints
 from autoint.config import RunConfig
@@ -90,11 +91,12 @@ def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
     known = inspect.signature(pl.Trainer).parameters
     for key in options:
         if key not in known:
-            raise ValueError(f"unknown key 'trainer.{key}'{nearest(key, known)} (pytorch_lightning.Trainer's arguments)")
+            raise ValueError(f"unknown key 'trainer.{key}'{nearest(key, known)} (see Lightning's Trainer)")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     save_last = checkpoints.SaveLast(run_dir / "checkpoints", config.save_every, config.to_plain())
+    bar = [TQDMProgressBar(refresh_rate=20)] if options.get("enable_progress_bar", True) else []
     defaults: dict[str, Any] = {
         "default_root_dir": run_dir,
         "max_epochs": 1,
@@ -103,11 +105,11 @@ def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
         "log_every_n_steps": min(50, steps),
         "enable_model_summary": False,
         "use_distributed_sampler": False,
-        "callbacks": [save_last] + ([TQDMProgressBar(refresh_rate=20)] if options.get("enable_progress_bar", True) else []),
+        "callbacks": [save_last, *bar],
         "logger": [CSVLogger(run_dir, name="", version=""), *LOGGERS.build(config.logger, run_dir)],
         "plugins": [checkpoints.WholeFileIO()],
     }
     try:
         return pl.Trainer(**{**defaults, **options})
-    except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
+    except (ValueError, TypeError, MisconfigurationException) as error:
         raise ValueError(f"trainer: {str(error).splitlines()[0]}") from error

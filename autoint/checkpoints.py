@@ -105,16 +105,18 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 class SaveLast(Checkpoint):
-    """Saves ``checkpoints/last.ckpt`` every ``every`` steps and at the end, keeping the one before as ``previous.ckpt``.
+    """Saves ``last.ckpt`` every ``every`` steps and at the end, keeping the one before as ``previous.ckpt``.
 
-    Only between optimizer steps: a state saved from the middle of a step cannot be resumed exactly. Being a ``Checkpoint``
-    it is called after all other callbacks, so it sees when one of them, such as the timer, has stopped the training.
+    Only between optimizer steps: a state saved from the middle of a step cannot be resumed exactly. Lightning calls a
+    ``Checkpoint`` after all other callbacks, so it sees when one of them, such as the timer, has stopped the training.
     """
 
     def __init__(self, folder: Path, every: int, config: dict[str, Any]) -> None:
         self.path, self.every, self.config = folder / "last.ckpt", every, config
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         checkpoint["autoint"] = {"format": FORMAT, "version": autoint.__version__, "config": self.config}
         # Whether a batch is the last one is for the resumed run's max_steps to say.
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False

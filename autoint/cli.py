@@ -28,7 +28,8 @@ VERSION = {} if tuple(map(int, version("hydra-core").split(".")[:2])) >= (1, 4) 
 
 def store_groups() -> None:
     """Make a Hydra group of every registry, and the shared and each task's own keys available to ``conf/``."""
-    from autoint.config import GROUPS, TASKS, shared_fields
+    from autoint.config import GROUPS, shared_fields
+    from autoint.registry import TASKS
 
     store = ConfigStore.instance()
     for group, registry in GROUPS.items():
@@ -46,55 +47,64 @@ def store_groups() -> None:
 
 def known_keys() -> list[str]:
     """Return every key at the top of a configuration, of all tasks."""
-    from autoint.config import TASKS, shared_fields
+    from autoint.config import shared_fields
+    from autoint.registry import TASKS
 
     return sorted({*shared_fields(), *(key for name in TASKS.names() for key in TASKS.fields(name))})
 
 
-def entry(config_name: str, conf: Path, groups: bool) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Turn ``function(config)`` into a Hydra program.
+Job = Callable[[DictConfig], None]
+
+
+def entry(config_name: str, conf: Path, groups: bool) -> Callable[[Job], Callable[[], None]]:
+    """Turn ``function(config)`` into a Hydra program, with the registries as groups if ``groups``.
 
     Bad input ends with one line on stderr and exit status 2; ``HYDRA_FULL_ERROR=1`` shows the traceback instead. A run
     folder in which nothing has happened yet is removed again.
     """
 
-    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
-        failed: list[Exception] = []
-
-        def job(composed: DictConfig) -> None:
-            folder = Path(HydraConfig.get().runtime.output_dir)
-            try:
-                function(composed)
-            except BaseException as error:
-                _remove_if_unused(folder)
-                if not isinstance(error, Exception):
-                    raise
-                failed.append(error)  # the other jobs of a sweep go on
-
+    def decorate(function: Job) -> Callable[[], None]:
         def main() -> None:
             wants_trace = os.environ.get(TRACE, "0") != "0"
             os.environ[TRACE] = "1"  # so that errors reach us, instead of being printed by Hydra
+            if groups:
+                store_groups()
+            known = known_keys() if groups else list(OmegaConf.load(conf / f"{config_name}.yaml"))
+            errors: list[Exception] = []
+            program = hydra.main(config_path=str(conf), config_name=config_name, **VERSION)
             try:
-                if groups:
-                    store_groups()
-                hydra.main(config_path=str(conf), config_name=config_name, **VERSION)(job)()
+                program(_collecting(function, errors))()
             except KeyboardInterrupt as stop:
                 print(*stop.args, file=sys.stderr)
                 sys.exit(130)
             except Exception as error:
-                failed.append(error)
-            known = known_keys() if groups else list(OmegaConf.load(conf / f"{config_name}.yaml"))
-            for error in failed:
-                line = one_line(error, known)
+                errors.append(error)
+            for failure in errors:
+                line = one_line(failure, known)
                 if line is None or wants_trace:
-                    raise error
+                    raise failure
                 print(f"error: {line}", file=sys.stderr)
-            if failed:
+            if errors:
                 sys.exit(2)
 
         return main
 
     return decorate
+
+
+def _collecting(function: Job, errors: list[Exception]) -> Job:
+    """Return ``function`` as a job that notes its error instead of raising it: the other jobs of a sweep go on."""
+
+    def job(composed: DictConfig) -> None:
+        try:
+            function(composed)
+        except BaseException as error:
+            _remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
+            if not isinstance(error, Exception):
+                raise
+            errors.append(error)
+
+    return job
 
 
 def _remove_if_unused(folder: Path) -> None:

@@ -10,7 +10,19 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from autoint.registry import ACTIVATIONS, DATASETS, ENCODINGS, GRAD_NETS, LOGGERS, PLACEMENTS, TASKS, Registry, checked, fields_of, nearest
+from autoint.registry import (
+    ACTIVATIONS,
+    DATASETS,
+    ENCODINGS,
+    GRAD_NETS,
+    LOGGERS,
+    PLACEMENTS,
+    TASKS,
+    Registry,
+    checked,
+    fields_of,
+    nearest,
+)
 
 GROUPS: dict[str, Registry[Any]] = {
     "activation": ACTIVATIONS,
@@ -67,7 +79,7 @@ class RunConfig:
     def from_hydra(composed: DictConfig) -> RunConfig:
         """Check what Hydra composed and return it; ``ValueError`` names the key, the value and what is allowed."""
         try:
-            plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+            plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
             raise ValueError(str(error).splitlines()[0]) from error
         return RunConfig.from_plain(plain)
@@ -115,6 +127,8 @@ class RunConfig:
                 raise ValueError(f"{key}={value} must be an integer of at least 1")
         if not 0 < self.optimizer.lr <= 10:
             raise ValueError(f"optimizer.lr={self.optimizer.lr} must be positive and at most 10")
+        if len(self.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in self.optimizer.betas):
+            raise ValueError(f"optimizer.betas={self.optimizer.betas} must be two numbers in [0, 1)")
         if not 0 <= self.optimizer.final <= 1:
             raise ValueError(f"optimizer.final={self.optimizer.final} must be between 0 and 1")
 

@@ -61,7 +61,7 @@ class Positional(AbstractEncoding):
         self.in_features, self.include_input, self.normalized = in_features, include_input, normalized
         self.unit = math.pi if pi else 1.0
         self.out_features = in_features * (2 * num_frequencies + include_input)
-        # Powers of two survive every cast exactly, so ω_i and 1/ω_i agree in whatever precision the network is moved to.
+        # Powers of two survive every cast, so ω_i and 1/ω_i agree in whatever precision the network is moved to.
         self.register_buffer("octaves", 2.0 ** torch.arange(num_frequencies), persistent=False)
 
     octaves: Tensor

@@ -56,8 +56,8 @@ class EvaluateConfig:
         """Check what Hydra composed; ``ValueError`` names the key, the value and what is allowed."""
         plain: Any = OmegaConf.to_container(composed, resolve=True)
         config = EvaluateConfig(**checked(fields_of(EvaluateConfig), plain, ""))
-        allowed = {"split": ("train", "val", "test"), "lpips": tuple(metrics.BACKBONES), "device": ("auto", "cpu", "cuda")}
-        for key, values in allowed.items():
+        devices, splits = ("auto", "cpu", "cuda"), ("train", "val", "test")
+        for key, values in (("split", splits), ("lpips", tuple(metrics.BACKBONES)), ("device", devices)):
             found = getattr(config, key)
             if found not in values:
                 raise ValueError(f"{key}='{found}' is unknown{nearest(found, values)} (available: {', '.join(values)})")
@@ -141,7 +141,7 @@ def evaluate_run(config: EvaluateConfig, run: RunConfig, module: VolumeRendering
     volume = module.volume
     images = WholeImages(load_views(run, config.split), (volume.lower.cpu(), volume.upper.cpu()), config.max_images)
     metric = _lpips(config.lpips, config.lpips_weights)
-    background, values = module.canvas(), []
+    background, values, seen = module.canvas(), [], 0.0
     for item in tqdm(range(len(images)), desc=_scene(run), unit="image"):
         batch = images[item].to(module.device)
         start = time.perf_counter()
@@ -151,7 +151,7 @@ def evaluate_run(config: EvaluateConfig, run: RunConfig, module: VolumeRendering
         truth = metrics.over(batch.rgba, background).cpu()
         assert batch.shape is not None
         image, target = rgb_cpu.reshape(*batch.shape, 3), truth.reshape(*batch.shape, 3)
-        name = images.name(item)
+        name, seen = images.name(item), max(seen, float(acc.max()))
         values.append(
             {
                 "image": name,
@@ -163,7 +163,7 @@ def evaluate_run(config: EvaluateConfig, run: RunConfig, module: VolumeRendering
         )
         pictures.write(folder / "renders" / f"{name}.png", image)
         pictures.write_row(folder / f"{name}.png", batch.shape, [truth, rgb_cpu], depth.cpu(), acc.cpu())
-    if all(v["psnr"] == v["psnr"] for v in values) and float(acc.max()) < 1e-3:
+    if seen < 1e-3:
         log.warning("%s: nothing but background was rendered; the training has collapsed", _scene(run))
     return values
 
@@ -174,7 +174,8 @@ def markdown(rows: list[dict[str, Any]], backbone: str) -> str:
     cells = [[_cell(key, row[key]) for key in COLUMNS] for row in rows]
     widths = [max(len(line[k]) for line in [heads, *cells]) for k in range(len(heads))]
     lines = [heads, ["-" * width for width in widths], *cells]
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines) + "\n"
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
 def _cell(key: str, value: Any) -> str:

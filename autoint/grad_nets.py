@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from autoint.networks import IntegralNet
 from autoint.registry import GRAD_NETS
 
+Field = Callable[[Tensor], Tensor]
+
 
 class AbstractGradNet(nn.Module, abc.ABC):
     """Ψ, the derivative of an integral network, holding that very network: parameters are shared, never copied.
@@ -32,12 +34,13 @@ class AbstractGradNet(nn.Module, abc.ABC):
         """Return the directional derivative ``tangent``·∇Φ(x), x and tangent (…, D) → (…, C)."""
         return self.derivative(x, [tangent], condition)
 
+    def _field(self, condition: Tensor | None) -> Field:
+        """Return Φ as a function of x alone."""
+        return lambda x: self.integral_net(x) if condition is None else self.integral_net(x, condition)
+
     @abc.abstractmethod
     def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
         """Return the mixed derivative of Φ along each of ``tangents`` in turn."""
-
-
-Field = Callable[[Tensor], Tensor]
 
 
 @GRAD_NETS.register("explicit")
@@ -57,6 +60,7 @@ class Explicit(AbstractGradNet):
 
     def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
         net = self.integral_net
+        assert isinstance(net, IntegralNet)
         act = net.activation
         value, tangent = net.encoding.jvp(x, tangents[0])
         h, dh = net.first(value, condition), tangent @ net.hidden[0].weight.T
@@ -71,9 +75,7 @@ class Jvp(AbstractGradNet):
     """Forward mode by ``torch.func.jvp``, nested for mixed partials; works for any module."""
 
     def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
-        def field(y: Tensor) -> Tensor:
-            return self.integral_net(y) if condition is None else self.integral_net(y, condition)
-
+        field = self._field(condition)
         for tangent in tangents:
             field = _jvp(field, tangent)
         return field(x)
@@ -95,9 +97,7 @@ class DoubleBackward(AbstractGradNet):
             raise RuntimeError("grad_net=double_backward cannot run in inference mode; use grad_net=explicit or jvp")
         keep_graph = torch.is_grad_enabled()
 
-        def field(y: Tensor) -> Tensor:
-            return self.integral_net(y) if condition is None else self.integral_net(y, condition)
-
+        field = self._field(condition)
         for tangent in tangents:
             field = _reverse(field, tangent)
         with torch.enable_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -67,7 +68,7 @@ def _fill_backbone(metric: torch.nn.Module, net: str, weights: str) -> None:
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         features = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
-        backbone = metric.net
+        backbone: Any = metric.net
         for name, parameter in backbone.named_parameters():
             key = name.split(".", 1)[1]  # "slice2.3.weight": lpips keeps torchvision's layer numbers
             with torch.no_grad():

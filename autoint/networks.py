@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,12 +62,10 @@ class IntegralNet(nn.Module):
                 raise ValueError(f"{name}={value} must be a positive integer")
         self.in_features, self.out_features = in_features, out_features
         self.activation = activation if isinstance(activation, Activation) else ACTIVATIONS.build(activation)
-        self.encoding = (
-            encoding if isinstance(encoding, AbstractEncoding) else ENCODINGS.build(encoding, in_features)
-        )
+        self.encoding = encoding if isinstance(encoding, AbstractEncoding) else ENCODINGS.build(encoding, in_features)
         self.condition = condition
         widths = [self.encoding.out_features] + [hidden_features] * num_layers
-        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.output = nn.Linear(hidden_features, out_features, bias=False)
         if condition is not None:
             self.from_condition = nn.Linear(condition.out_features, hidden_features, bias=False)

@@ -53,5 +53,5 @@ def gauss_legendre(
     import numpy as np
 
     x, w = np.polynomial.legendre.leggauss(num_samples)
-    to = {"dtype": edges.dtype, "device": edges.device}
-    return _place(edges, torch.as_tensor((x + 1) / 2, **to)), torch.as_tensor(w / 2, **to)
+    nodes, node_weights = (torch.as_tensor(v).to(edges) for v in ((x + 1) / 2, w / 2))
+    return _place(edges, nodes), node_weights

@@ -72,9 +72,7 @@ class Intrinsics:
         return Intrinsics(focal, focal, width / 2, height / 2, width, height)
 
 
-def rays_from_camera(
-    intrinsics: Intrinsics, pose: Tensor, x: Tensor, y: Tensor, near: float, far: float
-) -> Rays:
+def rays_from_camera(intrinsics: Intrinsics, pose: Tensor, x: Tensor, y: Tensor, near: float, far: float) -> Rays:
     """Return the rays through image positions (x, y), in pixels; a pixel's centre is at +0.5.
 
     Args:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import typing
@@ -85,7 +87,10 @@ def checked(fields: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], whe
             raise ValueError(f"unknown key '{prefix}{key}'{nearest(key, fields)} (available: {known})")
     schema = dataclasses.make_dataclass(
         "Options",
-        [(k, t, dataclasses.field(default_factory=lambda d=d: d)) for k, (t, d) in fields.items()],
+        [
+            (k, t, dataclasses.field(default_factory=functools.partial(copy.deepcopy, d)))
+            for k, (t, d) in fields.items()
+        ],
     )
     node = OmegaConf.structured(schema)
     for key, value in given.items():

@@ -27,12 +27,12 @@ class _Density(torch.autograd.Function):
     """relu along a ray, whose gradient also reaches a ray without any density that should have some."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return x.clamp_min(0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         positive = x > 0
         dark = ~positive.any(dim=-1, keepdim=True)
@@ -58,7 +58,7 @@ def composite(
 ) -> Rendering:
     """Composite sections front to back over a background (paper, eq. 16 and 17).
 
-    C = Σ_i T_i α_i c̄_i + (1 − Σ_i w_i) C_bg with τ_i = σ̄_i δ_i, α_i = 1 − e^{−τ_i}, T_i = e^{−Σ_{j<i} τ_j}, w_i = T_i α_i.
+    C = Σ_i w_i c̄_i + (1 − Σ_i w_i) C_bg with w_i = T_i α_i, α_i = 1 − e^{−τ_i}, T_i = e^{−Σ_{j<i} τ_j}, τ_i = σ̄_i δ_i.
 
     acc = 1 − e^{−Σ τ_i} is exact for every number of sections when σ̄_i are exact section means; the colour's error
     falls as N⁻².

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 
 
-def warm_up_and_cosine(trainer: pl.Trainer, warmup_steps: int, final: float) -> Callable[[int], float]:
-    """Return step → factor of the learning rate: linear from 0 over ``warmup_steps``, then a cosine from 1 to ``final``.
+def warm_up_and_cosine(trainer: Any, warmup_steps: int, final: float) -> Callable[[int], float]:
+    """Return step → factor of the learning rate: a linear warm-up, times a cosine from 1 to ``final``.
 
     The cosine runs over the part of the budget that is used up, max(step / max_steps, elapsed / max_time). With
     ``trainer.max_time`` the factor depends on the clock, so such a run is reproducible up to that only.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -12,9 +13,7 @@ from autoint.rays import Rays
 from autoint.registry import PLACEMENTS
 
 
-def means_from_samples(
-    values: Float[Tensor, "*r n m c"], node_weights: Float[Tensor, " m"]
-) -> Float[Tensor, "*r n c"]:
+def means_from_samples(values: Float[Tensor, "*r n m c"], node_weights: Float[Tensor, " m"]) -> Float[Tensor, "*r n c"]:
     """Return the section means Σ_j w_j Ψ(t_{i,j}): values (…, N, M, C), node_weights (M,) of sum 1 → (…, N, C)."""
     return torch.einsum("...mc,m->...c", values, node_weights)
 
@@ -31,10 +30,8 @@ def means_from_differences(
     return torch.where(empty, 0, values.diff(dim=-2) / torch.where(empty, 1, delta))
 
 
-def jittered(
-    edges: Float[Tensor, "*r n_plus_1"], u: Float[Tensor, "*r n_minus_1"]
-) -> Float[Tensor, "*r n_plus_1"]:
-    """Move every interior edge, by up to half of the section on either side as ``u`` goes from 0 to 1; order is kept."""
+def jittered(edges: Float[Tensor, "*r n_plus_1"], u: Float[Tensor, "*r n_minus_1"]) -> Float[Tensor, "*r n_plus_1"]:
+    """Move every interior edge by up to half of the section on either side, as ``u`` goes from 0 to 1."""
     shift, delta = u - 0.5, edges.diff(dim=-1)
     moved = edges[..., 1:-1] + shift * torch.where(shift < 0, delta[..., :-1], delta[..., 1:])
     return torch.cat([edges[..., :1], moved, edges[..., -1:]], dim=-1)
@@ -78,7 +75,7 @@ class Predicted(AbstractPlacement):
         self.sections = sections
         widths = [6] + [hidden_features] * num_layers
         layers: list[nn.Module] = []
-        for i, o in zip(widths[:-1], widths[1:], strict=True):
+        for i, o in pairwise(widths):
             layers += [nn.Linear(i, o), nn.SiLU()]
         last = nn.Linear(widths[-1], sections)
         nn.init.zeros_(last.weight)

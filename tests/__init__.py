@@ -2,5 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-CHECKED = [f"autoint.{name}" for name in ("encodings", "integrals", "metrics", "quadrature", "rays", "rendering", "sections")]
+CHECKED = [
+    f"autoint.{name}" for name in ("encodings", "integrals", "metrics", "quadrature", "rays", "rendering", "sections")
+]
 install_import_hook(CHECKED, "beartype.beartype")

@@ -42,7 +42,9 @@ BAD = {
 
 @pytest.mark.parametrize("override", BAD)
 def test_bad_input_is_one_line(override, program):
-    status, _, err = program("train", override, "image_size=8") if "image_size" not in override else program("train", override)
+    status, _, err = (
+        program("train", override, "image_size=8") if "image_size" not in override else program("train", override)
+    )
     assert status == 2
     lines = [line for line in err.splitlines() if line.strip()]
     assert len(lines) == 1, err
@@ -122,7 +124,12 @@ def test_a_configuration_survives_being_plain_data():
 
 def test_a_failed_job_does_not_stop_a_sweep(program, tiny):
     status, _, err = program(
-        "train", "-m", "sections=4,0", *[t for t in tiny if t != "sections=4"], "trainer.max_steps=2", "hydra.sweep.dir=sweep"
+        "train",
+        "-m",
+        "sections=4,0",
+        *[t for t in tiny if t != "sections=4"],
+        "trainer.max_steps=2",
+        "hydra.sweep.dir=sweep",
     )
     assert status == 2
     assert "error: sections=0" in err

@@ -15,7 +15,9 @@ def test_positional_is_equation_14():
 
 def test_normalized_positional_is_equation_15():
     options = {"num_frequencies": 3, "include_input": False}
-    plain, normalized = (ENCODINGS.build({"name": n, **options}, 2).double() for n in ("positional", "normalized_positional"))
+    plain, normalized = (
+        ENCODINGS.build({"name": n, **options}, 2).double() for n in ("positional", "normalized_positional")
+    )
     omega = torch.tensor([2.0**i * math.pi for i in range(3)], dtype=torch.float64).repeat(4)
     x = torch.rand(5, 2, dtype=torch.float64)
     assert torch.allclose(normalized(x) * omega, plain(x))

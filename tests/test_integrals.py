@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -16,9 +18,8 @@ def test_two_evaluations_are_the_integral_of_the_grad_net(activation, encoding):
         a, b = (torch.tensor([v], dtype=torch.float64) for v in (a, b))
         ours = integrate(net, a, b)
         if smooth:
-            parts = torch.linspace(0, 1, 5, dtype=torch.float64)  # sine with ω₀ = 30 behind an encoding oscillates fast
-            cuts = a + (b - a) * parts
-            pieces = zip(cuts[:-1], cuts[1:], strict=True)
+            cuts = a + (b - a) * torch.linspace(0, 1, 5, dtype=torch.float64)  # sine, ω₀ = 30, oscillates fast
+            pieces = pairwise(cuts)
             truth = sum(reference.mean_over(lambda t: psi(t[:, None]), p, q) * (q - p) for p, q in pieces)
             scale = max(1.0, float(net(torch.stack([a, b])).detach().abs().max()))
             assert float((ours - truth).detach().abs().max()) <= 1e-10 * scale
@@ -41,10 +42,11 @@ def test_corners_in_two_dimensions_and_additivity():
     whole = integrate(net, lower, upper)
     psi = grad_net(net, axes=(0, 1), builder="jvp")
     a, b = lower[0], upper[0]
-    inner = lambda s: torch.stack(  # noqa: E731
-        [reference.mean_over(lambda t: psi(torch.stack([x.expand_as(t), t], -1)), a[1], b[1]) for x in s]
-    )
-    truth = reference.mean_over(inner, a[0], b[0]) * (b - a).prod()
+
+    def over_second_axis(x):
+        return reference.mean_over(lambda t: psi(torch.stack([x.expand_as(t), t], -1)), a[1], b[1])
+
+    truth = reference.mean_over(lambda s: torch.stack([over_second_axis(x) for x in s]), a[0], b[0]) * (b - a).prod()
     assert torch.allclose(whole[0], truth, atol=1e-10)
     middle = torch.stack([0.3 * lower[:, 0] + 0.7 * upper[:, 0], upper[:, 1]], -1)
     restart = torch.stack([middle[:, 0], lower[:, 1]], -1)

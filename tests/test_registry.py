@@ -29,7 +29,7 @@ def test_errors_name_what_exists_and_the_nearest(fruits):
         fruits.build("aple")
     with pytest.raises(ValueError, match=r"unknown key 'fruit.wieght'; did you mean 'weight'\?"):
         fruits.options("apple", {"wieght": 1})
-    with pytest.raises(ValueError, match="fruit.weight='heavy' does not fit: expected float"):
+    with pytest.raises(ValueError, match=r"fruit\.weight='heavy' does not fit: expected float"):
         fruits.options("apple", {"weight": "heavy"})
 
 

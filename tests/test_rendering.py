@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_the_composite_is_of_second_order_and_acc_is_exact():
         out = composite(density, rgb, edges, background)
         errors.append(float((out.rgb - truth.rgb).abs().max()))
         assert torch.allclose(out.acc, acc, atol=1e-12, rtol=0), count
-    orders = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert all(1.7 <= order <= 2.3 for order in orders[1:]), (orders, errors)
 
 

@@ -12,7 +12,9 @@ from tests.cases import network
 def volume(num_sections=8):
     from autoint.registry import ENCODINGS, PLACEMENTS
 
-    net = network("swish", "normalized_positional", in_features=3, out_features=4, condition=ENCODINGS.build("identity", 3))
+    net = network(
+        "swish", "normalized_positional", in_features=3, out_features=4, condition=ENCODINGS.build("identity", 3)
+    )
     box = torch.full((3,), -1.0), torch.full((3,), 1.0)
     return Volume([net], [grad_net(net)], PLACEMENTS.build("uniform", num_sections), box).double()
 
@@ -32,7 +34,9 @@ def test_means_from_samples_tend_to_means_from_differences_at_the_monte_carlo_ra
     counts = [4, 8, 16, 32, 64, 128]
     errors = []
     for count in counts:
-        sampled = model.means_from_samples(rays, edges, torch.rand(64, 8, count, generator=generator(0, count), dtype=torch.float64))
+        sampled = model.means_from_samples(
+            rays, edges, torch.rand(64, 8, count, generator=generator(0, count), dtype=torch.float64)
+        )
         errors.append(float((sampled - exact).detach().square().mean().sqrt()))
     x, y = (torch.tensor(v).log2() for v in (counts, errors))
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())

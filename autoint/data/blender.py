@@ -124,10 +124,10 @@ def _pose(frame: dict[str, Any], file: Path, index: int) -> Tensor:
     if not pose.isfinite().all():
         raise ValueError(f"{where} holds NaN or infinity; give a 4x4 camera-to-world matrix of finite numbers")
     rotation = pose[:3, :3]
-    error = float((rotation @ rotation.T - torch.eye(3)).abs().max())
-    if error > 1e-2 or torch.det(rotation) < 0:
+    gap = float((rotation @ rotation.T - torch.eye(3)).abs().max())
+    if gap > 1e-2 or torch.det(rotation) < 0:
         det = float(torch.det(rotation))
-        raise ValueError(f"{where}: not a rotation (max|RRᵀ−I| = {error:.2g}, det {det:.2g}); remove scale and mirroring")
+        raise ValueError(f"{where}: not a rotation (|RRᵀ−I| up to {gap:.2g}, det {det:.2g}); remove scale, mirroring")
     return pose
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from autoint.data.views import Views
 from autoint.rays import Intrinsics, Rays
-from autoint.rendering import composite
 from autoint.registry import DATASETS
+from autoint.rendering import composite
 from autoint.seeding import generator
 
 SIZE = 64
@@ -95,7 +95,8 @@ def orbit(num_views: int, offset: float) -> Tensor:
     z = -0.2 + 1.1 * (k + 0.5) / num_views
     turn = k * math.pi * (3 - math.sqrt(5)) + offset
     back = torch.stack([(1 - z**2).sqrt() * torch.cos(turn), (1 - z**2).sqrt() * torch.sin(turn), z], dim=-1)
-    right = torch.nn.functional.normalize(torch.cross(torch.tensor([[0.0, 0, 1]]).double().expand_as(back), back, dim=-1))
+    north = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand_as(back)
+    right = torch.nn.functional.normalize(torch.cross(north, back, dim=-1), dim=-1)
     up = torch.cross(back, right, dim=-1)
     poses = torch.eye(4).repeat(num_views, 1, 1)
     poses[:, :3] = torch.stack([right, up, back, 4 * back], dim=-1).float()
@@ -103,9 +104,7 @@ def orbit(num_views: int, offset: float) -> Tensor:
 
 
 @DATASETS.register("procedural")
-def procedural(
-    data_dir: str, split: str, image_size: int | None, *, scene_seed: int = 0, num_solids: int = 5
-) -> Views:
+def procedural(data_dir: str, split: str, image_size: int | None, *, scene_seed: int = 0, num_solids: int = 5) -> Views:
     """Render one split of the embedded scene; ``data_dir`` is not used, ``image_size`` is 64 unless given.
 
     The same ``scene_seed`` and ``num_solids`` give the same scene on every machine, up to rounding.

@@ -122,7 +122,7 @@ class VolumeRendering(pl.LightningModule):
         return torch.full((3,), BACKGROUNDS[self.background], device=self.device)
 
     def _uniform(self, name: str, rays: int, *shape: int) -> Tensor:
-        """Random numbers in [0, 1) for this step's ``rays``: drawn for all ranks together, so that ranks do not matter."""
+        """Random numbers in [0, 1) for this step's ``rays``, drawn for all ranks together: ranks do not matter."""
         world = self.trainer.world_size
         g = generator(self.seed, self.global_step, name, device=self.device)
         return torch.rand(rays * world, *shape, generator=g, device=self.device)[self.global_rank :: world]
@@ -140,9 +140,11 @@ class VolumeRendering(pl.LightningModule):
             behind = self._uniform("background", len(batch.rays), 3)
         rgb = self.volume.render(means, edges, behind).rgb
         loss = F.mse_loss(rgb, metrics.over(batch.rgba, behind))
-        if batch_idx % 20 == 0:
-            if not loss.isfinite():
-                raise ValueError(f"training diverged: the loss is {loss.item()} at step {batch_idx}; lower optimizer.lr")
+        trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
+        shown = (batch_idx + 1) % trainer.log_every_n_steps == 0
+        if (shown or self.device.type == "cpu") and not loss.isfinite():  # on a GPU, looking costs a synchronisation
+            raise ValueError(f"training diverged: the loss is {loss.item()} at step {batch_idx}; lower optimizer.lr")
+        if shown:
             self.log_dict({"train/loss": loss, "train/psnr": -10 * loss.detach().log10()}, prog_bar=True)
         return loss
 
@@ -155,7 +157,7 @@ class VolumeRendering(pl.LightningModule):
             batch_size=1,
             sync_dist=True,
         )
-        if batch_idx == 0 and self.global_rank == 0:
+        if batch_idx == 0 and self.global_rank == 0 and batch.shape is not None:
             file = Path(self.trainer.default_root_dir) / "validation" / f"step_{self.global_step:07d}.png"
             pictures.write_row(file, batch.shape, [truth, rgb], depth, acc)
 
@@ -171,7 +173,8 @@ class VolumeRendering(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        adam = torch.optim.Adam(self.parameters(), lr=self.optimizer.lr, betas=tuple(self.optimizer.betas))
+        beta_1, beta_2 = self.optimizer.betas
+        adam = torch.optim.Adam(self.parameters(), lr=self.optimizer.lr, betas=(beta_1, beta_2))
         factor = warm_up_and_cosine(self.trainer, self.optimizer.warmup_steps, self.optimizer.final)
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
