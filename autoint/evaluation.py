@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 COLUMNS = {
     "scene": "scene",
     "sections": "sections",
+    "fit": "fit",
     "psnr": "PSNR",
     "ssim": "SSIM",
     "lpips": "LPIPS",
@@ -112,11 +113,11 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
         folder = out_dir / "images" / f"{number:02d}_{_scene(run)}_{run.options['sections']}"
         values = evaluate_run(config, run, module, folder)
         keys = ("psnr", "ssim", "lpips", "seconds_per_frame")
-        row: dict[str, Any] = {"scene": _scene(run), "sections": run.options["sections"]}
+        row: dict[str, Any] = {"scene": _scene(run), "sections": run.options["sections"], "fit": run.fit}
         row |= {key: sum(v[key] for v in values) / len(values) for key in keys}
-        row |= {"evaluations_per_ray": run.options["sections"] + 1, "images": len(values), "run": str(file)}
+        row |= {"evaluations_per_ray": run.options["sections"] + 1, "images": len(values), "run": _name(file)}
         rows.append(row)
-        per_image += [{"run": str(file), **v} for v in values]
+        per_image += [{"run": _name(file), **v} for v in values]
     table = markdown(rows, config.lpips)
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / "table.md").write_text(table, encoding="utf-8")
@@ -126,6 +127,11 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     print(table)
     print(f"table:    {out_dir / 'table.md'}\npictures: {out_dir / 'images'}")
     return rows
+
+
+def _name(checkpoint: Path) -> str:
+    """A run's folder, for its last checkpoint, or the checkpoint's own path."""
+    return str(checkpoint.parent.parent if checkpoint.name == "last.ckpt" else checkpoint)
 
 
 def _scene(run: RunConfig) -> str:

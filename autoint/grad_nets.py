@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -61,10 +62,10 @@ class Explicit(AbstractGradNet):
     def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
         net = self.integral_net
         assert isinstance(net, IntegralNet)
-        act = net.activation
+        act, layers = net.activation, cast(list[nn.Linear], list(net.hidden))
         value, tangent = net.encoding.jvp(x, tangents[0])
-        h, dh = net.first(value, condition), tangent @ net.hidden[0].weight.T
-        for layer in net.hidden[1:]:
+        h, dh = net.first(value, condition), tangent @ layers[0].weight.T
+        for layer in layers[1:]:
             value, tangent = act.function(h), act.derivative(h, 1) * dh
             h, dh = layer(value), tangent @ layer.weight.T
         return net.output(act.derivative(h, 1) * dh)

@@ -22,13 +22,15 @@ def fit(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     task = build.task(config)
     trainer = build.trainer(config, run_dir)
     start = time.perf_counter()
-    trainer.fit(task.module, task.data, ckpt_path=config.ckpt_path)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    try:
+        trainer.fit(task.module, task.data, ckpt_path=config.ckpt_path, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        hint = f"; the same command with ckpt_path={last} goes on from there" if last.exists() else ""
+        raise KeyboardInterrupt(f"stopped at step {trainer.global_step}{hint}") from None
     seconds = time.perf_counter() - start
     if trainer.global_rank != 0:
         return {}
-    last = run_dir / "checkpoints" / "last.ckpt"
-    if trainer.interrupted:
-        raise KeyboardInterrupt(f"stopped by hand; resume with ckpt_path={last}")
     result = {
         "steps": trainer.global_step,
         "seconds": round(seconds, 2),

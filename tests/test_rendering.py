@@ -92,7 +92,7 @@ def test_equal_edges_show_the_background():
     out = composite(density, torch.rand(1, 4, 3), edges, torch.tensor([0.1, 0.2, 0.3]))
     gradients = torch.autograd.grad(out.rgb.sum() + out.depth.sum(), [edges, density])
     assert torch.allclose(out.rgb, torch.tensor([[0.1, 0.2, 0.3]]))
-    assert float(out.depth) == 2.0
+    assert out.depth.item() == 2.0
     assert all(g.isfinite().all() for g in gradients)
 
 

@@ -3,8 +3,10 @@
 import csv
 import hashlib
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -127,6 +129,38 @@ def test_a_run_folder_holds_what_the_readme_says(program, tiny):
     assert result["steps"] == 3
     rows = read_csv(Path("run/metrics.csv"))
     assert any(row["val/psnr"] for row in rows)
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+def test_other_loggers_log_beside_the_csv(logger, tiny, tmp_path):
+    """In a process of its own, because both leave threads behind; wandb is offline by default."""
+    command = [sys.executable, ROOT / "train.py", *tiny, "trainer.max_steps=2", f"logger={logger}", "hydra.run.dir=run"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, timeout=240)
+    assert (tmp_path / "run" / "metrics.csv").is_file()
+    assert list((tmp_path / "run" / logger).rglob("*events*" if logger == "tensorboard" else "*.wandb"))
+
+
+def test_ctrl_c_says_where_to_go_on(tiny, tmp_path):
+    command = [
+        sys.executable,
+        ROOT / "train.py",
+        *tiny,
+        "trainer.max_steps=1000000",
+        "save_every=5",
+        "hydra.run.dir=run",
+    ]
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as child:
+        for _ in range(1200):
+            if last.exists():
+                break
+            time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "goes on from there" in err
+    assert "Traceback" not in err
+    assert checkpoints.load(last)["global_step"] % 5 == 0
 
 
 def test_a_checkpoint_is_plain_data(tmp_path):
