@@ -96,28 +96,31 @@ def _collecting(function: Job, errors: list[Exception]) -> Job:
     """Return ``function`` as a job that notes its error instead of raising it: the other jobs of a sweep go on."""
 
     def job(composed: DictConfig) -> None:
+        del os.environ[TRACE]  # for the processes that the job may start
         try:
             function(composed)
         except BaseException as error:
-            _remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
+            _remove_if_unused(HydraConfig.get())
             if not isinstance(error, Exception):
                 raise
             errors.append(error)
+        finally:
+            os.environ[TRACE] = "1"
 
     return job
 
 
-def _remove_if_unused(folder: Path) -> None:
-    if not folder.is_dir():
+def _remove_if_unused(config: Any) -> None:
+    """Remove the job's folder if it holds nothing but what Hydra has put there."""
+    folder, log_file = Path(config.runtime.output_dir), f"{config.job.name}.log"
+    if not folder.is_dir() or {p.name for p in folder.iterdir()} - {".hydra", log_file}:
         return
-    left = [p for p in folder.rglob("*") if p.is_file() and ".hydra" not in p.parts and p.suffix != ".log"]
-    if left:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    for parent in list(folder.parents)[:3]:
-        if parent == Path.cwd() or any(parent.iterdir()):
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    (folder / log_file).unlink(missing_ok=True)
+    for empty in [folder, *list(folder.parents)[:3]]:
+        if empty == Path.cwd() or any(empty.iterdir()):
             break
-        parent.rmdir()
+        empty.rmdir()
 
 
 def one_line(error: BaseException, known: list[str]) -> str | None:

@@ -49,14 +49,14 @@ def blender_scene(tmp_path):
 def program(monkeypatch, capfd):
     """Run ``train.py`` or ``evaluate.py`` with arguments, in this process: (exit status, stdout, stderr)."""
 
-    def run(name, *arguments):
+    def run(name, *arguments, trace=False):
         from hydra.core.global_hydra import GlobalHydra
 
         spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1" if trace else "0")
         GlobalHydra.instance().clear()
         capfd.readouterr()
         status = 0
@@ -65,7 +65,7 @@ def program(monkeypatch, capfd):
         except SystemExit as stop:
             status = stop.code or 0
         finally:
-            monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+            monkeypatch.delenv("HYDRA_FULL_ERROR")
         out, err = capfd.readouterr()
         return status, out, err
 

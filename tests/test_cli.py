@@ -68,14 +68,16 @@ def test_a_broken_scene_leaves_no_folder(program, blender_scene):
     assert not Path("outputs").exists()
 
 
-def test_a_traceback_is_shown_when_asked_for(program, monkeypatch):
-    import autoint.cli
+def test_a_folder_that_was_there_before_is_left_alone(program):
+    Path("mine").mkdir()
+    Path("mine/notes.log").write_text("keep me")
+    assert program("train", "sections=0", "hydra.run.dir=mine")[0] == 2
+    assert Path("mine/notes.log").read_text() == "keep me"
 
-    real = autoint.cli.os.environ
-    monkeypatch.setattr(autoint.cli, "TRACE", "AUTOINT_TEST_TRACE")
-    monkeypatch.setitem(real, "AUTOINT_TEST_TRACE", "1")
+
+def test_a_traceback_is_shown_when_asked_for(program):
     with pytest.raises(ValueError, match="sections=0"):
-        program("train", "sections=0")
+        program("train", "sections=0", trace=True)
 
 
 def test_help_tells_what_can_be_chosen(program):
