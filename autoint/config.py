@@ -114,23 +114,25 @@ class RunConfig:
     def _check(self) -> None:
         if self.fit not in FITS:
             raise ValueError(f"fit='{self.fit}' is unknown{nearest(self.fit, FITS)} (available: {', '.join(FITS)})")
-        at_least_one = {
-            "batch_size": self.batch_size,
-            "val_every": self.val_every,
-            "save_every": self.save_every,
-            "network.hidden_features": self.network.hidden_features,
-            "network.num_layers": self.network.num_layers,
-            **{k: self.options[k] for k in ("sections", "samples", "image_size") if self.options.get(k) is not None},
-        }
-        for key, value in at_least_one.items():
-            if value < 1:
-                raise ValueError(f"{key}={value} must be an integer of at least 1")
+        at_least_one(
+            batch_size=self.batch_size,
+            val_every=self.val_every,
+            save_every=self.save_every,
+            **{f"network.{key}": value for key, value in dataclasses.asdict(self.network).items()},
+        )
         if not 0 < self.optimizer.lr <= 10:
             raise ValueError(f"optimizer.lr={self.optimizer.lr} must be positive and at most 10")
         if len(self.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in self.optimizer.betas):
             raise ValueError(f"optimizer.betas={self.optimizer.betas} must be two numbers in [0, 1)")
         if not 0 <= self.optimizer.final <= 1:
             raise ValueError(f"optimizer.final={self.optimizer.final} must be between 0 and 1")
+
+
+def at_least_one(**values: int | None) -> None:
+    """Refuse a count below 1; None stands for a count that was not given."""
+    for key, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{key}={value} must be an integer of at least 1")
 
 
 def complete(key: str, registry: Registry[Any], choice: Any) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Input encodings γ, each with its directional derivative."""
+"""Input encodings γ, each with its derivatives along tangents."""
 
 from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from autoint.registry import ENCODINGS
 
 
 class AbstractEncoding(nn.Module, abc.ABC):
-    """A map γ: (…, in_features) → (…, out_features) that also knows its derivative along a tangent."""
+    """A map γ: (…, in_features) → (…, out_features) that also knows its derivatives along tangents."""
 
     in_features: int
     out_features: int
@@ -23,10 +24,12 @@ class AbstractEncoding(nn.Module, abc.ABC):
         """Return γ(x)."""
 
     @abc.abstractmethod
-    def jvp(
-        self, x: Float[Tensor, "*n d"], tangent: Float[Tensor, "*#n d"]
-    ) -> tuple[Float[Tensor, "*n e"], Float[Tensor, "*n e"]]:
-        """Return γ(x) and ∂γ/∂x · tangent, ``tangent`` broadcastable to ``x``."""
+    def jet(self, x: Float[Tensor, "*n d"], tangents: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return γ(x) and its mixed derivatives along every subset of ``tangents``, each broadcastable to ``x``.
+
+        Entry S of the 2ᵏ is ∂^|S| γ / Π_{i ∈ S} ∂v_i, where bit i of the number S says that tangent i belongs to the
+        subset: entry 0 is γ(x) itself. None stands for a derivative that is zero everywhere.
+        """
 
 
 @ENCODINGS.register("identity")
@@ -40,8 +43,12 @@ class Identity(AbstractEncoding):
     def forward(self, x: Tensor) -> Tensor:
         return x
 
-    def jvp(self, x: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
-        return x, tangent.expand_as(x)
+    def jet(self, x: Tensor, tangents: Sequence[Tensor]) -> list[Tensor | None]:
+        out: list[Tensor | None] = [None] * 2 ** len(tangents)
+        out[0] = x
+        for i, tangent in enumerate(tangents):
+            out[1 << i] = tangent.expand_as(x)
+        return out
 
 
 class Positional(AbstractEncoding):
@@ -81,21 +88,25 @@ class Positional(AbstractEncoding):
         return torch.cat([x, bands], dim=-1) if self.include_input else bands
 
     def forward(self, x: Tensor) -> Tensor:
-        sin, cos = self._waves(x)
-        if self.normalized:
-            sin, cos = (wave / (self.unit * self.octaves) for wave in (sin, cos))
-        return self._pack(x, sin, cos)
+        value = self.jet(x, ())[0]
+        assert value is not None
+        return value
 
-    def jvp(self, x: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
-        sin, cos = self._waves(x)
-        tangent = tangent.expand_as(x)
-        speed = tangent.unsqueeze(-1)
-        if not self.normalized:
-            speed = speed * (self.unit * self.octaves)
-        slope = self._pack(tangent, speed * cos, -speed * sin)
-        if self.normalized:
-            sin, cos = (wave / (self.unit * self.octaves) for wave in (sin, cos))
-        return self._pack(x, sin, cos), slope
+    def jet(self, x: Tensor, tangents: Sequence[Tensor]) -> list[Tensor | None]:
+        waves = self._waves(x)
+        out: list[Tensor | None] = []
+        for subset in range(2 ** len(tangents)):
+            chosen = [tangent.expand_as(x) for i, tangent in enumerate(tangents) if subset >> i & 1]
+            order = len(chosen)
+            # Derivatives run through sin, cos, −sin, −cos, each bringing an ω_i; the normalised form has a 1/ω_i.
+            sin, cos = waves if order % 2 == 0 else (waves[1], -waves[0])
+            factor = math.prod((t.unsqueeze(-1) for t in chosen), start=-1 if order % 4 in (2, 3) else 1)
+            power = order - self.normalized
+            if power:
+                factor = factor * (self.unit * self.octaves) ** power
+            raw = x if order == 0 else chosen[0] if order == 1 else torch.zeros_like(x)
+            out.append(self._pack(raw, factor * sin, factor * cos))
+        return out
 
 
 @ENCODINGS.register("positional")

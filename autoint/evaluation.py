@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from autoint import build, metrics, pictures
-from autoint.config import RunConfig
+from autoint.config import RunConfig, at_least_one
 from autoint.data.loading import WholeImages
 from autoint.registry import checked, fields_of, nearest
 from autoint.tasks.volrend import VolumeRendering, load_views
@@ -62,10 +62,7 @@ class EvaluateConfig:
             found = getattr(config, key)
             if found not in values:
                 raise ValueError(f"{key}='{found}' is unknown{nearest(found, values)} (available: {', '.join(values)})")
-        for key in ("max_images", "chunk_size"):
-            found = getattr(config, key)
-            if found is not None and found < 1:
-                raise ValueError(f"{key}={found} must be an integer of at least 1")
+        at_least_one(max_images=config.max_images, chunk_size=config.chunk_size)
         if config.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device=cuda: this machine or this build of torch has no CUDA device; use device=cpu")
         return config

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoint.activations import Activation
 from autoint.networks import IntegralNet
 from autoint.registry import GRAD_NETS
 
@@ -25,6 +29,12 @@ class AbstractGradNet(nn.Module, abc.ABC):
     def __init__(self, integral_net: nn.Module, axes: Sequence[int] = (0,)) -> None:
         super().__init__()
         self.integral_net, self.axes = integral_net, tuple(axes)
+        smooth = integral_net.activation.smooth if isinstance(integral_net, IntegralNet) else math.inf
+        if len(self.axes) > smooth:
+            raise ValueError(
+                f"axes={self.axes}: the activation can be differentiated {smooth:.0f} time(s) only, more gives zero; "
+                "use activation=swish, softplus or sine"
+            )
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return ∂ⁿΦ/∂x_{axes}, x (…, D) → (…, C)."""
@@ -48,7 +58,9 @@ class AbstractGradNet(nn.Module, abc.ABC):
 class Explicit(AbstractGradNet):
     """The tangent propagated beside the value: ḣ = W ẋ, ȧ = NL'(h) ⊙ ḣ (paper, eq. 3).
 
-    Plain first-order code, so one ordinary backward pass trains it and it runs under ``inference_mode``.
+    For several axes, one stream for every subset S of them: linear layers act on each stream, and behind the
+    nonlinearity a_S = Σ_π NL^(|π|)(h) Π_{B ∈ π} h_B over the partitions π of S (Faà di Bruno). Plain first-order code,
+    so one ordinary backward pass trains it and it runs under ``inference_mode``.
     """
 
     def __init__(self, integral_net: nn.Module, axes: Sequence[int] = (0,)) -> None:
@@ -56,19 +68,61 @@ class Explicit(AbstractGradNet):
         if not isinstance(integral_net, IntegralNet):
             found = type(integral_net).__name__
             raise ValueError(f"grad_net=explicit needs an IntegralNet, not {found}; use grad_net=jvp for other modules")
-        if len(self.axes) != 1:
-            raise ValueError(f"grad_net=explicit takes one axis, not {self.axes}; use grad_net=jvp for mixed partials")
 
     def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
         net = self.integral_net
         assert isinstance(net, IntegralNet)
-        act, layers = net.activation, cast(list[nn.Linear], list(net.hidden))
-        value, tangent = net.encoding.jvp(x, tangents[0])
-        h, dh = net.first(value, condition), tangent @ layers[0].weight.T
+        layers = cast(list[nn.Linear], list(net.hidden))
+        encoded = net.encoding.jet(x, tangents)
+        assert encoded[0] is not None
+        streams = [
+            net.first(encoded[0], condition),
+            *(s if s is None else F.linear(s, layers[0].weight) for s in encoded[1:]),
+        ]
         for layer in layers[1:]:
-            value, tangent = act.function(h), act.derivative(h, 1) * dh
-            h, dh = layer(value), tangent @ layer.weight.T
-        return net.output(act.derivative(h, 1) * dh)
+            streams = _activated(net.activation, streams, range(len(streams)))
+            streams = [layer(streams[0]), *(s if s is None else F.linear(s, layer.weight) for s in streams[1:])]
+        (last,) = _activated(net.activation, streams, [len(streams) - 1])
+        return x.new_zeros(*x.shape[:-1], net.out_features) if last is None else net.output(last)
+
+
+Streams = list[Tensor | None]
+
+
+def _activated(activation: Activation, streams: Streams, wanted: Iterable[int]) -> Streams:
+    """Return the streams ``wanted`` behind the nonlinearity; a stream is numbered by its subset, None is zero."""
+    h = streams[0]
+    assert h is not None
+    highest = (len(streams) - 1).bit_count()
+    slopes = [activation.derivative(h, order) for order in range(1, highest + 1)]
+    out: Streams = []
+    for subset in wanted:
+        if subset == 0:
+            out.append(activation.function(h))
+            continue
+        terms = []
+        for partition in _partitions(subset):
+            blocks = [streams[block] for block in partition]
+            factors = [block for block in blocks if block is not None]
+            if len(factors) == len(blocks):
+                terms.append(math.prod(factors, start=slopes[len(blocks) - 1]))
+        out.append(functools.reduce(torch.add, terms) if terms else None)
+    return out
+
+
+@functools.cache
+def _partitions(subset: int) -> tuple[tuple[int, ...], ...]:
+    """Return the partitions of a set into blocks, sets being the bits of numbers."""
+    if subset == 0:
+        return ((),)
+    lowest = subset & -subset
+    rest, out = subset ^ lowest, []
+    others = rest
+    while True:  # over all subsets of the rest, each making one block with the lowest element
+        out += [(lowest | others, *blocks) for blocks in _partitions(rest ^ others)]
+        if others == 0:
+            return tuple(out)
+        others = (others - 1) & rest
 
 
 @GRAD_NETS.register("jvp")
@@ -108,8 +162,10 @@ class DoubleBackward(AbstractGradNet):
 
 def _reverse(field: Field, tangent: Tensor) -> Field:
     def derivative(x: Tensor) -> Tensor:
-        outputs = field(x).unbind(-1)
-        rows = [torch.autograd.grad(y.sum(), x, create_graph=True)[0] for y in outputs]
+        out = field(x)
+        if not out.requires_grad:  # a derivative that is constant: the next one is zero
+            return torch.zeros_like(out)
+        rows = [torch.autograd.grad(y.sum(), x, create_graph=True, materialize_grads=True)[0] for y in out.unbind(-1)]
         return torch.stack([(row * tangent).sum(-1) for row in rows], dim=-1)
 
     return derivative

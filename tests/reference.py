@@ -9,11 +9,16 @@ def derivative(field, x, tangent):
     """∂field/∂x · tangent, one point and one output at a time, by reverse-mode autograd."""
     rows = []
     for point, direction in zip(x, tangent.expand_as(x), strict=True):
-        y = point.clone().requires_grad_()
-        out = field(y[None])[0]
-        values = [(torch.autograd.grad(v, y, create_graph=True)[0] * direction).sum() for v in out]
-        rows.append(torch.stack(values))
+        y = point.clone() if point.requires_grad else point.clone().requires_grad_()
+        rows.append(torch.stack([(slope(value, y) * direction).sum() for value in field(y[None])[0]]))
     return torch.stack(rows)
+
+
+def slope(value, y):
+    """The gradient of one number, which is zero where it does not depend on y."""
+    if not value.requires_grad:
+        return torch.zeros_like(y)
+    return torch.autograd.grad(value, y, create_graph=True, materialize_grads=True)[0]
 
 
 def composite(density, rgb, edges, background):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoint import build, metrics, pictures, sections
-from autoint.config import Optimizer, RunConfig
+from autoint.config import Optimizer, RunConfig, at_least_one
 from autoint.data.loading import Batch, ViewsData
 from autoint.data.views import Views, visual_hull_box
 from autoint.registry import DATASETS, ENCODINGS, PLACEMENTS, TASKS, nearest
@@ -55,6 +55,7 @@ def volrend(
         background: behind the scene: white, black, or random while training and white afterwards.
         val_images: how many validation images are rendered now and then.
     """
+    at_least_one(sections=sections, samples=samples, image_size=image_size, val_images=val_images)
     if background not in BACKGROUNDS:
         known = ", ".join(BACKGROUNDS)
         raise ValueError(f"background='{background}' is unknown{nearest(background, BACKGROUNDS)} (available: {known})")

@@ -1,5 +1,6 @@
 """What every entry of every registry must do; a new entry is found here by itself."""
 
+import functools
 import inspect
 
 import pytest
@@ -13,6 +14,7 @@ from autoint.registry import ACTIVATIONS, DATASETS, ENCODINGS, GRAD_NETS, PLACEM
 from tests import reference
 from tests.cases import every_network, network, points, relative_error
 
+AXES = [(0, 1), (1, 1), (0, 1, 0)]
 every_builder = pytest.mark.parametrize("builder", GRAD_NETS.names())
 
 
@@ -27,13 +29,23 @@ def test_activation_derivatives_are_those_of_autograd(name):
 
 
 @pytest.mark.parametrize("name", ENCODINGS.names())
-def test_encoding_jvp_is_that_of_autograd(name):
-    encoding = ENCODINGS.build(name, 3).double()
-    x, tangent = points(5, 3), points(5, 3, seed=4)
-    value, slope = encoding.jvp(x, tangent)
-    assert value.shape == (5, encoding.out_features)
-    assert torch.equal(value, encoding(x))
-    assert relative_error(slope, reference.derivative(encoding, x, tangent)) < 1e-12
+def test_encoding_jets_are_those_of_autograd(name):
+    """Along every subset of three tangents, which are not the axes."""
+    bands = {"num_frequencies": 2} if "num_frequencies" in ENCODINGS.fields(name) else {}
+    encoding = ENCODINGS.build({"name": name, **bands}, 3).double()
+    x, tangents = points(2, 3), [points(1, 3, seed=seed) for seed in (4, 5, 6)]
+    jet = encoding.jet(x, tangents)
+    assert len(jet) == 8
+    assert jet[0].shape == (2, encoding.out_features)
+    assert torch.equal(jet[0], encoding(x))
+    for subset in range(1, 8):
+        field = encoding
+        for i in range(3):
+            if subset >> i & 1:
+                field = functools.partial(reference.derivative, field, tangent=tangents[i])
+        truth = field(x)
+        ours = torch.zeros_like(truth) if jet[subset] is None else jet[subset]
+        assert relative_error(ours, truth) < 1e-11, subset
 
 
 @every_builder
@@ -52,6 +64,30 @@ def test_grad_net_values_and_parameter_gradients(activation, encoding, builder):
         for a, b in zip(ours, theirs, strict=True):
             a, b = (torch.zeros(1) if g is None else g for g in (a, b))
             assert float((a - b).abs().max()) <= 1e-10 * scale
+
+
+@pytest.mark.parametrize("axes", AXES)
+@every_builder
+@every_network
+def test_grad_nets_of_higher_order(activation, encoding, builder, axes):
+    """Mixed and repeated partials, values and parameter gradients, against nested autograd."""
+    net = network(activation, encoding)
+    if ACTIVATIONS.build(activation).smooth < len(axes):
+        with pytest.raises(ValueError, match="use activation=swish"):
+            grad_net(net, axes, builder)
+        return
+    x, field = points(3), net
+    for axis in axes:
+        field = functools.partial(reference.derivative, field, tangent=torch.eye(2, dtype=torch.float64)[axis])
+    psi, truth = grad_net(net, axes, builder)(x), field(x)
+    assert relative_error(psi, truth) < 1e-9
+    ours, theirs = (
+        torch.autograd.grad(v.square().sum(), list(net.parameters()), allow_unused=True) for v in (psi, truth)
+    )
+    scale = max(float(g.abs().max()) for g in theirs if g is not None)
+    for a, b in zip(ours, theirs, strict=True):
+        a, b = (torch.zeros(1) if g is None else g for g in (a, b))
+        assert float((a - b).abs().max()) <= 1e-9 * scale
 
 
 @every_builder
