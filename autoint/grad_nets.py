@@ -130,6 +130,10 @@ class Jvp(AbstractGradNet):
     """Forward mode by ``torch.func.jvp``, nested for mixed partials; works for any module."""
 
     def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
+        if torch.is_inference_mode_enabled():  # where torch 2.11's jvp returns zeros without a word
+            with torch.inference_mode(False), torch.no_grad():
+                normal = None if condition is None else condition.clone()
+                return self.derivative(x.clone(), [tangent.clone() for tangent in tangents], normal)
         field = self._field(condition)
         for tangent in tangents:
             field = _jvp(field, tangent)
