@@ -6,13 +6,15 @@ import inspect
 import pytest
 import torch
 
-from autoint import cli
+from autoint import build, cli
 from autoint.config import GROUPS
 from autoint.grad_nets import grad_net
 from autoint.rays import Rays
 from autoint.registry import ACTIVATIONS, DATASETS, ENCODINGS, GRAD_NETS, PLACEMENTS
+from autoint.training import fit
 from tests import reference
 from tests.cases import every_network, network, points, relative_error
+from tests.test_volrend import tiny_config
 
 AXES = [(0, 1), (1, 1), (0, 1, 0)]
 every_builder = pytest.mark.parametrize("builder", GRAD_NETS.names())
@@ -168,3 +170,25 @@ def test_the_command_line_surface():
         "val_every",
         "val_images",
     ]
+
+
+CHOICES = [
+    *({"activation": name} for name in ACTIVATIONS.names()),
+    *({"encoding": name} for name in ENCODINGS.names()),
+    *({"fit": "grad_net", "grad_net": name} for name in GRAD_NETS.names()),
+    *({"placement": name} for name in PLACEMENTS.names()),
+    {"networks": 2},
+    {"background": "black"},
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(map(str, choice.values())))
+def test_every_component_trains_and_is_restored(choice, tmp_path):
+    """A few steps with it, every parameter moved, and the checkpoint rebuilds the very same module."""
+    before = build.task(tiny_config(**choice), with_data=False).module.state_dict()
+    fit(tiny_config(**choice, trainer={"max_steps": 6}, optimizer={"warmup_steps": 1}), tmp_path)
+    _, module = build.restored(tmp_path / "checkpoints" / "last.ckpt")
+    after = module.state_dict()
+    assert after.keys() == before.keys()
+    still = [k for k, v in after.items() if torch.equal(v, before[k])]
+    assert not still, still
