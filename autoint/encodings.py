@@ -54,7 +54,7 @@ class Identity(AbstractEncoding):
 class Positional(AbstractEncoding):
     """γ(p) = (a_i sin ω_i p, a_i cos ω_i p), i < L, for each coordinate p, with ω_i = 2ⁱπ (paper, eq. 14 and 15).
 
-    ``amplitudes`` a_i are 1 (eq. 14) or 1/ω_i (eq. 15): then ∂γ/∂p has amplitude 1 in every band, which is what the
+    The amplitudes a_i are 1 (eq. 14) or 1/ω_i (eq. 15): then ∂γ/∂p has amplitude 1 in every band, which is what the
     grad network sees. π is included in ω_i (``pi=False`` gives ω_i = 2ⁱ, as NeRF's code has it); the raw input stands
     first (``include_input=False`` leaves it out), because every band is 2-periodic and ±1 would be one point.
     """

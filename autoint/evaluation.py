@@ -142,7 +142,8 @@ def evaluate_run(config: EvaluateConfig, run: RunConfig, module: VolumeRendering
     available = "cuda" if torch.cuda.is_available() else "cpu"
     module = module.to(available if config.device == "auto" else config.device)
     volume = module.volume
-    images = WholeImages(load_views(run, config.split), (volume.lower.cpu(), volume.upper.cpu()), config.max_images)
+    views = load_views(run, config.split, config.max_images)
+    images = WholeImages(views, (volume.lower.cpu(), volume.upper.cpu()))
     metric = _lpips(config.lpips, config.lpips_weights)
     background, values, seen = module.canvas(), [], 0.0
     for item in tqdm(range(len(images)), desc=_scene(run), unit="image"):
@@ -154,7 +155,7 @@ def evaluate_run(config: EvaluateConfig, run: RunConfig, module: VolumeRendering
         truth = metrics.over(batch.rgba, background).cpu()
         assert batch.shape is not None
         image, target = rgb_cpu.reshape(*batch.shape, 3), truth.reshape(*batch.shape, 3)
-        name, seen = images.name(item), max(seen, float(acc.max()))
+        name, seen = views.names[item], max(seen, float(acc.max()))
         values.append(
             {
                 "image": name,

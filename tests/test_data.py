@@ -10,6 +10,7 @@ from autoint.data.blender import blender, reduced
 from autoint.data.loading import Pixels, StepLoader, WholeImages
 from autoint.data.procedural import procedural
 from autoint.data.views import visual_hull_box
+from autoint.metrics import over
 from autoint.rays import Intrinsics, Rays, rays_from_camera
 from tests import reference
 from tests.conftest import SHARED_DATA
@@ -25,7 +26,7 @@ def test_blender_loads_paths_with_and_without_suffix(blender_scene):
     corner, middle = views.images[0, 0, 0], views.images[0, 2, 3]
     assert corner.tolist() == [0, 0, 0, 0]  # premultiplied: the hidden grey of a transparent pixel is gone
     assert torch.allclose(middle, torch.tensor([200, 60, 20, 255]) / 255)
-    assert torch.allclose(views.over(torch.ones(3))[0, 0, 0], torch.ones(3))
+    assert torch.allclose(over(corner, torch.ones(3)), torch.ones(3))
 
 
 def test_image_size_averages_areas_of_premultiplied_colour():
@@ -38,6 +39,12 @@ def test_image_size_averages_areas_of_premultiplied_colour():
     assert reduced(image, 5).mean() == pytest.approx(image.mean(), abs=0.02)
     with pytest.raises(ValueError, match=r"image_size=9 is larger than the images \(8x6\)"):
         reduced(image, 9)
+
+
+def test_a_part_of_a_blender_scene_reads_only_its_own_files(blender_scene):
+    (blender_scene / "nerf_synthetic" / "disc" / "train" / "r_1.png").unlink()
+    views = blender(str(blender_scene), "train", None, 3, path="nerf_synthetic/disc")
+    assert views.names == ("r_0", "r_2", "r_5")
 
 
 def edit_json(scene, change, split="train"):
@@ -203,10 +210,11 @@ def test_the_loader_resumes_where_it_was():
     assert len(again) == 7
 
 
-def test_whole_images_are_spread_evenly():
-    views = procedural("", "test", 4)
-    images = WholeImages(views, views.frustum_box(), 3)
-    assert [images.name(i) for i in range(3)] == ["test_000", "test_004", "test_007"]
+def test_a_part_of_the_views_is_spread_evenly():
+    views, some = procedural("", "test", 4), procedural("", "test", 4, 3)
+    images = WholeImages(some, views.frustum_box())
+    assert some.names == ("test_000", "test_004", "test_007")
+    assert torch.equal(some.images, views.images[[0, 4, 7]])
     assert images[1].shape == (4, 4)
     assert len(images[1].rays) == 16
 

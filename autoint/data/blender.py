@@ -12,7 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from autoint.data.views import Views
+from autoint.data.views import Views, evenly
 from autoint.rays import Intrinsics
 from autoint.registry import DATASETS
 
@@ -21,7 +21,14 @@ SOURCE = "the NeRF-synthetic archive (nerf_synthetic.zip) linked from the NeRF p
 
 @DATASETS.register("blender")
 def blender(
-    data_dir: str, split: str, image_size: int | None, *, path: str = "", near: float = 2.0, far: float = 6.0
+    data_dir: str,
+    split: str,
+    image_size: int | None,
+    at_most: int | None = None,
+    *,
+    path: str = "",
+    near: float = 2.0,
+    far: float = 6.0,
 ) -> Views:
     """Load one split of a Blender scene.
 
@@ -29,6 +36,7 @@ def blender(
         data_dir: the folder that holds data sets.
         split: ``train``, ``val`` or ``test``.
         image_size: longer side in pixels, by area averaging of premultiplied colour; None keeps the files' size.
+        at_most: how many views to read, evenly spaced; None reads all.
         path: the scene's folder, absolute or relative to ``data_dir``.
         near, far: range of the ray parameter (NeRF uses 2 and 6).
 
@@ -48,7 +56,8 @@ def blender(
         raise ValueError(f"{file}: camera_angle_x={fov!r} must be an angle in radians between 0 and π")
     images, poses, names = [], [], []
     first: tuple[Path, tuple[int, int]] | None = None
-    for i, frame in enumerate(frames):
+    for i in evenly(len(frames), at_most):
+        frame = frames[i]
         image_file = _image_file(folder, frame, file, i)
         image, size = read_rgba(image_file, image_size)
         if first is None:

@@ -99,20 +99,13 @@ class Pixels:
 class WholeImages(Dataset[Batch]):
     """Every item is one whole image, as a batch of all of its rays."""
 
-    def __init__(self, views: Views, box: tuple[Tensor, Tensor], at_most: int | None = None) -> None:
+    def __init__(self, views: Views, box: tuple[Tensor, Tensor]) -> None:
         self.views, self.box = views, box
-        count = len(views) if at_most is None else min(at_most, len(views))
-        self.chosen = torch.linspace(0, len(views) - 1, count).round().long().tolist()
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.views)
 
-    def name(self, item: int) -> str:
-        """Return the name of an item's view."""
-        return self.views.names[self.chosen[item]]
-
-    def __getitem__(self, item: int) -> Batch:
-        view = self.chosen[item]
+    def __getitem__(self, view: int) -> Batch:
         image = self.views.images[view]
         rays = self.views.rays_of(view).clipped_to(*self.box)
         return Batch(rays, image.reshape(-1, 4), (image.shape[0], image.shape[1]))
@@ -130,12 +123,11 @@ class ViewsData(pl.LightningDataModule):
         batch_size: int,
         total_steps: int,
         seed: int,
-        val_images: int,
     ) -> None:
         super().__init__()
         self.train, self.box, self.seed = train, box, seed
         self.batch_size, self.total_steps = batch_size, total_steps
-        self.val = WholeImages(val, box, val_images)
+        self.val = WholeImages(val, box)
 
     def train_dataloader(self) -> StepLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

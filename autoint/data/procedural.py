@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoint.data.views import Views
+from autoint.data.views import Views, evenly
 from autoint.rays import Intrinsics, Rays
 from autoint.registry import DATASETS
 from autoint.rendering import composite
@@ -104,8 +104,18 @@ def orbit(num_views: int, offset: float) -> Tensor:
 
 
 @DATASETS.register("procedural")
-def procedural(data_dir: str, split: str, image_size: int | None, *, scene_seed: int = 0, num_solids: int = 5) -> Views:
-    """Render one split of the embedded scene; ``data_dir`` is not used, ``image_size`` is 64 unless given.
+def procedural(
+    data_dir: str,
+    split: str,
+    image_size: int | None,
+    at_most: int | None = None,
+    *,
+    scene_seed: int = 0,
+    num_solids: int = 5,
+) -> Views:
+    """Render one split of the embedded scene, or ``at_most`` evenly spaced views of it.
+
+    ``data_dir`` is not used, ``image_size`` is 64 unless given.
 
     The same ``scene_seed`` and ``num_solids`` give the same scene on every machine, up to rounding.
     """
@@ -114,8 +124,9 @@ def procedural(data_dir: str, split: str, image_size: int | None, *, scene_seed:
     size = image_size or SIZE
     scene = solids(scene_seed, num_solids)
     intrinsics = Intrinsics.from_fov(0.55, size, size)
-    poses = orbit(NUM_VIEWS[split], {"train": 0.0, "val": 1.0, "test": 2.0}[split])
-    names = tuple(f"{split}_{i:03d}" for i in range(len(poses)))
+    chosen = evenly(NUM_VIEWS[split], at_most)
+    poses = orbit(NUM_VIEWS[split], {"train": 0.0, "val": 1.0, "test": 2.0}[split])[chosen]
+    names = tuple(f"{split}_{i:03d}" for i in chosen)
     blank = Views(torch.empty(0), poses, intrinsics, NEAR, FAR, names)
     images = []
     for view in range(len(poses)):

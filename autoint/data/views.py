@@ -15,6 +15,11 @@ TRANSPARENT = 0.5 / 255
 """Alpha below this is 0 in an 8-bit image."""
 
 
+def evenly(count: int, at_most: int | None) -> list[int]:
+    """Return at most ``at_most`` of the numbers below ``count``, evenly spaced; all of them for None."""
+    return torch.linspace(0, count - 1, count if at_most is None else min(at_most, count)).round().long().tolist()
+
+
 @dataclass(frozen=True)
 class Views:
     """Posed images of a scene.
@@ -47,10 +52,6 @@ class Views:
         k = self.intrinsics
         row, column = torch.meshgrid(torch.arange(k.height), torch.arange(k.width), indexing="ij")
         return self.rays(torch.full_like(row.flatten(), view), row.flatten(), column.flatten())
-
-    def over(self, background: Tensor) -> Tensor:
-        """Return the images over a background colour (3,), (V, H, W, 3)."""
-        return self.images[..., :3] + (1 - self.images[..., 3:]) * background
 
     def frustum_box(self) -> tuple[Tensor, Tensor]:
         """Return the box of everything that lies between near and far in some view."""

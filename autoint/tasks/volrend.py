@@ -67,7 +67,7 @@ def volrend(
     box = torch.zeros(3), torch.ones(3)
     data = None
     if with_data:
-        train, val = (load_views(config, split) for split in ("train", "val"))
+        train, val = load_views(config, "train"), load_views(config, "val", val_images)
         box = visual_hull_box(train)
         data = ViewsData(
             train,
@@ -76,7 +76,6 @@ def volrend(
             batch_size=config.batch_size,
             total_steps=build.total_steps(config),
             seed=config.seed,
-            val_images=val_images,
         )
     outputs = (4,) if networks == 1 else (1, 3)
     nets = [build.integral_net(config, 3, n, ENCODINGS.build(direction_encoding, 3)) for n in outputs]
@@ -92,9 +91,9 @@ def volrend(
     return build.Task(module, data)
 
 
-def load_views(config: RunConfig, split: str) -> Views:
-    """Load one split of the run's scene."""
-    return DATASETS.build(config.options["scene"], config.data_dir, split, config.options["image_size"])
+def load_views(config: RunConfig, split: str, at_most: int | None = None) -> Views:
+    """Load one split of the run's scene, or ``at_most`` evenly spaced views of it."""
+    return DATASETS.build(config.options["scene"], config.data_dir, split, config.options["image_size"], at_most)
 
 
 class VolumeRendering(pl.LightningModule):
