@@ -26,8 +26,6 @@ NOISE = (  # what Lightning says of choices that are ours, and would say in ever
     ".*does not have many workers.*",
     ".*Experiment logs directory.*",
     ".*The `srun` command is available.*",
-    ".*isinstance.treespec, LeafSpec.*",
-    ".*lr_scheduler.step.*before.*optimizer.step.*",
 )
 
 

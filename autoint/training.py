@@ -38,8 +38,9 @@ def fit(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "collapsed": bool(getattr(task.module, "collapsed", False)),
     }
     write_json(run_dir / "result.json", result)
-    log.info("%d steps in %.0f s; checkpoint: %s", result["steps"], seconds, last)
-    log.info("next: python evaluate.py runs=%s", run_dir)
+    log.info("%d steps in %.0f s", result["steps"], seconds)
+    if last.exists():  # +trainer.fast_dev_run=true saves nothing
+        log.info("checkpoint: %s\nnext: python evaluate.py runs=%s", last, run_dir)
     return result
 
 
