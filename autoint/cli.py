@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from autoint.registry import nearest
+from autoint.registry import nearest, unknown
 
 TRACE = "HYDRA_FULL_ERROR"
 # Hydra 1.4 does without `version_base`; 1.3 warns where it is missing.
@@ -141,7 +141,7 @@ def _of_hydra(error: Any, known: list[str]) -> str:
     if options:
         group, _, name = getattr(error, "missing_cfg_file", "").rpartition("/")
         shown = [o for o in options if not o.endswith("_keys")]
-        return f"{group}='{name}' is unknown{nearest(name, shown)} (available: {', '.join(shown)})"
+        return unknown(group, name, shown)
     override = getattr(error, "override", None)
     if override is not None and getattr(override, "input_line", None) is None:
         return f"cannot read '{override}': {text.splitlines()[0]}"

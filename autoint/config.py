@@ -19,9 +19,11 @@ from autoint.registry import (
     PLACEMENTS,
     TASKS,
     Registry,
+    at_least_one,
     checked,
     fields_of,
     nearest,
+    one_of,
 )
 
 GROUPS: dict[str, Registry[Any]] = {
@@ -112,8 +114,7 @@ class RunConfig:
         return dataclasses.asdict(self)
 
     def _check(self) -> None:
-        if self.fit not in FITS:
-            raise ValueError(f"fit='{self.fit}' is unknown{nearest(self.fit, FITS)} (available: {', '.join(FITS)})")
+        one_of("fit", self.fit, FITS)
         at_least_one(
             batch_size=self.batch_size,
             val_every=self.val_every,
@@ -128,24 +129,14 @@ class RunConfig:
             raise ValueError(f"optimizer.final={self.optimizer.final} must be between 0 and 1")
 
 
-def at_least_one(**values: int | None) -> None:
-    """Refuse a count below 1; None stands for a count that was not given."""
-    for key, value in values.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{key}={value} must be an integer of at least 1")
-
-
 def complete(key: str, registry: Registry[Any], choice: Any) -> dict[str, Any]:
     """Return a component's full configuration: its name and every option of that entry."""
     if isinstance(choice, str):
         choice = {"name": choice}
     if not isinstance(choice, Mapping) or "name" not in choice:
         raise ValueError(f"{key}={choice!r} must be one of: {', '.join(registry.names())}")
-    given = {k: v for k, v in choice.items() if k != "name"}
-    try:
-        return {"name": choice["name"], **registry.options(choice["name"], given)}
-    except ValueError as error:
-        raise ValueError(str(error).replace(f"{registry.kind}.", f"{key}.")) from error
+    name, given = choice["name"], {k: v for k, v in choice.items() if k != "name"}
+    return {"name": name, **checked(registry.fields(name), given, key)}
 
 
 def shared_fields() -> dict[str, tuple[Any, Any]]:

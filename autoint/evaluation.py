@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from autoint import build, metrics, pictures
-from autoint.config import RunConfig, at_least_one
+from autoint.config import RunConfig
 from autoint.data.loading import WholeImages
-from autoint.registry import checked, fields_of, nearest
+from autoint.registry import at_least_one, checked, fields_of, one_of
 from autoint.tasks.volrend import VolumeRendering, load_views
 from autoint.training import write_json
 
@@ -59,9 +59,7 @@ class EvaluateConfig:
         config = EvaluateConfig(**checked(fields_of(EvaluateConfig), plain, ""))
         devices, splits = ("auto", "cpu", "cuda"), ("train", "val", "test")
         for key, values in (("split", splits), ("lpips", tuple(metrics.BACKBONES)), ("device", devices)):
-            found = getattr(config, key)
-            if found not in values:
-                raise ValueError(f"{key}='{found}' is unknown{nearest(found, values)} (available: {', '.join(values)})")
+            one_of(key, getattr(config, key), values)
         at_least_one(max_images=config.max_images, chunk_size=config.chunk_size)
         if config.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device=cuda: this machine or this build of torch has no CUDA device; use device=cpu")

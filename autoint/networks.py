@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autoint.activations import Activation
 from autoint.encodings import AbstractEncoding
-from autoint.registry import ACTIVATIONS, ENCODINGS
+from autoint.registry import ACTIVATIONS, ENCODINGS, at_least_one
 
 Choice = str | Mapping[str, Any]
 
@@ -52,14 +52,9 @@ class IntegralNet(nn.Module):
         condition: AbstractEncoding | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("in_features", in_features),
-            ("out_features", out_features),
-            ("hidden_features", hidden_features),
-            ("num_layers", num_layers),
-        ):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be a positive integer")
+        at_least_one(
+            in_features=in_features, out_features=out_features, hidden_features=hidden_features, num_layers=num_layers
+        )
         self.in_features, self.out_features = in_features, out_features
         self.activation = activation if isinstance(activation, Activation) else ACTIVATIONS.build(activation)
         self.encoding = encoding if isinstance(encoding, AbstractEncoding) else ENCODINGS.build(encoding, in_features)

@@ -48,6 +48,14 @@ class Rays:
         far = torch.minimum(torch.maximum(a, b).amin(-1), self.far).maximum(near)
         return Rays(self.origins, self.directions, near, far)
 
+    def span(self, fractions: Tensor) -> Tensor:
+        """Return near + (far − near)·fractions: fractions (…, N+1), or (N+1,) for all rays, → (…, N+1)."""
+        return self.near[..., None] + (self.far - self.near)[..., None] * fractions
+
+    def even_edges(self, sections: int) -> Tensor:
+        """Return the edges of ``sections`` sections of equal length, (…, N+1)."""
+        return self.span(torch.linspace(0, 1, sections + 1, dtype=self.near.dtype, device=self.near.device))
+
     @property
     def hit(self) -> Tensor:
         """Which rays have a range of positive length, (…) of bool."""

@@ -26,6 +26,24 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def unknown(key: str, value: str, allowed: Iterable[str]) -> str:
+    """Return what to say of a name that is none of ``allowed``: these, and the nearest."""
+    return f"{key}='{value}' is unknown{nearest(value, allowed)} (available: {', '.join(allowed)})"
+
+
+def one_of(key: str, value: str, allowed: Iterable[str]) -> None:
+    """Refuse a name that is none of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(unknown(key, value, allowed))
+
+
+def at_least_one(**values: int | None) -> None:
+    """Refuse a count below 1; None stands for a count that was not given."""
+    for key, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{key}={value} must be an integer of at least 1")
+
+
 class Registry(Generic[T]):
     """Map names to factories of one kind of component.
 
@@ -58,9 +76,7 @@ class Registry(Generic[T]):
         return sorted(self._factories)
 
     def __getitem__(self, name: str) -> Callable[..., T]:
-        if name not in self.names():
-            known = ", ".join(self.names())
-            raise ValueError(f"{self.kind}='{name}' is unknown{nearest(name, self.names())} (available: {known})")
+        one_of(self.kind, name, self.names())
         return self._factories[name]
 
     def fields(self, name: str) -> dict[str, tuple[Any, Any]]:

@@ -95,7 +95,6 @@ def render_dense(
 
     ``density`` maps points (…, 3) to (…), ``rgb`` maps them to (…, 3).
     """
-    t = torch.linspace(0, 1, num_samples + 1, dtype=rays.near.dtype, device=rays.near.device)
-    edges = rays.near[..., None] + (rays.far - rays.near)[..., None] * t
+    edges = rays.even_edges(num_samples)
     points = rays.at(0.5 * (edges[..., :-1] + edges[..., 1:]))
     return composite(density(points), rgb(points), edges, background)

@@ -45,10 +45,6 @@ class AbstractPlacement(nn.Module, abc.ABC):
         """Return edges (R, N+1), not decreasing, from ``rays.near`` to ``rays.far``."""
 
 
-def _span(rays: Rays, fractions: Tensor) -> Float[Tensor, "r n_plus_1"]:
-    return rays.near[:, None] + (rays.far - rays.near)[:, None] * fractions
-
-
 @PLACEMENTS.register("uniform")
 class Uniform(AbstractPlacement):
     """Sections of equal length."""
@@ -58,8 +54,7 @@ class Uniform(AbstractPlacement):
         self.sections = sections
 
     def forward(self, rays: Rays) -> Tensor:
-        t = torch.linspace(0, 1, self.sections + 1, dtype=rays.near.dtype, device=rays.near.device)
-        return _span(rays, t)
+        return rays.even_edges(self.sections)
 
 
 @PLACEMENTS.register("predicted")
@@ -88,4 +83,4 @@ class Predicted(AbstractPlacement):
         lengths = torch.softmax(self.network(torch.cat([entry, rays.directions], dim=-1)), dim=-1)
         lengths = 0.99 * lengths + 0.01 / self.sections
         ends = torch.cumsum(lengths, dim=-1)
-        return _span(rays, torch.cat([torch.zeros_like(ends[:, :1]), ends / ends[:, -1:]], dim=-1))
+        return rays.span(torch.cat([torch.zeros_like(ends[:, :1]), ends / ends[:, -1:]], dim=-1))

@@ -65,8 +65,7 @@ class Solids:
         return acc, (4 * fine - coarse) / 3
 
     def _composite(self, rays: Rays, background: Tensor, num_sections: int) -> tuple[Tensor, Tensor]:
-        t = torch.linspace(0, 1, num_sections + 1, dtype=rays.near.dtype)
-        edges = rays.near[:, None] + (rays.far - rays.near)[:, None] * t
+        edges = rays.even_edges(num_sections)
         parts = self.line_integrals(rays, edges)
         total = parts.sum(-1)
         color = (parts @ self.colors) / total.clamp_min(torch.finfo(total.dtype).tiny)[..., None]

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoint import build, metrics, pictures, sections
-from autoint.config import Optimizer, RunConfig, at_least_one
+from autoint.config import Optimizer, RunConfig
 from autoint.data.loading import Batch, ViewsData
 from autoint.data.views import Views, visual_hull_box
-from autoint.registry import DATASETS, ENCODINGS, PLACEMENTS, TASKS, nearest
+from autoint.registry import DATASETS, ENCODINGS, PLACEMENTS, TASKS, at_least_one, one_of
 from autoint.schedule import warm_up_and_cosine
 from autoint.seeding import generator
 from autoint.volume import Volume
@@ -56,9 +56,7 @@ def volrend(
         val_images: how many validation images are rendered now and then.
     """
     at_least_one(sections=sections, samples=samples, image_size=image_size, val_images=val_images)
-    if background not in BACKGROUNDS:
-        known = ", ".join(BACKGROUNDS)
-        raise ValueError(f"background='{background}' is unknown{nearest(background, BACKGROUNDS)} (available: {known})")
+    one_of("background", background, BACKGROUNDS)
     if networks not in (1, 2):
         raise ValueError(f"networks={networks} must be 1 (one trunk) or 2 (density and colour apart)")
     if config.fit == "grad_net" and samples % sections:
@@ -164,7 +162,7 @@ class VolumeRendering(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         seen = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
         share = seen["val/acc"] / max(seen["val/true_acc"], 1e-9)
-        self.collapsed = share < 0.02 or not math.isfinite(seen["val/psnr"])
+        self.collapsed = share < 0.02 or math.isnan(seen["val/psnr"])
         if self.collapsed:
             log.warning(
                 "collapsed to the background: opacity is %.2g of the images'; try background=random or a lower "
