@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,15 +22,19 @@ class Activation:
 
     Attributes:
         function: NL itself, any shape to the same shape.
-        derivative: ``derivative(x, order)`` = NL^(order)(x), ``order`` from 1 to ``smooth``.
+        jet: ``jet(x, order)`` = [NL(x), NL'(x), …, NL^(order)(x)] for any ``order``, each in memory of its own. One
+            function for all of them, because they share their expensive parts.
         init: initialises a layer in place, ``init(linear, is_first)``.
         smooth: how often NL may be differentiated with a useful result; ``math.inf`` for analytic functions.
+        difference: ``difference(x, delta)`` = NL(x + delta) − NL(x), to relative accuracy however small ``delta`` is;
+            None where no such formula is known.
     """
 
     function: Callable[[Tensor], Tensor]
-    derivative: Callable[[Tensor, int], Tensor]
+    jet: Callable[[Tensor, int], Sequence[Tensor]]
     init: Init
     smooth: float = math.inf
+    difference: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def he_init(linear: nn.Linear, is_first: bool) -> None:
@@ -61,34 +65,70 @@ def sigmoid_derivative(s: Tensor, order: int) -> Tensor:
     return out
 
 
-def _swish_derivative(x: Tensor, order: int) -> Tensor:
+def _swish_jet(x: Tensor, order: int) -> list[Tensor]:
     s = torch.sigmoid(x)
-    if order == 1:
-        return s * (1 + x * (1 - s))
-    return x * sigmoid_derivative(s, order) + order * sigmoid_derivative(s, order - 1)
+    out = [x * s]
+    if order >= 1:
+        r = torch.addcmul(s, s, out[0], value=-1)  # s·(1 − NL)
+        out.append(out[0] + r)
+    if order >= 2:
+        r.add_(out[1])
+        out.append(torch.addcmul(r, r, s, value=-1))  # NL'' = (1 − s)·(NL' + s·(1 − NL))
+    out += [x * sigmoid_derivative(s, k) + k * sigmoid_derivative(s, k - 1) for k in range(3, order + 1)]
+    return out
+
+
+def _sigmoid_difference(x: Tensor, delta: Tensor) -> Tensor:
+    """Return σ(x + δ) − σ(x) = σ(−x) σ(x + δ) (1 − e^−δ), from the lower of the two, so that nothing overflows."""
+    low = torch.minimum(x, x + delta)
+    return delta.sign() * torch.sigmoid(-low) * torch.sigmoid(low + delta.abs()) * -torch.expm1(-delta.abs())
+
+
+def _swish_difference(x: Tensor, delta: Tensor) -> Tensor:
+    return delta * torch.sigmoid(x + delta) + x * _sigmoid_difference(x, delta)
 
 
 @ACTIVATIONS.register("swish")
 def swish() -> Activation:
     """Swish, x·sigmoid(x): the paper's choice for grad networks (Sec. 3.4)."""
-    return Activation(F.silu, _swish_derivative, he_init)
+    return Activation(F.silu, _swish_jet, he_init, difference=_swish_difference)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    # The built-in switches to the identity at x = 20, which costs 2e-9: too much for float64.
+    return torch.logaddexp(x, x.new_zeros(()))
+
+
+def _softplus_jet(x: Tensor, order: int) -> list[Tensor]:
+    s = torch.sigmoid(x)
+    return [_softplus(x), *(sigmoid_derivative(s, k) for k in range(order))]
+
+
+def _softplus_difference(x: Tensor, delta: Tensor) -> Tensor:
+    """Return log(1 + σ(x)(e^δ − 1)), from the lower of the two points, and from the value itself where δ is large."""
+    low, step = torch.minimum(x, x + delta), delta.abs()
+    small = torch.log1p(torch.sigmoid(low) * torch.expm1(step.clamp_max(1.0)))
+    return delta.sign() * torch.where(step < 1, small, _softplus(low + step) - _softplus(low))
 
 
 @ACTIVATIONS.register("softplus")
 def softplus() -> Activation:
     """Softplus, log(1 + eˣ), whose derivatives are those of the logistic function."""
-    return Activation(
-        # The built-in switches to the identity at x = 20, which costs 2e-9: too much for float64.
-        lambda x: torch.logaddexp(x, x.new_zeros(())),
-        lambda x, order: sigmoid_derivative(torch.sigmoid(x), order - 1),
-        he_init,
-    )
+    return Activation(_softplus, _softplus_jet, he_init, difference=_softplus_difference)
 
 
 @ACTIVATIONS.register("relu")
 def relu() -> Activation:
     """ReLU; its grad network is piecewise constant between kinks, so it can be differentiated once only."""
-    return Activation(F.relu, lambda x, order: (x > 0).to(x.dtype), he_init, smooth=1)
+
+    def difference(x: Tensor, delta: Tensor) -> Tensor:
+        return torch.where(x > 0, torch.maximum(delta, -x), F.relu(x + delta))
+
+    def jet(x: Tensor, order: int) -> list[Tensor]:
+        step = (x > 0).to(x.dtype)
+        return [F.relu(x), step, *(torch.zeros_like(x) for _ in range(order - 1))][: order + 1]
+
+    return Activation(F.relu, jet, he_init, smooth=1, difference=difference)
 
 
 @ACTIVATIONS.register("sine")
@@ -103,9 +143,14 @@ def sine(*, omega_0: float = 30.0) -> Activation:
         if linear.bias is not None:
             nn.init.uniform_(linear.bias, -bound, bound)
 
-    def derivative(x: Tensor, order: int) -> Tensor:
-        wave = (torch.cos, torch.sin)[(order + 1) % 2]
-        sign = -1 if order % 4 in (2, 3) else 1
-        return sign * omega_0**order * wave(omega_0 * x)
+    def jet(x: Tensor, order: int) -> list[Tensor]:
+        phase = omega_0 * x
+        waves = [torch.sin(phase), torch.cos(phase)] if order else [torch.sin(phase)]
+        signs = (1, 1, -1, -1)  # sin, cos, −sin, −cos
+        return [signs[k % 4] * omega_0**k * waves[k % 2] for k in range(order + 1)]
 
-    return Activation(lambda x: torch.sin(omega_0 * x), derivative, init)
+    def difference(x: Tensor, delta: Tensor) -> Tensor:
+        half = 0.5 * omega_0 * delta
+        return 2 * torch.cos(omega_0 * x + half) * torch.sin(half)
+
+    return Activation(lambda x: torch.sin(omega_0 * x), jet, init, difference=difference)

@@ -1,7 +1,10 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from autoint.grad_nets import grad_net
+from autoint.grad_nets import explicit, grad_net
 from autoint.networks import IntegralNet
 from autoint.registry import GRAD_NETS
 from tests.cases import network, points, relative_error
@@ -35,7 +38,7 @@ def test_any_module_has_a_grad_net():
     module = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
     values = [grad_net(module, (1,), builder)(points(5)) for builder in ("jvp", "double_backward")]
     assert relative_error(*values) < 1e-12
-    with pytest.raises(ValueError, match="use grad_net=jvp"):
+    with pytest.raises(ValueError, match="use grad_net=graph"):
         grad_net(module)
 
 
@@ -66,3 +69,60 @@ def test_sizes_must_be_positive(field):
     sizes = {"in_features": 1, "out_features": 1, "hidden_features": 4, "num_layers": 1, field: 0}
     with pytest.raises(ValueError, match=f"{field}=0"):
         IntegralNet(**sizes)
+
+
+@pytest.mark.parametrize("activation", ["swish", "sine", "softplus", "relu"])
+def test_the_gradient_of_a_gradient_of_a_grad_net(activation):
+    """The fused first derivative leaves second derivatives to autograd; points beyond one chunk take part."""
+    net, x = network(activation, "identity", out_features=1), points(explicit.CHUNK + 7)
+    parameters = list(net.parameters())
+    results = []
+    for builder in ("explicit", "double_backward"):
+        loss = grad_net(net, builder=builder)(x).square().mean()
+        first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+        again = torch.autograd.grad(sum(g.square().sum() for g in first), parameters, materialize_grads=True)
+        results.append([*first, *again])
+    scale = max(float(g.detach().abs().max()) for g in results[1])
+    for ours, theirs in zip(*results, strict=True):
+        assert float((ours - theirs).detach().abs().max()) <= 1e-10 * scale
+
+
+def test_function_transforms_of_a_grad_net():
+    net, x = network("swish", "identity"), points(5)
+    psi = grad_net(net)
+    by_row = torch.func.vmap(torch.func.jacrev(lambda p: psi(p[None])[0]))(x)
+    truth = grad_net(net, (0, 1))(x)
+    assert relative_error(by_row[..., 1], truth) < 1e-12
+
+
+COMPILED = """
+import copy, functools, sys, torch
+from autoint.grad_nets import grad_net
+from autoint.networks import IntegralNet
+
+torch.compile = functools.partial(torch.compile, backend="aot_eager")
+torch.manual_seed(0)
+net, x = IntegralNet(2, 3, 16, 2, encoding="normalized_positional").double(), torch.rand(9, 2).double()
+for name in sys.argv[1:]:
+    results = []
+    for psi in (grad_net(net, builder=name), grad_net(net, builder=name, compile=True)):
+        out = psi(x)
+        assert torch.allclose(copy.deepcopy(psi)(x), out, rtol=1e-12)
+        results.append([out, *torch.autograd.grad(out.square().sum(), list(net.parameters()))])
+    for eager, compiled in zip(*results):
+        assert torch.allclose(eager, compiled, rtol=1e-11, atol=1e-12), name
+"""
+
+
+def test_compiled_grad_nets_are_the_same():
+    """Through Dynamo and AOTAutograd, in a process without shape checks, which Dynamo cannot follow.
+
+    Only the C++ compiler, which takes a minute, is left out.
+    """
+    names = [name for name in GRAD_NETS.names() if GRAD_NETS[name].compilable]
+    subprocess.run([sys.executable, "-c", COMPILED, *names], check=True, timeout=300)
+
+
+def test_double_backward_does_not_compile():
+    with pytest.raises(ValueError, match="use builder=explicit or graph"):
+        grad_net(network("swish", "identity"), builder="double_backward", compile=True)

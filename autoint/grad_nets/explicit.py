@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,64 +16,146 @@ from autoint.grad_nets.base import AbstractGradNet
 from autoint.networks import IntegralNet
 from autoint.registry import GRAD_NETS
 
+Streams = list[Tensor | None]
+Partitions = tuple[tuple[tuple[int, ...], ...], ...]
+CHUNK = 4096  # points at a time on a CPU: large enough for its matrix products, small enough for its caches
+
 
 @GRAD_NETS.register("explicit")
 class Explicit(AbstractGradNet):
     """The tangent propagated beside the value: ḣ = W ẋ, ȧ = NL'(h) ⊙ ḣ (paper, eq. 3).
 
     For several axes, one stream for every subset S of them: linear layers act on each stream, and behind the
-    nonlinearity a_S = Σ_π NL^(|π|)(h) Π_{B ∈ π} h_B over the partitions π of S (Faà di Bruno). Plain first-order code,
-    so one ordinary backward pass trains it and it runs under ``inference_mode``.
+    nonlinearity a_S = Σ_π NL^(|π|)(h) Π_{B ∈ π} h_B over the partitions π of S (Faà di Bruno). First-order code: one
+    ordinary backward pass trains it, whatever the number of outputs, and it runs under ``inference_mode``.
+
+    Of a first derivative only h and ḣ of every layer are kept for the backward pass, which computes NL and its
+    derivatives again: half of what autograd would keep.
     """
 
     def __init__(self, integral_net: nn.Module, axes: Sequence[int] = (0,), *, compile: bool = False) -> None:
         super().__init__(integral_net, axes, compile=compile)
         if not isinstance(integral_net, IntegralNet):
             found = type(integral_net).__name__
-            raise ValueError(f"grad_net=explicit needs an IntegralNet, not {found}; use grad_net=jvp for other modules")
+            raise ValueError(
+                f"grad_net=explicit needs an IntegralNet, not {found}; use grad_net=graph for other modules"
+            )
+        self._partitions = tuple(_partitions(subset) for subset in range(2 ** max(1, len(self.axes))))
 
     def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
-        net = self.integral_net
-        assert isinstance(net, IntegralNet)
-        layers = cast(list[nn.Linear], list(net.hidden))
+        net = cast(IntegralNet, self.integral_net)
         encoded = net.encoding.jet(x, tangents)
         assert encoded[0] is not None
+        weight = cast(nn.Linear, net.hidden[0]).weight
         streams = [
             net.first(encoded[0], condition),
-            *(s if s is None else F.linear(s, layers[0].weight) for s in encoded[1:]),
+            *(None if stream is None else F.linear(stream, weight) for stream in encoded[1:]),
         ]
-        for layer in layers[1:]:
-            streams = _activated(net.activation, streams, range(len(streams)))
-            streams = [layer(streams[0]), *(s if s is None else F.linear(s, layer.weight) for s in streams[1:])]
-        (last,) = _activated(net.activation, streams, [len(streams) - 1])
-        return x.new_zeros(*x.shape[:-1], net.out_features) if last is None else net.output(last)
+        if len(streams) == 2 and _autograd_alone(x.device):
+            h, tangent = torch.broadcast_tensors(*cast(list[Tensor], streams))
+            layers = [p for layer in net.hidden[1:] for p in (layer.weight, layer.bias)]
+            flat = (s.reshape(-1, s.shape[-1]) for s in (h, tangent))
+            out = _FirstDerivative.apply(self, *flat, net.output.weight, *layers)
+            return out.reshape(*h.shape[:-1], net.out_features)
+        return self.propagate(streams)
+
+    def propagate(self, streams: Streams) -> Tensor:
+        """Return the derivative along all tangents, from the streams in front of the first nonlinearity."""
+        net = cast(IntegralNet, self.integral_net)
+        for layer in cast(list[nn.Linear], list(net.hidden))[1:]:
+            streams = _activated(net.activation, streams, range(len(streams)), self._partitions)
+            value = cast(Tensor, streams[0])
+            streams = [layer(value), *(None if s is None else F.linear(s, layer.weight) for s in streams[1:])]
+        (last,) = _activated(net.activation, streams, [len(streams) - 1], self._partitions)
+        value = cast(Tensor, streams[0])
+        return value.new_zeros(*value.shape[:-1], net.out_features) if last is None else net.output(last)
 
 
-Streams = list[Tensor | None]
+def _autograd_alone(device: torch.device) -> bool:
+    """Whether autograd, and neither a compiler nor a function transform nor autocast, looks at what is computed."""
+    return (
+        torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.is_autocast_enabled(device.type)
+    )
 
 
-def _activated(activation: Activation, streams: Streams, wanted: Iterable[int]) -> Streams:
+class _FirstDerivative(torch.autograd.Function):
+    """W_n ȧ from the first h and ḣ, (P, W) each, in one node of autograd's graph.
+
+    Forward: a = NL(h), ȧ = NL'(h) ⊙ ḣ, then h ← W a + b and ḣ ← W ȧ. Backward, with ∂ for the loss's gradient:
+    ∂ḣ = NL'(h) ⊙ ∂ȧ, ∂h = NL'(h) ⊙ ∂a + NL''(h) ⊙ ḣ ⊙ ∂ȧ, and ∂W = ∂hᵀ a + ∂ḣᵀ ȧ of the next layer.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, psi: Explicit, h: Tensor, tangent: Tensor, output: Tensor, *layers: Tensor) -> Tensor:
+        jet = cast(IntegralNet, psi.integral_net).activation.jet
+        weights, biases = layers[::2], layers[1::2]
+        kept = [h, tangent, *(h.new_empty(len(h), len(w)) for w in weights for _ in range(2))]
+        out = h.new_empty(len(h), len(output))
+        for rows in _chunks(h):
+            for k, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+                a, slope = jet(kept[2 * k][rows], 1)
+                torch.addmm(bias, a, weight.t(), out=kept[2 * k + 2][rows])
+                torch.mm(slope.mul_(kept[2 * k + 1][rows]), weight.t(), out=kept[2 * k + 3][rows])
+            _, slope = jet(kept[-2][rows], 1)
+            torch.mm(slope.mul_(kept[-1][rows]), output.t(), out=out[rows])
+        ctx.psi, ctx.count = psi, len(kept)
+        ctx.save_for_backward(*kept, output, *layers)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        kept, (output, *layers) = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        if torch.is_grad_enabled():  # a gradient of this gradient is wanted: leave it to autograd
+            out, inputs = ctx.psi.propagate([kept[0], kept[1]]), [kept[0], kept[1], output, *layers]
+            wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad[1:], strict=True) if needed]
+            found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True, materialize_grads=True))
+            return (None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:]))
+        jet = ctx.psi.integral_net.activation.jet
+        d_h, d_tangent = torch.empty_like(kept[0]), torch.empty_like(kept[1])
+        d_output, d_layers = torch.zeros_like(output), [torch.zeros_like(p) for p in layers]
+        for rows in _chunks(grad):
+            tangent = kept[-1][rows]
+            _, slope, bend = jet(kept[-2][rows], 2)
+            d_output.addmm_(grad[rows].t(), slope * tangent)
+            d_slope = grad[rows] @ output
+            d_t, d = d_slope * slope, d_slope.mul_(tangent).mul_(bend)
+            for k in range(len(layers) - 2, -1, -2):
+                tangent = kept[k + 1][rows]
+                a, slope, bend = jet(kept[k][rows], 2)
+                d_layers[k].addmm_(d.t(), a).addmm_(d_t.t(), slope * tangent)
+                d_layers[k + 1] += d.sum(0)
+                d_a, d_slope = d @ layers[k], d_t @ layers[k]
+                d_t = d_slope * slope
+                d = d_a.mul_(slope).addcmul_(d_slope.mul_(tangent), bend)
+            d_h[rows], d_tangent[rows] = d, d_t
+        return None, d_h, d_tangent, d_output, *d_layers
+
+
+def _chunks(points: Tensor) -> list[slice]:
+    size = CHUNK if points.device.type == "cpu" else max(1, len(points))
+    return [slice(start, start + size) for start in range(0, len(points), size)]
+
+
+def _activated(activation: Activation, streams: Streams, wanted: Iterable[int], partitions: Partitions) -> Streams:
     """Return the streams ``wanted`` behind the nonlinearity; a stream is numbered by its subset, None is zero."""
-    h = streams[0]
-    assert h is not None
-    highest = (len(streams) - 1).bit_count()
-    slopes = [activation.derivative(h, order) for order in range(1, highest + 1)]
+    h = cast(Tensor, streams[0])
+    jet = activation.jet(h, (len(streams) - 1).bit_count())
     out: Streams = []
     for subset in wanted:
-        if subset == 0:
-            out.append(activation.function(h))
-            continue
         terms = []
-        for partition in _partitions(subset):
+        for partition in partitions[subset]:
             blocks = [streams[block] for block in partition]
             factors = [block for block in blocks if block is not None]
             if len(factors) == len(blocks):
-                terms.append(math.prod(factors, start=slopes[len(blocks) - 1]))
+                terms.append(math.prod(factors, start=jet[len(blocks)]))
         out.append(functools.reduce(torch.add, terms) if terms else None)
     return out
 
 
-@functools.cache
 def _partitions(subset: int) -> tuple[tuple[int, ...], ...]:
     """Return the partitions of a set into blocks, sets being the bits of numbers."""
     if subset == 0:

@@ -24,10 +24,14 @@ every_builder = pytest.mark.parametrize("builder", GRAD_NETS.names())
 def test_activation_derivatives_are_those_of_autograd(name):
     activation = ACTIVATIONS.build(name)
     x = torch.linspace(-6, 6, 101, dtype=torch.float64).requires_grad_()
-    y = activation.function(x)
-    for order in range(1, 1 + int(min(activation.smooth, 5))):
+    y, highest = activation.function(x), int(min(activation.smooth, 5))
+    jet = activation.jet(x, highest)
+    assert len(jet) == highest + 1
+    assert relative_error(jet[0], y) < 1e-15
+    for order in range(1, highest + 1):
         (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-        assert relative_error(activation.derivative(x, order), y) < 1e-12, order
+        assert relative_error(jet[order], y) < 1e-12, order
+        assert torch.equal(activation.jet(x, order)[order], jet[order])
 
 
 @pytest.mark.parametrize("name", ENCODINGS.names())
