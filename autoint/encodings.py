@@ -31,6 +31,10 @@ class AbstractEncoding(nn.Module, abc.ABC):
         subset: entry 0 is γ(x) itself. None stands for a derivative that is zero everywhere.
         """
 
+    @abc.abstractmethod
+    def difference(self, x: Float[Tensor, "*n d"], delta: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
+        """Return γ(x + delta) − γ(x), to relative accuracy however small ``delta`` is."""
+
 
 @ENCODINGS.register("identity")
 class Identity(AbstractEncoding):
@@ -49,6 +53,9 @@ class Identity(AbstractEncoding):
         for i, tangent in enumerate(tangents):
             out[1 << i] = tangent.expand_as(x)
         return out
+
+    def difference(self, x: Tensor, delta: Tensor) -> Tensor:
+        return delta
 
 
 class Positional(AbstractEncoding):
@@ -107,6 +114,13 @@ class Positional(AbstractEncoding):
             raw = x if order == 0 else chosen[0] if order == 1 else torch.zeros_like(x)
             out.append(self._pack(raw, factor * sin, factor * cos))
         return out
+
+    def difference(self, x: Tensor, delta: Tensor) -> Tensor:
+        sin, cos = self._waves(x + 0.5 * delta)
+        factor = 2 * self._waves(0.5 * delta)[0]
+        if self.normalized:
+            factor = factor / (self.unit * self.octaves)
+        return self._pack(delta, factor * cos, -factor * sin)
 
 
 @ENCODINGS.register("positional")

@@ -9,10 +9,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autoint.networks import IntegralNet
+from autoint.registry import one_of
+
+METHODS = ("corners", "differences")
+
 
 def integrate(
-    net: nn.Module, lower: Float[Tensor, "*n d"], upper: Float[Tensor, "*m e"], axes: Sequence[int] | None = None
-) -> Float[Tensor, "*n c"]:
+    net: nn.Module,
+    lower: Float[Tensor, "*n d"],
+    upper: Float[Tensor, "*m e"],
+    axes: Sequence[int] | None = None,
+    method: str = "corners",
+) -> Float[Tensor, "*k c"]:
     """Return the definite integral of Ψ = ∂ⁿΦ/∂x_{axes} over a box, from 2ⁿ evaluations of Φ (supplement, eq. 6).
 
     ∫…∫ Ψ = Σ_{ε ∈ {0,1}ⁿ} (−1)^{Σε} Φ(ε·a + (1 − ε)·b), for n = 1: Φ(b) − Φ(a) (paper, eq. 6).
@@ -20,15 +29,19 @@ def integrate(
     Args:
         net: the integral network Φ, (…, D) → (…, C).
         lower: a, (…, D).
-        upper: b, (…, D), equal to ``lower`` on the axes that are not integrated.
+        upper: b, (…, D), equal to ``lower`` on the axes that are not integrated; the two broadcast.
         axes: the integrated axes, all by default. Swapping a and b on one axis changes the sign.
+        method: ``corners`` evaluates Φ at every corner. Its absolute error is below 32·2ⁿ·eps·max|Φ|, whatever the
+            size of the box: the relative error grows as the box shrinks. ``differences`` carries the difference along
+            the last of the axes through the layers of an :class:`~autoint.IntegralNet` instead, without cancellation:
+            for one axis the relative error stays a few hundred eps down to the shortest interval.
 
     Returns:
-        (…, C). The result's absolute error is about eps·max|Φ| for every width of the interval, because differences
-        cancel; use float64 for tiny intervals.
+        (…, C).
 
     Raises:
-        ValueError: for bounds of different shapes, axes out of range, and bounds that differ on a fixed axis.
+        ValueError: for bounds that do not broadcast, axes out of range, bounds that differ on a fixed axis, and a
+            method that is unknown or that ``net`` does not know.
 
     Example:
         >>> net = nn.Linear(1, 1, bias=False).double()  # Φ = w·x, so Ψ = w
@@ -36,20 +49,45 @@ def integrate(
         >>> bool(integrate(net, a, b) == 2 * net.weight[0])
         True
     """
-    if lower.shape != upper.shape:
-        raise ValueError(f"lower has shape {tuple(lower.shape)}, upper {tuple(upper.shape)}; they must be the same")
+    lower, upper = _same_shape(lower, upper)
     features = lower.shape[-1]
+    expected = getattr(net, "in_features", features)
+    if features != expected:
+        raise ValueError(f"bounds of shape {tuple(lower.shape)} for {expected} coordinates; the last size must be that")
     axes = tuple(range(features)) if axes is None else tuple(axes)
-    if len(set(axes)) != len(axes) or any(not 0 <= axis < features for axis in axes):
-        raise ValueError(f"axes={axes} must be different numbers from 0 to {features - 1}")
+    if not axes or len(set(axes)) != len(axes) or any(not 0 <= axis < features for axis in axes):
+        raise ValueError(f"axes={axes} must be different numbers from 0 to {features - 1}, at least one")
     fixed = [k for k in range(features) if k not in axes]
     if not torch.equal(lower[..., fixed], upper[..., fixed]):
         raise ValueError(f"lower and upper differ on the axes {fixed}, which are not integrated (axes={axes})")
+    one_of("method", method, METHODS)
     total: Tensor | float = 0.0
-    for corner in itertools.product((False, True), repeat=len(axes)):
+    cut = len(axes) - (method == "differences")
+    for corner in itertools.product((False, True), repeat=cut):
         at_lower = torch.zeros(features, dtype=torch.bool, device=lower.device)
-        at_lower[list(axes)] = torch.tensor(corner, device=lower.device)
-        value = net(torch.where(at_lower, lower, upper))
+        at_lower[list(axes[:cut])] = torch.tensor(corner, dtype=torch.bool, device=lower.device)
+        x = torch.where(at_lower, lower, upper)
+        value = net(x) if method == "corners" else _difference(net, x, lower, upper, axes[-1])
         total = total - value if sum(corner) % 2 else total + value
     assert isinstance(total, Tensor)
     return total
+
+
+def _difference(net: nn.Module, x: Tensor, lower: Tensor, upper: Tensor, axis: int) -> Tensor:
+    """Return Φ(b) − Φ(a) along ``axis``, the other coordinates being those of ``x``."""
+    if not isinstance(net, IntegralNet):
+        raise ValueError(f"method='differences' needs an IntegralNet, not {type(net).__name__}; use method='corners'")
+    along = torch.arange(x.shape[-1], device=x.device) == axis
+    return net.difference(torch.where(along, lower, x), torch.where(along, upper - lower, 0.0))
+
+
+def _same_shape(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        if lower.shape[-1:] == upper.shape[-1:] and lower.dim():
+            a, b = torch.broadcast_tensors(lower, upper)
+            return a, b
+    except RuntimeError:
+        pass
+    raise ValueError(
+        f"lower has shape {tuple(lower.shape)}, upper {tuple(upper.shape)}; both must be (…, D) and broadcast"
+    )

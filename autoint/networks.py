@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoint.activations import Activation
@@ -81,3 +82,21 @@ class IntegralNet(nn.Module):
         for layer in self.hidden[1:]:
             h = self.activation.function(layer(h))
         return self.output(h)
+
+    def difference(self, x: Tensor, delta: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return Φ(x + delta) − Φ(x), shape (…, out_features), to relative accuracy however small ``delta`` is.
+
+        The difference is carried through the layers, D ← W D and D ← NL(h + D) − NL(h), each in a form that does not
+        cancel. It costs as much as the two evaluations; in float32 it is what remains exact for short intervals.
+
+        Raises:
+            ValueError: where the activation has no formula for its differences.
+        """
+        if self.activation.difference is None:
+            raise ValueError("this activation has no `difference`; add one, or use method='corners' in float64")
+        h = self.first(self.encoding(x), condition)
+        d = F.linear(self.encoding.difference(x, delta), self.hidden[0].weight)
+        for layer in self.hidden[1:]:
+            d = F.linear(self.activation.difference(h, d), layer.weight)
+            h = layer(self.activation.function(h))
+        return self.output(self.activation.difference(h, d))

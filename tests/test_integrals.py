@@ -1,10 +1,13 @@
+import itertools
 from itertools import pairwise
 
 import pytest
 import torch
 
 from autoint import integrate
+from autoint.activations import Activation, he_init
 from autoint.grad_nets import grad_net
+from autoint.networks import IntegralNet
 from tests import reference
 from tests.cases import every_network, network, points, relative_error
 
@@ -60,13 +63,73 @@ def test_mixed_fixed_and_integrated_axes():
     assert torch.equal(integrate(net, lower, upper, axes=(0,)), net(upper) - net(lower))
 
 
+@every_network
+@torch.no_grad()
+def test_short_intervals(activation, encoding):
+    """Differences keep their relative accuracy; corners keep the absolute one that is documented."""
+    net = network(activation, encoding, in_features=1)
+    psi, x = grad_net(net), points(4, 1)
+    for width in (1e-2, 1e-5, 1e-9, 1e-13):
+        lower, upper = x, x + width
+        step = upper - lower  # what rounding has left of the width
+        ends = zip(lower, upper, strict=True)
+        truth = torch.stack([reference.mean_over(lambda t: psi(t[:, None]), a, b, nodes=24) for a, b in ends]) * step
+        if activation != "relu":  # whose kinks no quadrature rule likes
+            assert relative_error(integrate(net, lower, upper, method="differences"), truth) < 1e-12
+        largest = float(torch.maximum(net(lower).abs(), net(upper).abs()).max())
+        error = (integrate(net, lower, upper) - integrate(net, lower, upper, method="differences")).abs().max()
+        assert float(error) <= 64 * torch.finfo(torch.float64).eps * largest
+
+
+@pytest.mark.parametrize("features", [1, 2, 3, 6])
+def test_both_methods_agree_on_every_number_of_axes(features):
+    net = network("swish", "normalized_positional", in_features=features, out_features=2)
+    lower, upper = points(4, features), points(3, features, seed=8)[:, None]
+    axes = tuple(range(features))
+    ours, other = (integrate(net, lower, upper, axes, method) for method in ("corners", "differences"))
+    assert ours.shape == (3, 4, 2)
+    assert torch.allclose(ours, other, atol=1e-12)
+    swapped = integrate(net, upper, lower, axes)
+    assert torch.allclose(swapped, (-1) ** features * ours, atol=1e-14)
+    assert integrate(net, lower, lower, axes).abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("features", [2, 3])
+def test_fubini(features):
+    """One axis after the other: the integral over the first axes is a function whose differences are the whole."""
+    net = network("sine", "identity", in_features=features)
+    lower, upper = points(5, features), points(5, features, seed=8)
+    whole = integrate(net, lower, upper)
+    for order in itertools.permutations(range(features)):
+        assert torch.allclose(integrate(net, lower, upper, order), whole, atol=1e-13)
+    last = torch.arange(features) == features - 1
+    at_lower, at_upper = torch.where(last, lower, upper), torch.where(last, upper, lower)
+    first = tuple(range(features - 1))
+    inner = [integrate(net, a, b, first) for a, b in ((at_upper, upper), (lower, at_lower))]
+    assert torch.allclose(inner[0] - inner[1], whole, atol=1e-13)
+
+
+def test_what_differences_need():
+    bare = torch.nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="needs an IntegralNet, not Linear"):
+        integrate(bare, torch.zeros(1), torch.ones(1), method="differences")
+    plain = Activation(torch.tanh, lambda x, order: [torch.tanh(x)], he_init)
+    with pytest.raises(ValueError, match="no `difference`"):
+        integrate(IntegralNet(1, 1, activation=plain), torch.zeros(1), torch.ones(1), method="differences")
+    with pytest.raises(ValueError, match="method='exact' is unknown"):
+        integrate(bare, torch.zeros(1), torch.ones(1), method="exact")
+
+
 @pytest.mark.parametrize(
     ("lower", "upper", "axes", "words"),
     [
-        (torch.zeros(2), torch.ones(3), None, "must be the same"),
+        (torch.zeros(2), torch.ones(3), None, "both must be"),
         (torch.zeros(2), torch.ones(2), (0,), "differ on the axes"),
         (torch.zeros(2), torch.ones(2), (0, 2), "from 0 to 1"),
         (torch.zeros(2), torch.ones(2), (0, 0), "different numbers"),
+        (torch.zeros(2), torch.ones(2), (), "at least one"),
+        (torch.zeros(1), torch.ones(1), None, "for 2 coordinates"),
+        (torch.zeros(3, 2), torch.ones(4, 2), None, "broadcast"),
     ],
 )
 def test_wrong_bounds_are_refused(lower, upper, axes, words):

@@ -34,6 +34,28 @@ def test_activation_derivatives_are_those_of_autograd(name):
         assert torch.equal(activation.jet(x, order)[order], jet[order])
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS.names())
+def test_activation_differences_do_not_cancel(name):
+    """Against ∫ NL' where the step is short, against the values where it is long; finite far out."""
+    activation = ACTIVATIONS.build(name)
+    if activation.difference is None:
+        return
+    x = torch.linspace(-6, 6, 100, dtype=torch.float64)  # without 0, where ReLU has its kink
+    for delta in (1e-14, -1e-9, 1e-4, -1e-3):
+        slopes = [reference.mean_over(lambda t: activation.jet(t[:, None], 1)[1], a, a + delta, nodes=8) for a in x]
+        ours = activation.difference(x, torch.full_like(x, delta))
+        assert relative_error(ours, torch.cat(slopes) * delta) < 1e-13
+    for delta in (0.0, 0.5, -2.0, 30.0):
+        direct = activation.function(x + delta) - activation.function(x)
+        ours = activation.difference(x, torch.full_like(x, delta))
+        assert float((ours - direct).abs().max()) < 1e-13 * 40
+    far = torch.tensor([-1e4, -50.0, 0.0, 50.0, 1e4])
+    ends = torch.cartesian_prod(far, far).requires_grad_()
+    values = activation.difference(ends[:, 0], ends[:, 1])
+    assert values.isfinite().all()
+    assert torch.autograd.grad(values.sum(), ends)[0].isfinite().all()
+
+
 @pytest.mark.parametrize("name", ENCODINGS.names())
 def test_encoding_jets_are_those_of_autograd(name):
     """Along every subset of three tangents, which are not the axes."""
