@@ -204,6 +204,7 @@ class _Emitter(fx.proxy.GraphAppendingTracer):
 
     def finished(self, root: nn.Module, out: fx.Proxy) -> fx.GraphModule:
         """Return the graph that ends with ``out``, without what ``out`` does not need."""
+        self.source = "output"
         self.create_node("output", "output", (out.node,), {})
         self.graph.eliminate_dead_code()
         return fx.GraphModule(root, self.graph)

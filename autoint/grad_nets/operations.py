@@ -49,15 +49,15 @@ def pointwise(slope: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-CONSTANT = "detach zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty size dim numel"
+CONSTANT = "detach zeros_like ones_like full_like new_zeros new_ones new_full size dim numel"
 JUMPING = (
-    "gt ge lt le eq ne and_ or_ xor invert not_ logical_and logical_or logical_not logical_xor isnan isinf isfinite "
+    "gt ge lt le eq ne and_ or_ xor invert logical_and logical_or logical_not logical_xor isnan isinf isfinite "
     "sign sgn heaviside floor ceil round trunc argmax argmin floordiv floor_divide"
 )
 LINEAR_IN_FIRST = (
     "neg pos positive sum mean getitem select narrow index_select gather unsqueeze squeeze flatten unflatten transpose "
     "permute t movedim flip roll expand broadcast_to repeat tile repeat_interleave chunk split tensor_split unbind "
-    "clone contiguous to float double half bfloat16 cumsum diff"
+    "clone contiguous to float double cumsum diff"
 )
 BILINEAR = "matmul mm bmm mv dot outer"
 for _names, _rule in ((CONSTANT, constant), (JUMPING, jumping), (LINEAR_IN_FIRST, linear_in_first)):
@@ -285,7 +285,7 @@ def _getattr(d: Call, x: Any, name: str) -> Any:
 
 
 @RULES.register("softmax")
-def _softmax(d: Call, x: Any, dim: int, _stacklevel: int = 3) -> Any:
+def _softmax(d: Call, x: Any, dim: int, _stacklevel: int = 3, dtype: None = None) -> Any:
     weighted = d.out * d(x)
     return weighted - d.out * weighted.sum(dim, keepdim=True)
 
