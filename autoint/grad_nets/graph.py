@@ -39,14 +39,13 @@ class Graph(AbstractGradNet):
     def __init__(self, integral_net: nn.Module, axes: Sequence[int] = (0,), *, compile: bool = False) -> None:
         super().__init__(integral_net, axes, compile=compile)
         self._derivatives: dict[tuple[bool, int], Callable[..., Tensor]] = {}
-        refusals = []
-        variants = _variants(integral_net)
-        for conditioned in variants:
+        refusals, ways = [], variants(integral_net)
+        for conditioned in ways:
             try:
                 self._build(conditioned, max(1, len(self.axes)))
             except ValueError as error:  # an optional condition may be needed all the same, or never be meant
                 refusals.append(error)
-        if len(refusals) == len(variants):
+        if len(refusals) == len(ways):
             raise refusals[0]
 
     def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
@@ -70,7 +69,7 @@ class Graph(AbstractGradNet):
         return {**super().__getstate__(), "_derivatives": {}}  # generated code cannot be pickled; it is built anew
 
 
-def _variants(net: nn.Module) -> Sequence[bool]:
+def variants(net: nn.Module) -> Sequence[bool]:
     """Return whether Φ is to be traced without a condition, with one, or both."""
     _, *others = inspect.signature(net.forward).parameters.values() or [None]
     positional = [p for p in others if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
