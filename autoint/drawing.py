@@ -93,12 +93,12 @@ def _items(net: nn.Module) -> tuple[str, list[Item]]:
     phi, axes = (net.integral_net, net.axes) if isinstance(net, AbstractGradNet) else (net, ())
     conditioned = getattr(phi, "condition", None) is not None or False not in variants(phi)
     graph = trace(phi, conditioned)
-    numbers = {n.name: k for k, n in enumerate(n for n in graph.graph.nodes if n.op.startswith("call"))}
+    numbers = {n.name: k for k, n in enumerate(n for n in graph.nodes if n.op.startswith("call"))}
     for _ in axes:
         graph = differentiate(graph)
-    first = next(n.name for n in graph.graph.nodes if n.op == "placeholder")
+    first = next(n.name for n in graph.nodes if n.op == "placeholder")
     symbol = _symbol(axes)
-    items = [_item(n, axes, symbol, numbers) for n in graph.graph.nodes if n.op != "get_attr" and not _is_seed(n)]
+    items = [_item(n, axes, symbol, numbers) for n in graph.nodes if n.op != "get_attr" and not _is_seed(n)]
     count = sum(item.kind == "operation" for item in items)
     return f"{symbol}({first}) of {type(phi).__name__}: {count} operations", items
 
@@ -117,7 +117,7 @@ def _is_seed(node: Any) -> bool:
 
 
 def _item(node: fx.Node, axes: Sequence[int], symbol: str, numbers: dict[str, int]) -> Item:
-    used = [n.args[0] if _is_seed(n) else n for n in node.all_input_nodes]
+    used: list[Any] = [n.args[0] if _is_seed(n) else n for n in node.all_input_nodes]
     inputs = tuple(n.name for n in used if n.op != "get_attr")
     parameters = _parameters(node)
     kind, label, call = "operation", *_labels(node)

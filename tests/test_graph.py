@@ -2,6 +2,7 @@
 
 import copy
 import operator
+import pickle
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autoint.grad_nets import grad_net
-from autoint.grad_nets.graph import differentiate, trace
+from autoint.grad_nets.graph import differentiate, function, trace
 from autoint.grad_nets.rules import operation
 from autoint.networks import IntegralNet
 from autoint.registry import ENCODINGS, RULES
@@ -174,7 +175,7 @@ def test_rule_is_the_derivative(name):
     """At first and second order, mixed and repeated, against autograd; what has pieces is refused the second time."""
     case = CASES[name]
     net = case.double() if isinstance(case, nn.Module) else Of(case).double()
-    used = {operation(n.target) for n in trace(net).graph.nodes if n.op.startswith("call")}
+    used = {operation(n.target) for n in trace(net).nodes if n.op.startswith("call")}
     assert name in used
     x = 0.6 + 0.3 * points(4, 3)
     for axes in [(0,), (2,), (0, 0), (0, 2)]:
@@ -285,7 +286,7 @@ def distance(ours, theirs):
 
 
 def operations(graph):
-    return [operation(node.target) for node in graph.graph.nodes if node.op.startswith("call")]
+    return [operation(node.target) for node in graph.nodes if node.op.startswith("call")]
 
 
 def test_shared_legs_are_computed_once_and_dead_branches_not_at_all():
@@ -304,9 +305,10 @@ def test_shared_legs_are_computed_once_and_dead_branches_not_at_all():
 def test_the_transform_applies_to_its_own_output_and_partials_commute():
     net, x, (u, v) = network("swish", "positional"), points(5), (points(1, seed=5), points(1, seed=6))
     mixed = differentiate(differentiate(trace(net)))
-    assert relative_error(mixed(x, u, v), mixed(x, v, u)) < 1e-12
-    assert mixed(x, u, v).shape == (5, 3)
-    assert {n.meta["source"] for n in mixed.graph.nodes} <= {n.meta["source"] for n in trace(net).graph.nodes}
+    psi = function(mixed)
+    assert relative_error(psi(net, x, u, v), psi(net, x, v, u)) < 1e-12
+    assert psi(net, x, u, v).shape == (5, 3)
+    assert {n.meta["source"] for n in mixed.nodes} <= {n.meta["source"] for n in trace(net).nodes}
 
 
 def test_what_does_not_depend_on_x_has_a_derivative_of_zero():
@@ -314,8 +316,12 @@ def test_what_does_not_depend_on_x_has_a_derivative_of_zero():
     assert torch.equal(grad_net(net, (0, 1), "graph")(points(5)), torch.zeros(5, 1, dtype=torch.float64))
 
 
+def squashed(x, m):
+    return torch.tanh(x @ m.weight * m.scale)
+
+
 def test_parameters_are_shared_through_moves_and_copies():
-    net = With(lambda x, m: torch.tanh(x @ m.weight * m.scale))
+    net = With(squashed)
     psi = grad_net(net, (0,), "graph")
     assert [id(p) for p in psi.parameters()] == [id(p) for p in net.parameters()]
     assert set(psi.state_dict()) == {f"integral_net.{key}" for key in net.state_dict()}
@@ -329,6 +335,7 @@ def test_parameters_are_shared_through_moves_and_copies():
     assert not torch.equal(psi(x), before)
     assert relative_error(psi(x), grad_net(net, (0,), "jvp")(x)) < 1e-14
     assert psi.float()(x.float()).dtype is torch.float32
+    assert torch.equal(pickle.loads(pickle.dumps(twin))(x), before)
     replaced = {name: torch.zeros_like(p) for name, p in psi.named_parameters()}
     assert torch.func.functional_call(psi, replaced, x.float()).abs().max() == 0
     assert torch.equal(psi.double()(x), psi(x))
@@ -364,6 +371,21 @@ def test_a_condition_is_given_needed_or_left_out():
     psi = grad_net(Optional(None), (0, 0), "graph")
     assert torch.equal(psi.along(x, torch.eye(3).double()[0], scale), 2 * psi.along(x, torch.eye(3).double()[0]))
     assert torch.equal(psi(x)[:, 0], -x[:, 0].sin())
+
+
+def test_attributes_may_have_any_name():
+    """Also those that torch.fx uses for itself."""
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.code, self.graph = nn.Parameter(torch.ones(3)), nn.Linear(3, 3)
+
+        def forward(self, input):
+            return torch.sin(self.graph(input)) * self.code
+
+    net, x = Named().double(), points(4, 3)
+    assert relative_error(*(grad_net(net, (0,), builder)(x) for builder in ("graph", "jvp"))) < 1e-14
 
 
 def branching(x):

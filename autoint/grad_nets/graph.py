@@ -25,8 +25,8 @@ class Graph(AbstractGradNet):
 
     Every node of Φ's graph gives that of its derivative by a rule (supplement, Sec. 2.1); rules are entries of
     ``autoint.registry.RULES``. The result is again such a graph, so mixed and repeated partials come from doing it once
-    for each axis. Shared legs are computed once. The code of the result looks its parameters up in Φ at every call; a
-    change of Φ's *structure* after construction is not seen.
+    for each axis. Shared legs are computed once. The code of the result looks its parameters up in Φ at every call, but a
+    change of Φ's structure after construction is not seen, and what ``forward`` makes without x is made only once.
 
     ReLU and other kinks can be differentiated once only (ReLU's Ψ is piecewise constant). So can ``torch.where`` on
     values of x, which is differentiated piece by piece: whether Φ is continuous where the pieces meet is not checked.
@@ -59,10 +59,10 @@ class Graph(AbstractGradNet):
 
     def _build(self, conditioned: bool, order: int) -> None:
         graph = trace(self.integral_net, conditioned)
-        functions = {(conditioned, 0): _function(graph)}
+        functions = {(conditioned, 0): function(graph)}
         for k in range(1, order + 1):
             graph = differentiate(graph)
-            functions[conditioned, k] = _function(graph)
+            functions[conditioned, k] = function(graph)
         self._derivatives |= functions
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,16 +71,16 @@ class Graph(AbstractGradNet):
 
 def variants(net: nn.Module) -> Sequence[bool]:
     """Return whether Φ is to be traced without a condition, with one, or both."""
-    _, *others = inspect.signature(net.forward).parameters.values() or [None]
+    others = list(inspect.signature(net.forward).parameters.values())[1:]
     positional = [p for p in others if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if not positional:
         return (False,)
     return (True,) if positional[0].default is inspect.Parameter.empty else (False, True)
 
 
-def _function(graph: fx.GraphModule) -> Callable[..., Tensor]:
+def function(graph: fx.Graph) -> Callable[..., Tensor]:
     """Return the graph as a function of (Φ, *inputs), which holds no parameters: it finds them in Φ at each call."""
-    code = graph.graph.python_code("self")
+    code = graph.python_code("self")
     scope = dict(code.globals)
     exec(compile(code.src, "<grad_net=graph>", "exec"), scope)
     return scope["forward"]
@@ -99,8 +99,8 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in self.inputs)]
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if isinstance(m, Identity):
-            return args[0]
+        if type(m) is Identity:
+            return [*args, *kwargs.values()][0]
         if isinstance(m, AbstractEncoding):
             encoding = self.create_proxy("get_attr", self.path_of_module(m), (), {})
             return self.create_proxy("call_function", jet, (encoding, *args), kwargs)
@@ -117,7 +117,7 @@ class _Tracer(fx.Tracer):
         return super().create_arg(a)
 
 
-def trace(net: nn.Module, conditioned: bool = False) -> fx.GraphModule:
+def trace(net: nn.Module, conditioned: bool = False) -> fx.Graph:
     """Return the graph of Φ(x), or of Φ(x, condition), over the parameters of ``net``.
 
     ``node.meta["source"]`` is the node's own name: nodes of its derivatives carry the same one.
@@ -142,13 +142,13 @@ def trace(net: nn.Module, conditioned: bool = False) -> fx.GraphModule:
         if op == "output":
             if not isinstance(args[0], fx.Proxy):
                 raise ValueError(f"grad_net=graph: {kind}.forward must return one tensor, not {type(args[0]).__name__}")
-            return emitter.finished(net, args[0])
+            return emitter.finished(args[0])
         emitter.source = node.name
         values[node] = emitter.create_proxy(op, target, tuple(args), kwargs, node.name)
     raise AssertionError("a graph ends with its output")
 
 
-def differentiate(graph: fx.GraphModule) -> fx.GraphModule:
+def differentiate(graph: fx.Graph) -> fx.Graph:
     """Return the graph of the derivative along a tangent of the first input; the tangent is one more, last input.
 
     It takes what :func:`trace` or it has returned, so ``differentiate(differentiate(trace(net)))`` is a mixed partial.
@@ -157,7 +157,7 @@ def differentiate(graph: fx.GraphModule) -> fx.GraphModule:
         ValueError: for an operation on x without a rule, and for a kink differentiated twice.
     """
     emitter = _Emitter()
-    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
     order = sum("tangent" in node.meta for node in inputs)
     values: dict[fx.Node, Any] = {}
     tangents: dict[fx.Node, Any] = {}
@@ -172,14 +172,14 @@ def differentiate(graph: fx.GraphModule) -> fx.GraphModule:
     direction = emitter.create_proxy("placeholder", f"tangent_{order}", (), {})
     direction.node.meta["tangent"] = order
     tangents[x.node] = direction.expand_as(x)
-    for node in graph.graph.nodes:
+    for node in graph.nodes:
         if node.op == "placeholder":
             continue
         emitter.source = node.meta["source"]
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
         if node.op == "output":
             tangent = Call(node, args[0], order, tangents, loose)(args[0])
-            return emitter.finished(graph, torch.zeros_like(args[0]) if tangent is None else tangent)
+            return emitter.finished(torch.zeros_like(args[0]) if tangent is None else tangent)
         out = values[node] = emitter.create_proxy(node.op, node.target, args, kwargs, node.name)
         if out.node not in tangents:
             tangents[out.node] = Call(node, out, order, tangents, loose).tangent(args, kwargs)
@@ -201,12 +201,12 @@ class _Emitter(fx.proxy.GraphAppendingTracer):
             node.meta["source"] = self.source
         return self._written[key]
 
-    def finished(self, root: nn.Module, out: fx.Proxy) -> fx.GraphModule:
+    def finished(self, out: Any) -> fx.Graph:
         """Return the graph that ends with ``out``, without what ``out`` does not need."""
         self.source = "output"
         self.create_node("output", "output", (out.node,), {})
         self.graph.eliminate_dead_code()
-        return fx.GraphModule(root, self.graph)
+        return self.graph
 
 
 def _key(a: Any) -> Any:

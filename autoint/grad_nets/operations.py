@@ -217,7 +217,7 @@ def _where(d: Call, condition: Any, a: Any, b: Any) -> Any:
 def _filled(tangent: Any, value: Any) -> Any:
     if tangent is not None:
         return tangent
-    return torch.zeros_like(value) if isinstance(value, fx.Proxy) else 0.0
+    return 0.0 if isinstance(value, int | float) else torch.zeros_like(value)
 
 
 @RULES.register("maximum")

@@ -61,7 +61,7 @@ class Call:
         where: the operation's name in the graph, for messages.
     """
 
-    def __init__(self, node: fx.Node, out: fx.Proxy, order: int, tangents: dict[fx.Node, Any], loose: set[fx.Node]):
+    def __init__(self, node: fx.Node, out: Any, order: int, tangents: dict[fx.Node, Any], loose: set[fx.Node]):
         self.out, self.order, self.where = out, order, node.meta["source"]
         self._op, self._target, self._tangents, self._loose = node.op, node.target, tangents, loose
         self._asked: set[fx.Node] = set()
