@@ -189,6 +189,25 @@ def test_rule_is_the_derivative(name):
         assert relative_error(ours, truth) < (1e-6 if name == "float" else 1e-12), axes
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, m: F.linear(x[:, None] + m.weight, m.weight).sum(1),
+        lambda x, m: torch.sin(m.weight - x[:, None]).mean(1),
+        lambda x, m: torch.cat([x[:, None, :1] + m.scale, x[:, None] * m.weight], 1).reshape(4, -1),
+        lambda x, m: (x[:, None, :1] + m.scale + m.weight).view(4, -1) ** 2,
+        lambda x, m: torch.where(m.scale > 0.7, x[:, :1], m.weight[0]).square(),
+    ],
+)
+@pytest.mark.parametrize("axes", [(0,), (0, 0), (1, 2)])
+def test_a_tangent_has_the_shape_of_its_value(function, axes):
+    """Also where the larger shape comes from what does not depend on x."""
+    net, x = With(function), points(4, 3)
+    ours, truth = (grad_net(net, axes, builder)(x) for builder in ("graph", "double_backward"))
+    assert ours.shape == truth.shape
+    assert distance([ours], [truth]) < 1e-13
+
+
 SMOOTH = {
     "silu": F.silu,
     "softplus": lambda h: torch.logaddexp(h, h.new_zeros(())),

@@ -25,8 +25,8 @@ class Graph(AbstractGradNet):
 
     Every node of Φ's graph gives that of its derivative by a rule (supplement, Sec. 2.1); rules are entries of
     ``autoint.registry.RULES``. The result is again such a graph, so mixed and repeated partials come from doing it once
-    for each axis. Shared legs are computed once. The code of the result looks its parameters up in Φ at every call, but a
-    change of Φ's structure after construction is not seen, and what ``forward`` makes without x is made only once.
+    for each axis. Shared legs are computed once. The code of the result looks its parameters up in Φ at every call; but
+    a change of Φ's structure after construction is not seen, and what ``forward`` makes without x is made only once.
 
     ReLU and other kinks can be differentiated once only (ReLU's Ψ is piecewise constant). So can ``torch.where`` on
     values of x, which is differentiated piece by piece: whether Φ is continuous where the pieces meet is not checked.
