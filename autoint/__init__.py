@@ -10,10 +10,11 @@ __version__ = "0.1.0"
 # Looked up on first use, so that `import autoint` and the command line's help need no torch.
 _HOMES = {
     "IntegralNet": "autoint.networks",
+    "draw": "autoint.drawing",
     "grad_net": "autoint.grad_nets",
     "integrate": "autoint.integrals",
 }
-__all__ = ["IntegralNet", "grad_net", "integrate"]
+__all__ = ["IntegralNet", "draw", "grad_net", "integrate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -159,6 +159,7 @@ def load_plugins() -> None:
 ACTIVATIONS: Registry[Any] = Registry("activation", "autoint.activations")
 ENCODINGS: Registry[Any] = Registry("encoding", "autoint.encodings")
 GRAD_NETS: Registry[Any] = Registry("grad_net", "autoint.grad_nets")
+RULES: Registry[Any] = Registry("operation", "autoint.grad_nets")
 PLACEMENTS: Registry[Any] = Registry("placement", "autoint.sections")
 DATASETS: Registry[Any] = Registry("scene", "autoint.data")
 LOGGERS: Registry[Any] = Registry("logger", "autoint.loggers")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from autoint.grad_nets import automatic, explicit
+from autoint.grad_nets import automatic, explicit, graph, operations, rules
 from autoint.grad_nets.base import AbstractGradNet
 from autoint.registry import GRAD_NETS
 
-__all__ = ["AbstractGradNet", "automatic", "explicit", "grad_net"]
+__all__ = ["AbstractGradNet", "automatic", "explicit", "grad_net", "graph", "operations", "rules"]
 
 
 def grad_net(

@@ -167,7 +167,7 @@ def test_the_command_line_surface():
     """What a user's fingers have learned: a name may be added here, never removed or renamed."""
     assert set(ACTIVATIONS.names()) == {"relu", "sine", "softplus", "swish"}
     assert set(ENCODINGS.names()) == {"identity", "normalized_positional", "positional"}
-    assert set(GRAD_NETS.names()) == {"double_backward", "explicit", "jvp"}
+    assert set(GRAD_NETS.names()) == {"double_backward", "explicit", "graph", "jvp"}
     assert set(PLACEMENTS.names()) == {"predicted", "uniform"}
     assert set(DATASETS.names()) == {"blender", "procedural"}
     assert cli.known_keys() == [
