@@ -18,7 +18,7 @@ from autoint.registry import GRAD_NETS
 
 Streams = list[Tensor | None]
 Partitions = tuple[tuple[tuple[int, ...], ...], ...]
-CHUNK = 4096  # points at a time on a CPU: large enough for its matrix products, small enough for its caches
+CHUNK = 1024  # points at a time on a CPU: large enough for matrix products, small enough for the caches
 
 
 @GRAD_NETS.register("explicit")

@@ -1,0 +1,79 @@
+"""Levenberg-Marquardt, for least squares with a few thousand parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+# The residuals r(θ), (M,), and a function that gives their Jacobian ∂r/∂θ, (M, P), at the same θ.
+Linearization = tuple[Tensor, Callable[[], Tensor]]
+
+
+class LevenbergMarquardt(torch.optim.Optimizer):
+    """Minimises mean(r²) by θ ← θ − (JᵀJ + λI)⁻¹ Jᵀr, every step a trial that is kept only if it lowers the loss.
+
+    λ follows the ratio of actual to predicted decrease (Nielsen's rule): towards Gauss-Newton where the linear model
+    is trusted, towards short gradient steps where it is not. Costs O(M·P·min(M, P)) per step and M·P numbers of memory;
+    use it in float64. The residuals must be the same function of θ in every step.
+
+    Args:
+        params: the parameters θ, all in one group.
+        damping: λ at the start, in units of the largest diagonal element of JᵀJ.
+
+    Attributes:
+        stalled: whether no step lowers the loss any further.
+    """
+
+    def __init__(self, params: Iterable[Tensor], damping: float = 1e-3) -> None:
+        super().__init__(params, {"damping": damping, "growth": 2.0, "absolute": False})
+        if len(self.param_groups) != 1:
+            raise ValueError("LevenbergMarquardt takes its parameters in one group")
+        self.stalled = False
+        self._here: tuple[Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Tensor:  # type: ignore[override]
+        """Try one step; return the loss mean(r²) at the parameters that are kept."""
+        group, params = self.param_groups[0], cast(list[Tensor], self.param_groups[0]["params"])
+        if self._here is None:
+            residuals, jacobian = closure()
+            self._here = residuals, jacobian()
+        residuals, jacobian = self._here
+        if not group["absolute"]:
+            group["damping"] *= float(jacobian.square().sum(0).max())
+            group["absolute"] = True
+        loss, start = residuals.square().sum(), parameters_to_vector(params)
+        step = _solve(jacobian, residuals, group["damping"])
+        decrease = -torch.inf
+        if step is not None:
+            vector_to_parameters(start - step, params)
+            residuals_there, jacobian_there = closure()
+            predicted = (step * (group["damping"] * step + jacobian.T @ residuals)).sum()
+            decrease = float((loss - residuals_there.square().sum()) / predicted)
+        if decrease > 0:
+            group["damping"] *= max(1 / 3, 1 - (2 * min(decrease, 1.0) - 1) ** 3)
+            group["growth"] = 2.0
+            self._here, loss = (residuals_there, jacobian_there()), residuals_there.square().sum()
+        else:  # NaN included
+            vector_to_parameters(start, params)
+            group["damping"] *= group["growth"]
+            group["growth"] *= 2
+            self.stalled = group["growth"] > 2.0**12
+        return loss / len(residuals)
+
+
+def _solve(jacobian: Tensor, residuals: Tensor, damping: float) -> Tensor | None:
+    """Return (JᵀJ + λI)⁻¹ Jᵀr from the smaller of JᵀJ and JJᵀ, or None where rounding makes that indefinite."""
+    tall = jacobian.shape[0] > jacobian.shape[1]
+    gram = jacobian.T @ jacobian if tall else jacobian @ jacobian.T
+    gram.diagonal().add_(damping)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if failed:
+        return None
+    right = jacobian.T @ residuals if tall else residuals
+    solution = torch.cholesky_solve(right[:, None], factor)[:, 0]
+    return solution if tall else jacobian.T @ solution
