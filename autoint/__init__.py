@@ -11,10 +11,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "IntegralNet": "autoint.networks",
     "draw": "autoint.drawing",
+    "fit": "autoint.fitting",
     "grad_net": "autoint.grad_nets",
     "integrate": "autoint.integrals",
 }
-__all__ = ["IntegralNet", "draw", "grad_net", "integrate"]
+__all__ = ["IntegralNet", "draw", "fit", "grad_net", "integrate"]
 
 
 def __getattr__(name: str) -> Any:

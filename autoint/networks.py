@@ -56,7 +56,7 @@ class IntegralNet(nn.Module):
         at_least_one(
             in_features=in_features, out_features=out_features, hidden_features=hidden_features, num_layers=num_layers
         )
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features, self.hidden_features = in_features, out_features, hidden_features
         self.activation = activation if isinstance(activation, Activation) else ACTIVATIONS.build(activation)
         self.encoding = encoding if isinstance(encoding, AbstractEncoding) else ENCODINGS.build(encoding, in_features)
         self.condition = condition
