@@ -1,42 +1,21 @@
-"""Evaluation: checkpoints in, tables and pictures out. Renders by differences of the integral network only."""
+"""Evaluation: checkpoints in, tables and pictures out."""
 
 from __future__ import annotations
 
 import csv
-import functools
-import logging
+import dataclasses
 import math
-import socket
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
-from autoint import build, metrics, pictures
-from autoint.config import RunConfig
-from autoint.data.loading import WholeImages
+from autoint import build, metrics
 from autoint.registry import at_least_one, checked, fields_of, one_of
-from autoint.tasks.volrend import VolumeRendering, load_views
+from autoint.tables import markdown
 from autoint.training import write_json
-
-log = logging.getLogger(__name__)
-COLUMNS = {
-    "scene": "scene",
-    "sections": "sections",
-    "fit": "fit",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "seconds_per_frame": "s/frame",
-    "evaluations_per_ray": "Φ/ray",
-    "images": "images",
-    "run": "run",
-}
-DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "seconds_per_frame": 3}
 
 
 @dataclass
@@ -78,42 +57,25 @@ def find_checkpoints(runs: str) -> list[Path]:
     return found
 
 
-@functools.cache
-def _lpips(net: str, weights: str | None) -> torch.nn.Module | None:
-    """The LPIPS metric, or None after one line that says why there is none."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10)  # torch's download has no time limit of its own
-    try:
-        return metrics.load_lpips(net, weights)
-    except (ImportError, OSError, RuntimeError) as error:
-        cache = Path(torch.hub.get_dir()) / "checkpoints" / metrics.BACKBONES[net]
-        log.warning(
-            "LPIPS is n/a: %s; put torchvision's %s at %s, or give it by lpips_weights=FILE",
-            str(error).splitlines()[0],
-            cache.name,
-            cache,
-        )
-        return None
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]:
-    """Evaluate every run, print the table, and write it with per-image values and pictures into ``out_dir``."""
+    """Evaluate every run as its task does, print the tables, and write them with values and pictures into ``out_dir``.
+
+    A task's module has ``columns``, {key: (head, format)}, a ``label(run)``, and ``evaluate(config, run, folder)``,
+    which returns the row of a run and the values behind it, and writes its pictures into ``folder``.
+    """
     files = find_checkpoints(config.runs)
     restored = [build.restored(f, **({"data_dir": config.data_dir} if config.data_dir else {})) for f in files]
-    rows, per_image = [], []
-    for number, (file, (run, module)) in enumerate(zip(files, restored, strict=True)):
-        assert isinstance(module, VolumeRendering)
-        folder = out_dir / "images" / f"{number:02d}_{_scene(run)}_{run.options['sections']}"
-        values = evaluate_run(config, run, module, folder)
-        keys = ("psnr", "ssim", "lpips", "seconds_per_frame")
-        row: dict[str, Any] = {"scene": _scene(run), "sections": run.options["sections"], "fit": run.fit}
-        row |= {key: sum(v[key] for v in values) / len(values) for key in keys}
-        row |= {"evaluations_per_ray": run.options["sections"] + 1, "images": len(values), "run": _name(file)}
-        rows.append(row)
-        per_image += [{"run": _name(file), **v} for v in values]
-    table = markdown(rows, config.lpips)
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    tables: dict[str, tuple[dict[str, tuple[str, str]], list[dict[str, Any]]]] = {}
+    per_image = []
+    for number, (file, (run, built)) in enumerate(zip(files, restored, strict=True)):
+        module: Any = built.to(available if config.device == "auto" else config.device)
+        row, values = module.evaluate(config, run, out_dir / "images" / f"{number:02d}_{module.label(run)}")
+        tables.setdefault(run.task, (module.columns, []))[1].append({**row, "run": _name(file)})
+        per_image += [{"run": _name(file), **value} for value in values]
+    heads = dataclasses.asdict(config)
+    table = "\n".join(markdown(rows, columns, heads) for columns, rows in tables.values())
+    rows = [row for _, of_task in tables.values() for row in of_task]
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / "table.md").write_text(table, encoding="utf-8")
     _write_csv(out_dir / "table.csv", rows)
@@ -129,63 +91,6 @@ def _name(checkpoint: Path) -> str:
     return str(checkpoint.parent.parent if checkpoint.name == "last.ckpt" else checkpoint)
 
 
-def _scene(run: RunConfig) -> str:
-    scene = run.options["scene"]
-    return Path(scene["path"]).name if scene.get("path") else scene["name"]
-
-
-@torch.inference_mode()
-def evaluate_run(config: EvaluateConfig, run: RunConfig, module: VolumeRendering, folder: Path) -> list[dict[str, Any]]:
-    """Render the views of one run; return one dict of values per image, and write the pictures into ``folder``."""
-    available = "cuda" if torch.cuda.is_available() else "cpu"
-    module = module.to(available if config.device == "auto" else config.device)
-    volume = module.volume
-    views = load_views(run, config.split, config.max_images)
-    images = WholeImages(views, (volume.lower.cpu(), volume.upper.cpu()))
-    metric = _lpips(config.lpips, config.lpips_weights)
-    background, values, seen = module.canvas(), [], 0.0
-    for item in tqdm(range(len(images)), desc=_scene(run), unit="image"):
-        batch = images[item].to(module.device)
-        start = time.perf_counter()
-        rgb, depth, acc = volume.view(batch.rays, background, config.chunk_size)
-        rgb_cpu = rgb.cpu()  # waits for the device, so that the time is that of the whole frame
-        seconds = time.perf_counter() - start
-        truth = metrics.over(batch.rgba, background).cpu()
-        assert batch.shape is not None
-        image, target = rgb_cpu.reshape(*batch.shape, 3), truth.reshape(*batch.shape, 3)
-        name, seen = views.names[item], max(seen, float(acc.max()))
-        values.append(
-            {
-                "image": name,
-                "psnr": float(metrics.psnr(image, target)),
-                "ssim": float(metrics.ssim(image, target)),
-                "lpips": float(metrics.lpips(metric, image, target)) if metric else math.nan,
-                "seconds_per_frame": seconds,
-            }
-        )
-        pictures.write(folder / "renders" / f"{name}.png", image)
-        pictures.write_row(folder / f"{name}.png", batch.shape, [truth, rgb_cpu], depth.cpu(), acc.cpu())
-    if seen < 1e-3:
-        log.warning("%s: nothing but background was rendered; the training has collapsed", _scene(run))
-    return values
-
-
-def markdown(rows: list[dict[str, Any]], backbone: str) -> str:
-    """Return the table in Markdown, padded so that it reads well in a terminal too."""
-    heads = [f"LPIPS-{backbone}" if key == "lpips" else head for key, head in COLUMNS.items()]
-    cells = [[_cell(key, row[key]) for key in COLUMNS] for row in rows]
-    widths = [max(len(line[k]) for line in [heads, *cells]) for k in range(len(heads))]
-    lines = [heads, ["-" * width for width in widths], *cells]
-    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
-
-
-def _cell(key: str, value: Any) -> str:
-    if isinstance(value, float):
-        return "n/a" if math.isnan(value) else f"{value:.{DIGITS.get(key, 3)}f}"
-    return str(value)
-
-
 def _finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """JSON knows no NaN: a value that could not be had is null."""
     return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
@@ -193,6 +98,6 @@ def _finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(stream, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(_finite(rows))

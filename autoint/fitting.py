@@ -15,11 +15,12 @@ from torch.func import functional_call, jacrev, vmap
 from tqdm import tqdm
 
 from autoint.grad_nets import grad_net
+from autoint.grad_nets.automatic import DoubleBackward
 from autoint.integrals import integrate
 from autoint.networks import Choice, IntegralNet
 from autoint.optimizers import LevenbergMarquardt, Linearization
 from autoint.quadrature import gauss_legendre
-from autoint.registry import at_least_one
+from autoint.registry import GRAD_NETS, at_least_one
 from autoint.seeding import generator
 
 Function = Callable[[Tensor], Tensor]
@@ -39,15 +40,23 @@ class Antiderivative(nn.Module):
         net: the integral network Φ, n inputs; it is moved to float64.
         lower, upper: the corners of the box, n numbers each.
         squeeze: whether the function has a single output without an axis of its own.
+        builder: of the grad network.
 
     Attributes:
         function: the function that was fitted, for :meth:`error_report`; None after loading a checkpoint.
     """
 
-    def __init__(self, net: IntegralNet, lower: Sequence[float], upper: Sequence[float], squeeze: bool = True) -> None:
+    def __init__(
+        self,
+        net: IntegralNet,
+        lower: Sequence[float],
+        upper: Sequence[float],
+        squeeze: bool = True,
+        builder: Choice = "explicit",
+    ) -> None:
         super().__init__()
         self.net = net.double()
-        self.grad_net = grad_net(self.net, tuple(range(net.in_features)))
+        self.grad_net = GRAD_NETS.build(builder, self.net, tuple(range(net.in_features)))
         self.squeeze, self.function = squeeze, None
         low, high = (torch.as_tensor(v, dtype=torch.float64) for v in (lower, upper))
         self.register_buffer("lower", low)
@@ -208,9 +217,17 @@ def chebyshev_points(count: int, features: int, seed: int = 0) -> Tensor:
     return -torch.cos(torch.pi * v)
 
 
-def default_points(features: int) -> int:
-    """Return how many points a fit takes unless told: enough to see between them, few enough to be fast."""
-    return 512 if features == 1 else 2048
+def samples(
+    function: Function, lower: Sequence[float], upper: Sequence[float], points: int | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor, bool]:
+    """Return what a fit is made from: u (M, n) in the unit box, y = f (M, C) there, and whether f has no axis for C.
+
+    ``points`` is M: by default 512 for n = 1 and 2048 above, enough to see between them, few enough to be fast.
+    """
+    at_least_one(points=points)
+    u = chebyshev_points(points or (512 if len(lower) == 1 else 2048), len(lower), seed)
+    low, high = torch.tensor([lower, upper], dtype=torch.float64)
+    return u, *values(function, low + (u + 1) / 2 * (high - low))
 
 
 class LeastSquares:
@@ -223,6 +240,11 @@ class LeastSquares:
     """
 
     def __init__(self, model: Antiderivative, u: Tensor, y: Tensor) -> None:
+        if isinstance(model.grad_net, DoubleBackward):
+            raise ValueError(
+                "grad_net=double_backward does not bear the function transforms by which Levenberg-Marquardt takes its "
+                "Jacobian; use grad_net=explicit, graph or jvp"
+            )
         self.psi, self.u = model.grad_net, u
         self.parameters = dict(self.psi.named_parameters())
         size = y.numel() * sum(p.numel() for p in self.parameters.values())
@@ -295,14 +317,7 @@ def fit(
         True
     """
     low, high = box_of(lower, upper)
-    count = default_points(len(low)) if points is None else points
-    at_least_one(points=count)
-    u = chebyshev_points(count, len(low), seed)
-    middle, half = (
-        torch.tensor([s * h + t * a for a, h in zip(low, high, strict=True)]).double()
-        for s, t in ((0.5, 0.5), (0.5, -0.5))
-    )
-    y, squeeze = values(function, middle + half * u)
+    u, y, squeeze = samples(function, low, high, points, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = IntegralNet(len(low), y.shape[1], hidden_features, num_layers, activation, encoding)

@@ -1,8 +1,27 @@
-from benchmarks import steps
+"""What benchmarks measure is for people to read; here they only have to run."""
+
+import pytest
+
+import autoint
+from autoint.data.functions import target
+from benchmarks import grad_networks, integrals, steps
 
 
-def test_the_benchmark_of_steps_runs():
-    """What it measures is for people to read; here it only has to run."""
-    ratios = steps.builders(points=8) | steps.fits(rays=4, samples=32)
-    assert set(ratios) == {"plain network", "explicit", "jvp", "double_backward", "N=8", "N=16", "N=32"}
+@pytest.mark.parametrize("shape", grad_networks.SHAPES)
+def test_grad_networks(shape):
+    tables = grad_networks.measure(grad_networks.SHAPES[shape], 8, width=8, layers=2, compiled=False, rounds=1)
+    assert {table["plain network"] for name, table in tables.items() if "plain" in name} == {1.0}
+    assert all(ratio > 0 for table in tables.values() for ratio in table.values())
+
+
+def test_integrals():
+    model = autoint.fit(target("cos").integrand, -1, 1, adam_steps=2, max_time=0, progress=False)
+    tables = integrals.measure(model, count=100, loops=3)
+    assert tables["largest error"]["scipy.integrate.quad"] <= tables["largest error"]["Φ(b) − Φ(a)"]
+    assert tables["ratio to Φ(b) − Φ(a)"]["Φ(b) − Φ(a)"] == 1.0
+
+
+def test_steps():
+    ratios = steps.fits(rays=4, samples=32)
+    assert set(ratios) == {"N=8", "N=16", "N=32"}
     assert all(ratio > 0 for ratio in ratios.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -35,13 +36,13 @@ class StepLoader:
     exactly the batches it would have seen.
     """
 
-    def __init__(self, sample: Callable[[int], Batch], total: int) -> None:
+    def __init__(self, sample: Callable[[int], Any], total: int) -> None:
         self.sample, self.total, self.step = sample, total, 0
 
     def __len__(self) -> int:
         return self.total
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         while self.step < self.total:
             self.step += 1
             yield self.sample(self.step - 1)

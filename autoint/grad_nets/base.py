@@ -58,9 +58,11 @@ class AbstractGradNet(nn.Module, abc.ABC):
         return self._evaluate(x, [tangent], condition)
 
     def _evaluate(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
-        if self._compile and self._compiled is None:
+        if not self._compile or torch._C._are_functorch_transforms_active():
+            return self.derivative(x, tangents, condition)
+        if self._compiled is None:
             self._compiled = torch.compile(self.derivative)
-        return (self._compiled or self.derivative)(x, tangents, condition)
+        return self._compiled(x, tangents, condition)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": None}  # a copy compiles for itself

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoint import build, metrics, pictures, sections
+from autoint import build, metrics, pictures, sections, view_evaluation
 from autoint.config import Optimizer, RunConfig
 from autoint.data.loading import Batch, ViewsData
 from autoint.data.views import Views, visual_hull_box
@@ -20,6 +20,9 @@ from autoint.registry import DATASETS, ENCODINGS, PLACEMENTS, TASKS, at_least_on
 from autoint.schedule import warm_up_and_cosine
 from autoint.seeding import generator
 from autoint.volume import Volume
+
+if TYPE_CHECKING:
+    from autoint.evaluation import EvaluateConfig
 
 log = logging.getLogger(__name__)
 BACKGROUNDS = {"white": 1.0, "black": 0.0, "random": 1.0}
@@ -169,6 +172,24 @@ class VolumeRendering(pl.LightningModule):
                 "optimizer.lr, or another seed",
                 share,
             )
+
+    columns = view_evaluation.COLUMNS
+
+    @staticmethod
+    def label(run: RunConfig) -> str:
+        """Return what names the run in a folder."""
+        return f"{view_evaluation.scene_name(run)}_{run.options['sections']}"
+
+    def evaluate(
+        self, config: EvaluateConfig, run: RunConfig, folder: Path
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return the run's row of the table and the values of every image; write the pictures into ``folder``."""
+        views, name = load_views(run, config.split, config.max_images), view_evaluation.scene_name(run)
+        values = view_evaluation.evaluate(self.volume, self.canvas(), views, config, name, folder)
+        keys, sections = ("psnr", "ssim", "lpips", "seconds_per_frame"), run.options["sections"]
+        row = {"scene": name, "sections": sections, "fit": run.fit}
+        row |= {key: sum(v[key] for v in values) / len(values) for key in keys}
+        return row | {"evaluations_per_ray": sections + 1, "images": len(values)}, values
 
     def configure_optimizers(self) -> Any:
         beta_1, beta_2 = self.optimizer.betas

@@ -10,7 +10,7 @@ from autoint import build, cli
 from autoint.config import GROUPS
 from autoint.grad_nets import grad_net
 from autoint.rays import Rays
-from autoint.registry import ACTIVATIONS, DATASETS, ENCODINGS, GRAD_NETS, PLACEMENTS
+from autoint.registry import ACTIVATIONS, DATASETS, ENCODINGS, FUNCTIONS, GRAD_NETS, PLACEMENTS, TASKS
 from autoint.training import fit
 from tests import reference
 from tests.cases import every_network, network, points, relative_error
@@ -170,8 +170,11 @@ def test_the_command_line_surface():
     assert set(GRAD_NETS.names()) == {"double_backward", "explicit", "graph", "jvp"}
     assert set(PLACEMENTS.names()) == {"predicted", "uniform"}
     assert set(DATASETS.names()) == {"blender", "procedural"}
+    assert set(FUNCTIONS.names()) == {"cos", "gaussian2d", "gaussian3d", "linear", "polynomial", "sinc", "xcosx"}
+    assert set(TASKS.names()) == {"function", "volrend"}
     assert cli.known_keys() == [
         "activation",
+        "adam_steps",
         "background",
         "batch_size",
         "ckpt_path",
@@ -179,20 +182,25 @@ def test_the_command_line_surface():
         "direction_encoding",
         "encoding",
         "fit",
+        "function",
         "grad_net",
         "image_size",
         "logger",
+        "lower",
         "network",
         "networks",
         "optimizer",
         "placement",
+        "points",
         "samples",
         "save_every",
         "scene",
         "sections",
         "seed",
         "task",
+        "tolerance",
         "trainer",
+        "upper",
         "val_every",
         "val_images",
     ]

@@ -1,0 +1,97 @@
+"""Evaluation of volume rendering: the views of a split rendered, measured and written as pictures."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from autoint import metrics, pictures
+from autoint.config import RunConfig
+from autoint.data.loading import WholeImages
+from autoint.data.views import Views
+from autoint.volume import Volume
+
+if TYPE_CHECKING:
+    from autoint.evaluation import EvaluateConfig
+
+log = logging.getLogger(__name__)
+COLUMNS = {
+    "scene": ("scene", ""),
+    "sections": ("sections", ""),
+    "fit": ("fit", ""),
+    "psnr": ("PSNR", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "lpips": ("LPIPS-{lpips}", ".4f"),
+    "seconds_per_frame": ("s/frame", ".3f"),
+    "evaluations_per_ray": ("Φ/ray", ""),
+    "images": ("images", ""),
+    "run": ("run", ""),
+}
+
+
+@functools.cache
+def _lpips(net: str, weights: str | None) -> torch.nn.Module | None:
+    """The LPIPS metric, or None after one line that says why there is none."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(10)  # torch's download has no time limit of its own
+    try:
+        return metrics.load_lpips(net, weights)
+    except (ImportError, OSError, RuntimeError) as error:
+        cache = Path(torch.hub.get_dir()) / "checkpoints" / metrics.BACKBONES[net]
+        log.warning(
+            "LPIPS is n/a: %s; put torchvision's %s at %s, or give it by lpips_weights=FILE",
+            str(error).splitlines()[0],
+            cache.name,
+            cache,
+        )
+        return None
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def scene_name(run: RunConfig) -> str:
+    """Return what a run's scene is called."""
+    scene = run.options["scene"]
+    return Path(scene["path"]).name if scene.get("path") else scene["name"]
+
+
+@torch.inference_mode()
+def evaluate(
+    volume: Volume, background: torch.Tensor, views: Views, config: EvaluateConfig, name: str, folder: Path
+) -> list[dict[str, Any]]:
+    """Render ``views``; return one dict of values per image, and write the pictures into ``folder``."""
+    images = WholeImages(views, (volume.lower.cpu(), volume.upper.cpu()))
+    metric = _lpips(config.lpips, config.lpips_weights)
+    values, seen = [], 0.0
+    for item in tqdm(range(len(images)), desc=name, unit="image"):
+        batch = images[item].to(background.device)
+        start = time.perf_counter()
+        rgb, depth, acc = volume.view(batch.rays, background, config.chunk_size)
+        rgb_cpu = rgb.cpu()  # waits for the device, so that the time is that of the whole frame
+        seconds = time.perf_counter() - start
+        truth = metrics.over(batch.rgba, background).cpu()
+        assert batch.shape is not None
+        image, target = rgb_cpu.reshape(*batch.shape, 3), truth.reshape(*batch.shape, 3)
+        view, seen = views.names[item], max(seen, float(acc.max()))
+        values.append(
+            {
+                "image": view,
+                "psnr": float(metrics.psnr(image, target)),
+                "ssim": float(metrics.ssim(image, target)),
+                "lpips": float(metrics.lpips(metric, image, target)) if metric else math.nan,
+                "seconds_per_frame": seconds,
+            }
+        )
+        pictures.write(folder / "renders" / f"{view}.png", image)
+        pictures.write_row(folder / f"{view}.png", batch.shape, [truth, rgb_cpu], depth.cpu(), acc.cpu())
+    if seen < 1e-3:
+        log.warning("%s: nothing but background was rendered; the training has collapsed", name)
+    return values
