@@ -33,8 +33,10 @@ class Shape:
 SHAPES = {"1-D": Shape(1, 1), "tomography": Shape(2, 1), "volume rendering": Shape(3, 4, True)}
 
 
-def evaluations(shape: Shape, points: int, width: int, layers: int, compiled: bool) -> dict[str, Callable[[], Tensor]]:
-    """Return what is measured, by name: the plain network and the grad network of every builder at the same points."""
+def evaluations(
+    shape: Shape, points: int, width: int, layers: int, compiled: bool
+) -> tuple[dict[str, Callable[[], Tensor]], IntegralNet]:
+    """Return what is measured, by name: the network and its grad networks by every builder, at the same points."""
     torch.manual_seed(0)
     condition = (
         ENCODINGS.build({"name": "normalized_positional", "num_frequencies": 4}, 3) if shape.conditioned else None
@@ -53,14 +55,12 @@ def evaluations(shape: Shape, points: int, width: int, layers: int, compiled: bo
         for compile in {False, compiled and GRAD_NETS[name].compilable}:
             psi = grad_net(net, builder=name, compile=compile)
             out[f"{name}, compiled" if compile else name] = lambda psi=psi: psi(*inputs)
-    for evaluate in out.values():
-        evaluate.parameters = list(net.parameters())
-    return out
+    return out, net
 
 
-def iteration(evaluate: Callable[[], Tensor]) -> Callable[[], None]:
+def iteration(evaluate: Callable[[], Tensor], net: IntegralNet) -> Callable[[], None]:
     """Return a whole training iteration: forward, backward, and Adam."""
-    adam = torch.optim.Adam(evaluate.parameters, lr=1e-4)
+    adam = torch.optim.Adam(net.parameters(), lr=1e-4)
 
     def step() -> None:
         adam.zero_grad()
@@ -72,8 +72,8 @@ def iteration(evaluate: Callable[[], Tensor]) -> Callable[[], None]:
 
 def measure(shape: Shape, points: int, width: int, layers: int, compiled: bool, rounds: int) -> dict[str, dict]:
     """Return the ratios of iteration and forward time to the plain network's, and of memory to double backward's."""
-    actions = evaluations(shape, points, width, layers, compiled)
-    iterations = {name: iteration(evaluate) for name, evaluate in actions.items()}
+    actions, net = evaluations(shape, points, width, layers, compiled)
+    iterations = {name: iteration(evaluate, net) for name, evaluate in actions.items()}
 
     def forward(evaluate: Callable[[], Tensor]) -> Callable[[], Tensor]:
         return torch.no_grad()(evaluate)
