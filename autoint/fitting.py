@@ -69,7 +69,7 @@ class Antiderivative(nn.Module):
     function: Function | None
 
     @property
-    def half(self) -> Tensor:
+    def half_sides(self) -> Tensor:
         """Half the box's sides, (n,)."""
         return 0.5 * (self.upper - self.lower)
 
@@ -79,7 +79,7 @@ class Antiderivative(nn.Module):
 
     def integrand(self, x: Any) -> Tensor:
         """Return ∂ⁿF/∂x_0…∂x_{n−1}, the fitted function: x (…, n) → (…) or (…, C)."""
-        return self._out(self.scale / self.half.prod() * self.grad_net(self._unit(x)))
+        return self._out(self.scale / self.half_sides.prod() * self.grad_net(self._unit(x)))
 
     def integral(self, lower: Any, upper: Any, axes: Sequence[int] | None = None, method: str = "corners") -> Tensor:
         """Return the definite integral over boxes inside the fitted one, differentiable in everything.
@@ -101,7 +101,7 @@ class Antiderivative(nn.Module):
         fixed = tuple(axis for axis in range(features) if axis not in axes)
         net = grad_net(self.net, fixed) if fixed else self.net
         # One over half a side for every axis along which F is differentiated.
-        factor = self.scale / self.half[list(fixed)].prod()
+        factor = self.scale / self.half_sides[list(fixed)].prod()
         return self._out(factor * integrate(net, *bounds, axes, method))
 
     def error_report(self, num_boxes: int = 1000, seed: int = 0, exact: Function | None = None) -> ErrorReport:
@@ -140,7 +140,7 @@ class Antiderivative(nn.Module):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; the last size must be the number of coordinates, {features}"
             )
-        u = (x - 0.5 * (self.lower + self.upper)) / self.half
+        u = (x - 0.5 * (self.lower + self.upper)) / self.half_sides
         if u.numel() and not float(u.detach().abs().max()) <= 1 + 1e-9:
             box = f"[{self.lower.tolist()}, {self.upper.tolist()}]"
             raise ValueError(f"there are points outside the fitted box {box}, or not finite; fit a larger box")
@@ -255,7 +255,7 @@ class LeastSquares:
             )
         rms = y.square().mean().sqrt()
         rms = torch.where(rms > 0, rms, 1.0)
-        model.scale.copy_(rms * model.half.prod())
+        model.scale.copy_(rms * model.half_sides.prod())
         self.y = y / rms
 
     def residuals(self) -> Tensor:
@@ -313,7 +313,7 @@ def fit(
 
     Example:
         >>> F = fit(lambda x: torch.exp(-(x**2).sum(-1)), -1, 1, tolerance=1e-5, progress=False)
-        >>> abs(float(F.integral(0, 1)) - 0.746824) < 1e-4  # √π/2·erf(1)
+        >>> abs(F.integral(0, 1).item() - 0.746824) < 1e-4  # √π/2·erf(1)
         True
     """
     low, high = box_of(lower, upper)

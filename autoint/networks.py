@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -95,8 +95,9 @@ class IntegralNet(nn.Module):
         if self.activation.difference is None:
             raise ValueError("this activation has no `difference`; add one, or use method='corners' in float64")
         h = self.first(self.encoding(x), condition)
-        d = F.linear(self.encoding.difference(x, delta), self.hidden[0].weight)
-        for layer in self.hidden[1:]:
+        first, *others = cast(list[nn.Linear], list(self.hidden))
+        d = F.linear(self.encoding.difference(x, delta), first.weight)
+        for layer in others:
             d = F.linear(self.activation.difference(h, d), layer.weight)
             h = layer(self.activation.function(h))
         return self.output(self.activation.difference(h, d))

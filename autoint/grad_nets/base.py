@@ -35,7 +35,8 @@ class AbstractGradNet(nn.Module, abc.ABC):
     def __init__(self, integral_net: nn.Module, axes: Sequence[int] = (0,), *, compile: bool = False) -> None:
         super().__init__()
         self.integral_net, self.axes = integral_net, tuple(axes)
-        self._compile, self._compiled = compile, None
+        self._compile = compile
+        self._compiled: Callable[..., Tensor] | None = None
         if compile and not self.compilable:
             raise ValueError(
                 f"compile=True: torch.compile cannot differentiate a {type(self).__name__} grad network once more, as "

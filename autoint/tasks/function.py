@@ -147,13 +147,13 @@ class FunctionFitting(pl.LightningModule):
         trainer.should_stop = error <= self.tolerance or second.optimizer.stalled or trainer.should_stop
 
     def on_train_end(self) -> None:
-        folder = Path(self.trainer.default_root_dir)
-        if self.trainer.fast_dev_run or self.global_rank != 0:
+        trainer: Any = self.trainer
+        if trainer.fast_dev_run or self.global_rank != 0:
             return
+        folder = Path(trainer.default_root_dir)
         row = self.errors()
-        self.trainer.callback_metrics.update(
-            {f"test/{key}": torch.tensor(value) for key, value in row.items() if isinstance(value, float)}
-        )
+        numbers = {f"test/{key}": value for key, value in row.items() if isinstance(value, float)}
+        trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()})
         self.write_plot(folder / "plot.png")
         table = markdown([row], {key: head for key, head in COLUMNS.items() if key in row}, {})
         (folder / "errors.md").write_text(table, encoding="utf-8")
