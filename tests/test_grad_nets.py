@@ -42,6 +42,14 @@ def test_any_module_has_a_grad_net():
         grad_net(module)
 
 
+@pytest.mark.parametrize("builder", ["graph", "jvp", "double_backward"])
+def test_a_kink_of_ones_own_module_is_differentiated_once(builder):
+    module = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.LeakyReLU(), torch.nn.Linear(4, 1)).double()
+    assert grad_net(module, (0,), builder)(points(5)).shape == (5, 1)
+    with pytest.raises(ValueError, match="use activation=swish"):
+        grad_net(module, (0, 1), builder)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "words"),
     [

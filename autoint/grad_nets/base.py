@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autoint.networks import IntegralNet
 
 Field = Callable[[Tensor], Tensor]
+KINKS = nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.ELU, nn.SELU, nn.CELU
 
 
 class AbstractGradNet(nn.Module, abc.ABC):
@@ -42,7 +43,8 @@ class AbstractGradNet(nn.Module, abc.ABC):
                 f"compile=True: torch.compile cannot differentiate a {type(self).__name__} grad network once more, as "
                 "training does; use builder=explicit or graph, or leave compile=False"
             )
-        smooth = integral_net.activation.smooth if isinstance(integral_net, IntegralNet) else math.inf
+        kinks = any(isinstance(module, KINKS) for module in integral_net.modules())
+        smooth = integral_net.activation.smooth if isinstance(integral_net, IntegralNet) else 1 if kinks else math.inf
         if len(self.axes) > smooth:
             raise ValueError(
                 f"axes={self.axes}: the activation can be differentiated {smooth:.0f} time(s) only, more gives zero; "

@@ -27,6 +27,7 @@ def test_activation_derivatives_are_those_of_autograd(name):
     y, highest = activation.function(x), int(min(activation.smooth, 5))
     jet = activation.jet(x, highest)
     assert len(jet) == highest + 1
+    assert len(activation.jet(x, highest + 1)) == highest + 2
     assert relative_error(jet[0], y) < 1e-15
     for order in range(1, highest + 1):
         (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
