@@ -23,7 +23,7 @@ class Activation:
     Attributes:
         function: NL itself, any shape to the same shape.
         jet: ``jet(x, order)`` = [NL(x), NL'(x), …, NL^(order)(x)], each in memory of its own, for ``order`` up to
-            ``smooth`` + 1, since the gradient of Ψ takes one more. One function, because they share their expensive parts.
+            ``smooth`` + 1, since the gradient of Ψ takes one more. One function, because they share their costly parts.
         init: initialises a layer in place, ``init(linear, is_first)``.
         smooth: how often NL may be differentiated with a useful result; ``math.inf`` for analytic functions.
         difference: ``difference(x, delta)`` = NL(x + delta) − NL(x), to relative accuracy however small ``delta`` is;
