@@ -18,7 +18,7 @@ from autoint.registry import GRAD_NETS
 
 Streams = list[Tensor | None]
 Partitions = tuple[tuple[tuple[int, ...], ...], ...]
-CHUNK = 1024  # points at a time on a CPU: large enough for matrix products, small enough for the caches
+CHUNK = 2048  # points at a time on a CPU: large enough for matrix products, small enough for the caches
 
 
 @GRAD_NETS.register("explicit")
@@ -29,8 +29,7 @@ class Explicit(AbstractGradNet):
     nonlinearity a_S = Σ_π NL^(|π|)(h) Π_{B ∈ π} h_B over the partitions π of S (Faà di Bruno). First-order code: one
     ordinary backward pass trains it, whatever the number of outputs, and it runs under ``inference_mode``.
 
-    Of a first derivative only h and ḣ of every layer are kept for the backward pass, which computes NL and its
-    derivatives again: half of what autograd would keep.
+    A first derivative is one node of autograd's graph, made chunk by chunk, and keeps half of what autograd would.
     """
 
     def __init__(self, integral_net: nn.Module, axes: Sequence[int] = (0,), *, compile: bool = False) -> None:
@@ -85,52 +84,55 @@ class _FirstDerivative(torch.autograd.Function):
     """W_n ȧ from the first h and ḣ, (P, W) each, in one node of autograd's graph.
 
     Forward: a = NL(h), ȧ = NL'(h) ⊙ ḣ, then h ← W a + b and ḣ ← W ȧ. Backward, with ∂ for the loss's gradient:
-    ∂ḣ = NL'(h) ⊙ ∂ȧ, ∂h = NL'(h) ⊙ ∂a + NL''(h) ⊙ ḣ ⊙ ∂ȧ, and ∂W = ∂hᵀ a + ∂ḣᵀ ȧ of the next layer.
+    ∂ḣ = NL'(h) ⊙ ∂ȧ, ∂h = NL'(h) ⊙ ∂a + NL''(h) ⊙ ḣ ⊙ ∂ȧ, and ∂W = ∂hᵀ a + ∂ḣᵀ ȧ of the next layer. What it keeps of a
+    layer are a, ȧ, NL'(h) and NL''(h) ⊙ ḣ, which are all that this needs.
     """
 
     @staticmethod
     def forward(ctx: Any, psi: Explicit, h: Tensor, tangent: Tensor, output: Tensor, *layers: Tensor) -> Tensor:
         jet = cast(IntegralNet, psi.integral_net).activation.jet
-        weights, biases = layers[::2], layers[1::2]
-        kept = [h, tangent, *(h.new_empty(len(h), len(w)) for w in weights for _ in range(2))]
-        out = h.new_empty(len(h), len(output))
+        kept, out = [], h.new_empty(len(h), len(output))
         for rows in _chunks(h):
-            for k, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-                a, slope = jet(kept[2 * k][rows], 1)
-                torch.addmm(bias, a, weight.t(), out=kept[2 * k + 2][rows])
-                torch.mm(slope.mul_(kept[2 * k + 1][rows]), weight.t(), out=kept[2 * k + 3][rows])
-            _, slope = jet(kept[-2][rows], 1)
-            torch.mm(slope.mul_(kept[-1][rows]), output.t(), out=out[rows])
-        ctx.psi, ctx.count = psi, len(kept)
-        ctx.save_for_backward(*kept, output, *layers)
+            h_k, tangent_k = h[rows], tangent[rows]
+            for weight, bias in zip((*layers[::2], output), (*layers[1::2], None), strict=True):
+                a, slope, bend = jet(h_k, 2)
+                a_dot, bend = slope * tangent_k, bend.mul_(tangent_k)
+                if bias is not None:
+                    kept += [a, a_dot, slope, bend]
+                    h_k, tangent_k = torch.addmm(bias, a, weight.t()), torch.mm(a_dot, weight.t())
+            kept += [a_dot, slope, bend]
+            torch.mm(a_dot, output.t(), out=out[rows])
+        ctx.psi = psi
+        ctx.save_for_backward(h, tangent, output, *layers, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        kept, (output, *layers) = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        (grad,), saved = grads, ctx.saved_tensors
+        count = len(ctx.needs_input_grad) - 1
+        inputs, kept = saved[:count], list(saved[count:])
         if torch.is_grad_enabled():  # a gradient of this gradient is wanted: leave it to autograd
-            out, inputs = ctx.psi.propagate([kept[0], kept[1]]), [kept[0], kept[1], output, *layers]
             wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad[1:], strict=True) if needed]
+            out = ctx.psi.propagate(list(inputs[:2]))
             found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True, materialize_grads=True))
             return (None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:]))
-        jet = ctx.psi.integral_net.activation.jet
-        d_h, d_tangent = torch.empty_like(kept[0]), torch.empty_like(kept[1])
+        h, tangent, output, *layers = inputs
+        d_h, d_tangent = torch.empty_like(h), torch.empty_like(tangent)
         d_output, d_layers = torch.zeros_like(output), [torch.zeros_like(p) for p in layers]
-        for rows in _chunks(grad):
-            tangent = kept[-1][rows]
-            _, slope, bend = jet(kept[-2][rows], 2)
-            d_output.addmm_(grad[rows].t(), slope * tangent)
+        for rows in reversed(_chunks(h)):
+            a_dot, slope, bend = kept[-3:]
+            del kept[-3:]
+            d_output.addmm_(grad[rows].t(), a_dot)
             d_slope = grad[rows] @ output
-            d_t, d = d_slope * slope, d_slope.mul_(tangent).mul_(bend)
+            d, d_t = bend * d_slope, d_slope.mul_(slope)
             for k in range(len(layers) - 2, -1, -2):
-                tangent = kept[k + 1][rows]
-                a, slope, bend = jet(kept[k][rows], 2)
-                d_layers[k].addmm_(d.t(), a).addmm_(d_t.t(), slope * tangent)
+                a, a_dot, slope, bend = kept[-4:]
+                del kept[-4:]
+                d_layers[k].addmm_(d.t(), a).addmm_(d_t.t(), a_dot)
                 d_layers[k + 1] += d.sum(0)
-                d_a, d_slope = d @ layers[k], d_t @ layers[k]
-                d_t = d_slope * slope
-                d = d_a.mul_(slope).addcmul_(d_slope.mul_(tangent), bend)
+                d_slope = d_t @ layers[k]
+                d = torch.mm(d, layers[k]).mul_(slope).addcmul_(d_slope, bend)
+                d_t = d_slope.mul_(slope)
             d_h[rows], d_tangent[rows] = d, d_t
         return None, d_h, d_tangent, d_output, *d_layers
 
