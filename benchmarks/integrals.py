@@ -11,8 +11,8 @@ import torch
 from scipy.integrate import quad
 
 import autoint
+from autoint.antiderivatives import Antiderivative
 from autoint.data.functions import target
-from autoint.fitting import Antiderivative
 from autoint.quadrature import gauss_legendre
 from benchmarks.measure import medians, report
 

@@ -6,6 +6,7 @@ import torch
 
 import autoint
 from autoint import fitting
+from autoint.antiderivatives import Antiderivative, true_integrals
 from autoint.data.functions import target
 from autoint.optimizers import LevenbergMarquardt
 from autoint.registry import FUNCTIONS
@@ -34,7 +35,7 @@ def test_every_antiderivative_is_one(name):
             tangent = torch.eye(goal.features, dtype=torch.float64)[axis]
             field = lambda p, f=field, t=tangent: reference.derivative(f, p, t)  # noqa: E731
         assert torch.allclose(field(x)[:, 0], goal.integrand(x).reshape(-1), atol=1e-12)
-    exact, rule = (fitting.true_integrals(goal.integrand, x, -x.flip(0), e) for e in (goal.antiderivative, None))
+    exact, rule = (true_integrals(goal.integrand, x, -x.flip(0), e) for e in (goal.antiderivative, None))
     assert torch.allclose(exact, rule, atol=1e-12)
     assert goal.integrand(torch.zeros(1, goal.features, dtype=torch.float64)).isfinite().all()
 
@@ -121,10 +122,10 @@ def test_what_a_fit_cannot_answer_is_refused(bump):
             bump.integral(lower, upper)
     with pytest.raises(ValueError, match="smaller network or fewer points"):
         autoint.fit(torch.cos, 0, 1, hidden_features=1024, progress=False)
-    model = fitting.Antiderivative(autoint.IntegralNet(1, 1), [0.0], [1.0])
+    model = Antiderivative(autoint.IntegralNet(1, 1), [0.0], [1.0])
     with pytest.raises(ValueError, match="no function to compare"):
         model.error_report()
-    bad = fitting.Antiderivative(autoint.IntegralNet(1, 1), [0.0], [1.0], builder="double_backward")
+    bad = Antiderivative(autoint.IntegralNet(1, 1), [0.0], [1.0], builder="double_backward")
     with pytest.raises(ValueError, match="use grad_net=explicit"):
         fitting.LeastSquares(bad, torch.zeros(2, 1).double(), torch.ones(2, 1).double())
 
@@ -132,7 +133,7 @@ def test_what_a_fit_cannot_answer_is_refused(bump):
 @pytest.mark.parametrize("builder", ["explicit", "graph", "jvp"])
 def test_the_jacobian_is_that_of_autograd(builder):
     torch.manual_seed(0)
-    model = fitting.Antiderivative(autoint.IntegralNet(2, 2, 5, 2, "sine"), [-1.0, 0], [1.0, 3], builder=builder)
+    model = Antiderivative(autoint.IntegralNet(2, 2, 5, 2, "sine"), [-1.0, 0], [1.0, 3], builder=builder)
     problem = fitting.LeastSquares(model, torch.rand(4, 2).double(), torch.rand(4, 2).double())
     residuals, jacobian = problem.linearization()
     rows = [torch.autograd.grad(r, list(problem.parameters.values()), retain_graph=True) for r in residuals]

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from autoint import build, fitting, pictures
+from autoint import antiderivatives, build, fitting, pictures
 from autoint.config import Optimizer, RunConfig
 from autoint.data.functions import Target, target
 from autoint.data.loading import StepLoader
@@ -70,7 +70,7 @@ def function(
     low, high = _box(goal, function, lower, upper)
     u, y, squeeze = fitting.samples(goal.integrand, low, high, points if with_data else 1, config.seed)
     net = build.integral_net(config, len(low), y.shape[1])
-    model = fitting.Antiderivative(net, low, high, squeeze, config.grad_net)
+    model = antiderivatives.Antiderivative(net, low, high, squeeze, config.grad_net)
     model.function = goal.integrand
     module = FunctionFitting(
         model,
@@ -96,7 +96,7 @@ def _box(goal: Target, name: str, lower: Any, upper: Any) -> tuple[list[float], 
 
 
 class FunctionFitting(pl.LightningModule):
-    """Trains an :class:`~autoint.fitting.Antiderivative`, by Adam first and Levenberg-Marquardt after.
+    """Trains an :class:`~autoint.antiderivatives.Antiderivative`, by Adam first and Levenberg-Marquardt after.
 
     Args:
         model: the antiderivative.
@@ -112,7 +112,7 @@ class FunctionFitting(pl.LightningModule):
 
     def __init__(
         self,
-        model: fitting.Antiderivative,
+        model: antiderivatives.Antiderivative,
         goal: Target,
         *,
         name: str,
@@ -185,9 +185,9 @@ class FunctionFitting(pl.LightningModule):
         share = torch.linspace(0, 1, 201, dtype=model.lower.dtype, device=model.lower.device)[:, None]
         x, start = model.lower + share * (model.upper - model.lower), model.lower.expand(201, -1)
         curves = {
-            "f": fitting.values(self.goal.integrand, x)[0],
+            "f": antiderivatives.values(self.goal.integrand, x)[0],
             "Ψ": model.integrand(x).reshape(len(x), -1),
-            "exact": fitting.true_integrals(self.goal.integrand, start, x, self.goal.antiderivative),
+            "exact": antiderivatives.true_integrals(self.goal.integrand, start, x, self.goal.antiderivative),
             "Φ": model.integral(start, x).reshape(len(x), -1),
         }
         axis = x[:, 0] if x.shape[1] == 1 else share[:, 0]
