@@ -18,7 +18,7 @@ BAD = {
     "sectons=16": "unknown key 'sectons'; did you mean 'sections'?",
     "+sectons=16": "unknown key 'sectons'; did you mean 'sections'?",
     "+foo=1": "unknown key 'foo'",
-    "task=volrnd": "task='volrnd' is unknown; did you mean 'volrend'? (available: volrend)",
+    "task=volrnd": "task='volrnd' is unknown; did you mean 'volrend'? (available: function, volrend)",
     "scene=legoo": "scene='legoo' is unknown; did you mean 'lego'?",
     "scene=lego": "scene folder not found: data/nerf_synthetic/lego",
     "activation=swihs": "activation='swihs' is unknown; did you mean 'swish'?",
@@ -84,9 +84,9 @@ def test_help_tells_what_can_be_chosen(program):
     status, out, _ = program("train", "--help")
     assert status == 0
     for line in (
-        "activation: relu, sine, softplus, swish",
+        "activation: relu, sine, slow_sine, softplus, swish",
         "encoding: identity, normalized_positional, positional",
-        "grad_net: double_backward, explicit, jvp",
+        "grad_net: double_backward, explicit, graph, jvp",
         "placement: predicted, uniform",
         "logger: csv, tensorboard, wandb",
         "python train.py task=volrend scene=lego sections=16",
