@@ -1,6 +1,7 @@
 """The volume-rendering task from end to end, on tiny runs of the embedded scene."""
 
 import csv
+import functools
 import hashlib
 import json
 import signal
@@ -150,7 +151,9 @@ def test_ctrl_c_says_where_to_go_on(tiny, tmp_path):
         "hydra.run.dir=run",
     ]
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as child:
+    options = {"cwd": tmp_path, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(command, preexec_fn=listen, **options) as child:
         for _ in range(1200):
             if last.exists():
                 break
