@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from autoint.files import write_whole
 from autoint.grad_nets.base import AbstractGradNet
 from autoint.grad_nets.graph import differentiate, trace, variants
 from autoint.grad_nets.rules import operation
@@ -64,7 +65,7 @@ def draw(net: nn.Module, file: str | os.PathLike[str] | None = None) -> Path | s
         raise ValueError(f"file='{path}': the folder '{path.parent}' does not exist; make it first")
     if path.suffix in (".svg", ".png"):
         if program := shutil.which("dot"):
-            return _written(path, _rendered(program, path.suffix[1:], _dot(title, items)))
+            return write_whole(path, _rendered(program, path.suffix[1:], _dot(title, items)))
         path = path.with_suffix(".txt")
         log.warning(
             "graphviz is not installed, so the graph is written as text to %s; for pictures install it, "
@@ -72,7 +73,7 @@ def draw(net: nn.Module, file: str | os.PathLike[str] | None = None) -> Path | s
             path,
         )
     text = _text(title, items) + "\n" if path.suffix == ".txt" else _dot(title, items)
-    return _written(path, text.encode())
+    return write_whole(path, text.encode())
 
 
 @dataclass(frozen=True)
@@ -234,10 +235,3 @@ def _rendered(program: str, kind: str, dot: str) -> bytes:
     if done.returncode:
         raise RuntimeError(f"{program} -T{kind} failed: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout
-
-
-def _written(path: Path, content: bytes) -> Path:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
-    return path

@@ -13,9 +13,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from autoint import build, metrics
+from autoint.files import write_json
 from autoint.registry import at_least_one, checked, fields_of, one_of
 from autoint.tables import markdown
-from autoint.training import write_json
 
 
 @dataclass

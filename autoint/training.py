@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from autoint import build, checkpoints
 from autoint.config import RunConfig
+from autoint.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +55,3 @@ def _check_resumable(config: RunConfig) -> None:
     differing = [f"{k} ({was} there, {now} here)" for k, was, now in pairs if was != now]
     if differing:
         raise ValueError(f"ckpt_path={config.ckpt_path}: it was trained with another {', '.join(differing)}")
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write JSON beside its name and rename it, so that the file is whole or absent."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, file)
