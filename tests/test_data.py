@@ -9,8 +9,8 @@ import torch
 from autoint.data.blender import blender, reduced
 from autoint.data.loading import Pixels, StepLoader, WholeImages
 from autoint.data.procedural import procedural
-from autoint.data.views import visual_hull_box
 from autoint.metrics import over
+from autoint.occupancy import visual_hull_box
 from autoint.rays import Intrinsics, Rays, rays_from_camera
 from tests import reference
 from tests.conftest import SHARED_DATA

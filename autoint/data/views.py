@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from autoint.rays import Intrinsics, Rays, rays_from_camera
-
-TRANSPARENT = 0.5 / 255
-"""Alpha below this is 0 in an 8-bit image."""
 
 
 def evenly(count: int, at_most: int | None) -> list[int]:
@@ -53,6 +48,17 @@ class Views:
         row, column = torch.meshgrid(torch.arange(k.height), torch.arange(k.width), indexing="ij")
         return self.rays(torch.full_like(row.flatten(), view), row.flatten(), column.flatten())
 
+    def project(self, view: int, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return where a view sees points (P, 3): x and y in pixels, and the depth along its axis, each (P,).
+
+        Points at a depth that is not positive are behind the camera; their x and y mean nothing.
+        """
+        k, pose = self.intrinsics, self.poses[view]
+        local = (points - pose[:3, 3]) @ pose[:3, :3]
+        depth = -local[:, 2]
+        safe = torch.where(depth > 0, depth, 1.0)
+        return k.fx * local[:, 0] / safe + k.cx, -k.fy * local[:, 1] / safe + k.cy, depth
+
     def frustum_box(self) -> tuple[Tensor, Tensor]:
         """Return the box of everything that lies between near and far in some view."""
         k = self.intrinsics
@@ -62,45 +68,3 @@ class Views:
         rays = rays_from_camera(k, poses, x, y, self.near, self.far)
         points = rays.at(torch.stack([rays.near, rays.far], dim=-1)).reshape(-1, 3)
         return points.amin(0), points.amax(0)
-
-
-def visual_hull_box(views: Views, resolution: int = 64) -> tuple[Tensor, Tensor]:
-    """Return the box of the visual hull: of all cells that no view sees as fully transparent.
-
-    Cells that fewer than half of the views have in their image, between near and far, are taken as empty. The result is
-    grown by one cell on every side. Where nothing is opaque the frustum box is returned.
-    """
-    lower, upper = views.frustum_box()
-    for _ in range(2):  # once coarsely over all that the cameras see, once within the box found
-        cell = (upper - lower) / resolution
-        fractions = (torch.arange(resolution) + 0.5) / resolution
-        points = torch.cartesian_prod(*(lo + fractions * (up - lo) for lo, up in zip(lower, upper, strict=True)))
-        full = points[_carve(views, points, 0.5 * float(cell.norm()))]
-        if not len(full):
-            break
-        lower, upper = full.amin(0) - 1.5 * cell, full.amax(0) + 1.5 * cell
-    return lower, upper
-
-
-def _carve(views: Views, points: Tensor, radius: float) -> Tensor:
-    """Return which points (P, 3) no view sees as transparent, looking ``radius`` around each, as (P,) of bool."""
-    k = views.intrinsics
-    seen = torch.zeros(len(points))
-    alive = torch.ones(len(points), dtype=torch.bool)
-    for image, pose in zip(views.images, views.poses, strict=True):
-        local = (points - pose[:3, 3]) @ pose[:3, :3]
-        depth = -local[:, 2]
-        distance = local.norm(dim=-1)
-        ahead = (depth > 0) & (distance > views.near - radius) & (distance < views.far + radius)
-        safe = torch.where(ahead, depth, 1.0)
-        x = torch.floor(k.fx * local[:, 0] / safe + k.cx).long()
-        y = torch.floor(-k.fy * local[:, 1] / safe + k.cy).long()
-        inside = ahead & (x >= 0) & (x < k.width) & (y >= 0) & (y < k.height)
-        if not inside.any():
-            continue
-        reach = math.ceil(radius * max(k.fx, k.fy) / float(depth[inside].quantile(0.1)))
-        kernel = 2 * min(reach, (min(k.width, k.height) - 1) // 2) + 1
-        opaque = F.max_pool2d(image[None, None, ..., 3], kernel, 1, kernel // 2)[0, 0] > TRANSPARENT
-        seen += inside
-        alive[inside.nonzero()[:, 0][~opaque[y[inside], x[inside]]]] = False
-    return alive & (seen >= 0.5 * len(views))

@@ -15,7 +15,8 @@ from torch import Tensor
 from autoint import build, metrics, pictures, sections, view_evaluation
 from autoint.config import Optimizer, RunConfig
 from autoint.data.loading import Batch, ViewsData
-from autoint.data.views import Views, visual_hull_box
+from autoint.data.views import Views
+from autoint.occupancy import visual_hull_box
 from autoint.registry import DATASETS, ENCODINGS, PLACEMENTS, TASKS, at_least_one, one_of
 from autoint.schedule import warm_up_and_cosine
 from autoint.seeding import generator
