@@ -12,10 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from autoint.registry import (
     ACTIVATIONS,
+    COLORS,
     DATASETS,
     ENCODINGS,
     GRAD_NETS,
     LOGGERS,
+    MODELS,
     PLACEMENTS,
     TASKS,
     Registry,
@@ -31,6 +33,8 @@ GROUPS: dict[str, Registry[Any]] = {
     "encoding": ENCODINGS,
     "direction_encoding": ENCODINGS,
     "grad_net": GRAD_NETS,
+    "model": MODELS,
+    "color": COLORS,
     "placement": PLACEMENTS,
     "scene": DATASETS,
     "logger": LOGGERS,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import abc
+import itertools
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoint.registry import ENCODINGS
+from autoint.registry import ENCODINGS, at_least_one
 
 
 class AbstractEncoding(nn.Module, abc.ABC):
@@ -137,3 +140,109 @@ def normalized_positional(
 ) -> AbstractEncoding:
     """The normalised positional encoding (paper, eq. 15), π and the raw input included by default."""
     return Positional(in_features, num_frequencies, pi, include_input, normalized=True)
+
+
+@ENCODINGS.register("grid")
+class Grid(AbstractEncoding):
+    """Learned features, interpolated multilinearly on dense grids over [−1, 1]ᴰ, beside the normalised positional ones.
+
+    Each level has ``resolution``ᴰ cells and ``features`` at every corner; outside of the cube a point gets those of the
+    nearest point in it. The derivatives along tangents are those within a cell; across its walls they jump.
+
+    Args:
+        in_features: D, at most 3.
+        resolutions: cells per axis of each level.
+        features: learned features per level.
+        num_frequencies: bands of the normalised positional encoding; the raw input is always there.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        resolutions: list[int] = [16, 32, 64],  # noqa: B006
+        features: int = 2,
+        num_frequencies: int = 4,
+    ) -> None:
+        super().__init__()
+        if in_features > 3:
+            raise ValueError(f"encoding=grid is for up to 3 coordinates, not {in_features}; use normalized_positional")
+        if not resolutions or not all(1 <= r <= 256 for r in resolutions):
+            raise ValueError(f"encoding.resolutions={resolutions} must be a list of integers from 1 to 256")
+        at_least_one(**{"encoding.features": features})
+        self.positional = Positional(in_features, num_frequencies, pi=True, include_input=True, normalized=True)
+        self.in_features, self.resolutions = in_features, tuple(resolutions)
+        self.out_features = self.positional.out_features + len(resolutions) * features
+        self.tables = nn.ParameterList(1e-2 * torch.randn((r + 1) ** in_features, features) for r in resolutions)
+        corners = torch.cartesian_prod(*[torch.arange(2)] * in_features).view(-1, in_features)
+        self.register_buffer("corners", corners, persistent=False)
+
+    corners: Tensor
+
+    def _cell(self, x: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
+        """Return the lower corner (…, D) of the cell that x is in, and where in the cell x is, in [0, 1]."""
+        place = (0.5 * (x + 1)).clamp(0, 1) * resolution
+        cell = place.detach().floor().clamp_max(resolution - 1)
+        return cell.long(), place - cell
+
+    def _gather(self, table: Tensor, cell: Tensor, resolution: int) -> Tensor:
+        """Return the features at the corners of a cell, (…, 2ᴰ, F)."""
+        strides = (resolution + 1) ** torch.arange(self.in_features - 1, -1, -1, device=cell.device)
+        return F.embedding((cell * strides).sum(-1, keepdim=True) + (self.corners * strides).sum(-1), table)
+
+    def _value(self, table: Tensor, x: Tensor, resolution: int) -> Tensor:
+        """Return the interpolated features at x, (…, F)."""
+        if x.requires_grad or torch._C._are_functorch_transforms_active() or self.in_features == 1:
+            cell, fraction = self._cell(x, resolution)
+            return (self._weights(fraction, ())[..., None] * self._gather(table, cell, resolution)).sum(-2)
+        # Four times faster, but not to be differentiated by x more than once.
+        size = [resolution + 1] * self.in_features
+        grid = table.view(1, *size, -1).movedim(-1, 1)
+        places = x.flip(-1).reshape(1, -1, *[1] * (self.in_features - 1), self.in_features)
+        out = F.grid_sample(grid, places, padding_mode="border", align_corners=True)
+        return out.reshape(table.shape[1], -1).t().reshape(*x.shape[:-1], -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = zip(self.tables, self.resolutions, strict=True)
+        return torch.cat([self.positional(x), *(self._value(table, x, r) for table, r in levels)], dim=-1)
+
+    def jet(self, x: Tensor, tangents: Sequence[Tensor]) -> list[Tensor | None]:
+        out = [cast(Tensor, stream) for stream in self.positional.jet(x, tangents)]
+        for resolution, table in zip(self.resolutions, self.tables, strict=True):
+            cell, fraction = self._cell(x, resolution)
+            values = self._gather(table, cell, resolution)
+            scale = torch.where(x.detach().abs() <= 1, 0.5 * resolution, 0.0)
+            features = [self._value(table, x, resolution)]
+            for subset in range(1, len(out)):
+                chosen = [tangent * scale for i, tangent in enumerate(tangents) if subset >> i & 1]
+                features.append((self._weights(fraction, chosen)[..., None] * values).sum(-2))
+            out = [torch.cat(pair, dim=-1) for pair in zip(out, features, strict=True)]
+        return list(out)
+
+    def _weights(self, fraction: Tensor, tangents: Sequence[Tensor]) -> Tensor:
+        """The mixed derivative along ``tangents`` of the corners' weights Π_d w_d, (…, 2ᴰ): w_d is linear in x_d."""
+        value = torch.where(self.corners.bool(), fraction[..., None, :], 1 - fraction[..., None, :])
+        if not tangents:
+            return value.prod(-1)
+        total = torch.zeros_like(value[..., 0])
+        slope = 2.0 * self.corners - 1
+        for axes in itertools.permutations(range(self.in_features), len(tangents)):
+            factors = [value[..., d] for d in range(self.in_features) if d not in axes]
+            factors += [slope[:, d] * v[..., d, None] for d, v in zip(axes, tangents, strict=True)]
+            total = total + math.prod(factors[1:], start=factors[0])
+        return total
+
+    def difference(self, x: Tensor, delta: Tensor) -> Tensor:
+        out, end = [self.positional.difference(x, delta)], x + delta
+        inside = (torch.maximum(x.abs(), end.abs()) <= 1).all(-1, keepdim=True)
+        for resolution, table in zip(self.resolutions, self.tables, strict=True):
+            here, fraction = self._cell(x, resolution)
+            within = inside & (here == self._cell(end, resolution)[0]).all(-1, keepdim=True)
+            # Within a cell the interpolation is a polynomial: its Taylor series along delta ends at order D.
+            step, weights = delta * (0.5 * resolution), torch.zeros_like(fraction[..., :1])
+            for order in range(1, self.in_features + 1):
+                weights = weights + self._weights(fraction, [step] * order) / math.factorial(order)
+            series = (weights[..., None] * self._gather(table, here, resolution)).sum(-2)
+            jump = self._value(table, end, resolution) - self._value(table, x, resolution)
+            out.append(torch.where(within, series, jump))
+        return torch.cat(out, dim=-1)

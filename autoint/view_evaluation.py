@@ -17,7 +17,7 @@ from autoint import metrics, pictures
 from autoint.config import RunConfig
 from autoint.data.loading import WholeImages
 from autoint.data.views import Views
-from autoint.volume import Volume
+from autoint.volume import AbstractVolume
 
 if TYPE_CHECKING:
     from autoint.evaluation import EvaluateConfig
@@ -65,10 +65,10 @@ def scene_name(run: RunConfig) -> str:
 
 @torch.inference_mode()
 def evaluate(
-    volume: Volume, background: torch.Tensor, views: Views, config: EvaluateConfig, name: str, folder: Path
+    volume: AbstractVolume, background: torch.Tensor, views: Views, config: EvaluateConfig, name: str, folder: Path
 ) -> list[dict[str, Any]]:
     """Render ``views``; return one dict of values per image, and write the pictures into ``folder``."""
-    images = WholeImages(views, (volume.lower.cpu(), volume.upper.cpu()))
+    images = WholeImages(views)
     metric = _lpips(config.lpips, config.lpips_weights)
     values, seen = [], 0.0
     for item in tqdm(range(len(images)), desc=name, unit="image"):

@@ -1,89 +1,256 @@
-"""The volume as integral networks along rays, and its section means by either of the two ways."""
+"""Volumes: what a model of a scene does to be trained and rendered, and the model made of integral networks."""
 
 from __future__ import annotations
+
+import abc
+import gc
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from autoint import quadrature, rendering, sections
+from autoint.colors import AbstractColor
 from autoint.grad_nets import AbstractGradNet
+from autoint.integrals import BLOCK
 from autoint.networks import IntegralNet
+from autoint.occupancy import Occupancy
 from autoint.rays import Rays
+from autoint.rendering import Rendering
 
-Box = tuple[Tensor, Tensor]
+log = logging.getLogger(__name__)
+LOOK_AFTER, LOOK_EVERY = 500, 50
+Draw = Callable[..., Tensor]
+"""``draw(name, *shape)``: this step's random numbers in [0, 1) of that name."""
 
 
-class Volume(nn.Module):
+class AbstractVolume(nn.Module, abc.ABC):
+    """A scene that can be rendered along rays.
+
+    Args:
+        occupancy: where the scene is.
+    """
+
+    def __init__(self, occupancy: Occupancy) -> None:
+        super().__init__()
+        self.occupancy = occupancy
+
+    @property
+    @abc.abstractmethod
+    def evaluations(self) -> int:
+        """How many evaluations of its networks a rendered ray costs."""
+
+    @property
+    @abc.abstractmethod
+    def width(self) -> int:
+        """Width of the networks' hidden layers."""
+
+    @abc.abstractmethod
+    def renderings(
+        self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
+    ) -> tuple[list[Rendering], Tensor | float]:
+        """Render rays for training, after ``used`` of the budget: a rendering per term of the loss, and a penalty."""
+
+    @abc.abstractmethod
+    def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
+        """Render rays that have ``edges``, all of which meet the scene."""
+
+    def edges(self, rays: Rays) -> Tensor:
+        """Return where each ray is cut, (R, 2 or more), from where the scene begins to where it ends.
+
+        A ray that misses the scene has edges of no length.
+        """
+        clipped = rays.clipped_to(self.occupancy.lower, self.occupancy.upper)
+        return torch.stack([clipped.near, clipped.far], dim=-1)
+
+    def hit(self, rays: Rays) -> Tensor:
+        """Return which rays meet the scene, (R,) of bool."""
+        return (_length(self.edges(rays.to(self.occupancy.lower.device))) > 0).cpu()
+
+    def look(self, rays: Rays, step: int, g: torch.Generator) -> None:
+        """Bring up to date, before a training step, what is learned without a gradient."""
+        return
+
+    def points(self, rays: Rays, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, in [−1, 1] along the box's longest side, their velocity ∂x/∂t, and the direction as condition."""
+        lower, upper = self.occupancy.lower, self.occupancy.upper
+        scale = 2 / (upper - lower).max()
+        shape = (len(rays), *(1,) * (t.ndim - 1), 3)
+        d = rays.directions.view(shape)
+        return (rays.at(t) - (lower + upper) / 2) * scale, d * scale, d
+
+    @torch.no_grad()
+    def view(self, rays: Rays, background: Tensor, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Render any rays, at most ``chunk_size`` at a time: rgb (R, 3), depth (R,), acc (R,).
+
+        Rays that miss the scene are not evaluated: they show the background, at the depth of their far end. At its peak
+        the rendering holds less than ``chunk_size`` · evaluations · (3·width + 4·(inputs + outputs)) numbers, whatever
+        the size of the image. Where memory runs out, half of the chunk is tried, and so on.
+        """
+        rgb = background.expand(len(rays), 3).clone()
+        depth, acc = rays.far.clone(), torch.zeros_like(rays.far)
+        rest = torch.arange(len(rays), device=rays.far.device)
+        size = min(chunk_size, BLOCK[rest.device.type == "cpu"] // (self.width * self.evaluations) + 1)
+        while len(rest):
+            index = rest[:size]
+            try:
+                edges = self.edges(rays[index])
+                hit = _length(edges) > 0
+                index = index[hit]
+                if len(index):
+                    out = self.render(rays[index], edges[hit], background)
+                    rgb[index], depth[index], acc[index] = out.rgb, out.depth, out.acc
+            except RuntimeError as error:
+                if size == 1 or not out_of_memory(error):
+                    raise
+                size = (size + 1) // 2
+                gc.collect()
+                torch.cuda.empty_cache()
+                log.warning("out of memory: going on with %d rays at a time", size)
+                continue
+            rest = rest[size:]
+        return rgb, depth, acc
+
+
+def _length(edges: Tensor) -> Tensor:
+    return edges[:, -1] - edges[:, 0]
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device, or the CPU's allocator, had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a :class:`Volume` is trained.
+
+    Attributes:
+        fit: ``integral_net`` takes section means from differences of Φ, ``grad_net`` from samples of Ψ (the paper).
+        samples: stratified samples per section, for ``grad_net``.
+        jitter: whether the edges move at random, by up to half a section, for ``integral_net``.
+        anneal: every section begins as this many, and their number is halved until it is 1, over half of the training.
+        nonnegative: weight of the mean of relu(−Ψ_σ) at random points of the rays.
+        consistent: weight of the mean squared difference between Ψ_σ along two directions.
+    """
+
+    fit: str = "integral_net"
+    samples: int = 8
+    jitter: bool = True
+    anneal: int = 1
+    nonnegative: float = 0.0
+    consistent: float = 0.0
+
+
+class Volume(AbstractVolume):
     """Density σ and colour c of a scene, as the antiderivatives Φ_σ and Φ_c along every ray (paper, Sec. 5).
 
     Args:
-        networks: the integral networks, of 4 outputs together: density first, then rgb. Each maps points (…, 3), in a
-            box scaled to [−1, 1]³, and a direction to its share of the outputs.
+        networks: the integral networks, with the outputs that ``color`` needs together: density first. Each maps points
+            (…, 3), in a box scaled to [−1, 1]³, and a direction to its share of the outputs.
         grad_nets: their grad networks, over the same parameters.
         placement: chooses the section edges, once for density and colour.
-        box: lower and upper corner (3,) of the scene.
+        color: makes density and colour of section means.
+        occupancy: where the scene is.
+        training: how it is trained.
     """
-
-    lower: Tensor
-    upper: Tensor
 
     def __init__(
         self,
         networks: list[IntegralNet],
         grad_nets: list[AbstractGradNet],
         placement: sections.AbstractPlacement,
-        box: Box,
+        color: AbstractColor,
+        occupancy: Occupancy,
+        training: Training,
     ) -> None:
-        super().__init__()
+        super().__init__(occupancy)
         self.networks = nn.ModuleList(networks)
+        self._width = networks[0].hidden_features
         self.grad_nets = grad_nets  # a plain list: their parameters are those of `networks`
-        self.placement = placement
-        self.register_buffer("lower", box[0].float())
-        self.register_buffer("upper", box[1].float())
+        self.placement, self.color, self.training_options = placement, color, training
 
-    def _point(self, rays: Rays, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Points, in [−1, 1] along the box's longest side, their velocity ∂x/∂t, and the direction as condition."""
-        scale = 2 / (self.upper - self.lower).max()
-        shape = (len(rays), *(1,) * (t.ndim - 1), 3)
-        d = rays.directions.view(shape)
-        return (rays.at(t) - (self.lower + self.upper) / 2) * scale, d * scale, d
+    @property
+    def evaluations(self) -> int:
+        return self.placement.sections + 1
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    def edges(self, rays: Rays) -> Tensor:
+        return self.placement(rays.clipped_to(self.occupancy.lower, self.occupancy.upper))
 
     def integral(self, rays: Rays, t: Tensor) -> Tensor:
-        """Return Φ(o, d, t): t (R, …) → (R, …, 4). Always in float32, because differences of it cancel."""
+        """Return Φ(o, d, t): t (R, …) → (R, …, C). Always in float32, because differences of it cancel."""
         with torch.autocast(t.device.type, enabled=False):
-            x, _, d = self._point(rays, t)
+            x, _, d = self.points(rays, t)
             return torch.cat([net(x, d) for net in self.networks], dim=-1)
 
     def integrand(self, rays: Rays, t: Tensor) -> Tensor:
-        """Return Ψ = ∂Φ/∂t at x = o + t·d: t (R, …) → (R, …, 4)."""
-        x, velocity, d = self._point(rays, t)
+        """Return Ψ = ∂Φ/∂t at x = o + t·d: t (R, …) → (R, …, C)."""
+        x, velocity, d = self.points(rays, t)
         return torch.cat([grad.along(x, velocity.expand_as(x), d) for grad in self.grad_nets], dim=-1)
 
     def means_from_samples(self, rays: Rays, edges: Tensor, u: Tensor) -> Tensor:
-        """Return section means (R, N, 4) from stratified samples of Ψ, placed by u (R, N, M): the paper's training."""
+        """Return section means (R, N, C) from stratified samples of Ψ, placed by u (R, N, M): the paper's training."""
         nodes, node_weights = quadrature.stratified(edges, u)
         return sections.means_from_samples(self.integrand(rays, nodes), node_weights)
 
     def means_from_differences(self, rays: Rays, edges: Tensor) -> Tensor:
-        """Return section means (R, N, 4) from differences of Φ over the edges: N + 1 evaluations per ray."""
+        """Return section means (R, N, C) from differences of Φ over the edges: N + 1 evaluations per ray."""
         return sections.means_from_differences(self.integral(rays, edges), edges)
 
-    def render(self, means: Tensor, edges: Tensor, background: Tensor) -> rendering.Rendering:
-        """Composite section means (R, N, 4): density relu(σ̄), colour sigmoid(c̄) (paper, after eq. 17)."""
-        density = rendering.density_from_mean(means[..., 0])
-        return rendering.composite(density, torch.sigmoid(means[..., 1:]), edges, background)
+    def composite(self, rays: Rays, means: Tensor, edges: Tensor, background: Tensor) -> Rendering:
+        """Composite section means (R, N, C)."""
+        density, rgb = self.color(means, rays.directions)
+        return rendering.composite(density, rgb, edges, background)
 
-    @torch.no_grad()
-    def view(self, rays: Rays, background: Tensor, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Render rays by differences of Φ only, ``chunk_size`` at a time: rgb (R, 3), depth (R,), acc (R,).
+    def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
+        return self.composite(rays, self.means_from_differences(rays, edges), edges, background)
 
-        Rays that miss the box are not evaluated: they show the background, at the depth of their far end.
-        """
-        rgb = background.expand(len(rays), 3).clone()
-        depth, acc = rays.far.clone(), torch.zeros_like(rays.far)
-        for index in rays.hit.nonzero()[:, 0].split(chunk_size):
-            chunk = rays[index]
-            edges = self.placement(chunk)
-            out = self.render(self.means_from_differences(chunk, edges), edges, background)
-            rgb[index], depth[index], acc[index] = out.rgb, out.depth, out.acc
-        return rgb, depth, acc
+    def renderings(
+        self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
+    ) -> tuple[list[Rendering], Tensor | float]:
+        options = self.training_options
+        if options.fit == "integral_net":
+            parts = 2 ** math.ceil(math.log2(options.anneal) * max(0.0, 1 - 2 * used))
+            edges = sections.subdivided(edges, parts) if parts > 1 else edges
+            edges = sections.jittered(edges, draw("edges", *edges[:, 1:-1].shape)) if options.jitter else edges
+            means = self.means_from_differences(rays, edges)
+        else:
+            means = self.means_from_samples(rays, edges, draw("samples", *edges[:, 1:].shape, options.samples))
+        return [self.composite(rays, means, edges, background)], self._penalty(rays, edges, draw)
+
+    def _penalty(self, rays: Rays, edges: Tensor, draw: Draw) -> Tensor | float:
+        """What the densities at one random point of each ray lack: a sign, and agreement with another direction."""
+        options = self.training_options
+        if not options.nonnegative and not options.consistent:
+            return 0.0
+        t = torch.lerp(edges[:, 0], edges[:, -1], draw("points", *edges[:, 0].shape))
+        density = self.integrand(rays, t[:, None])[:, 0, 0]
+        penalty = options.nonnegative * torch.relu(-density).mean()
+        if options.consistent:
+            nowhere = torch.zeros_like(t)
+            others = Rays(rays.at(t), rays.directions.roll(1, dims=0), nowhere, nowhere)
+            other = self.integrand(others, nowhere[:, None])[:, 0, 0]
+            penalty = penalty + options.consistent * (density - other).square().mean()
+        return penalty
+
+    def look(self, rays: Rays, step: int, g: torch.Generator) -> None:
+        if not self.placement.adaptive or step < LOOK_AFTER or step % LOOK_EVERY:
+            return
+        cell = (self.occupancy.upper - self.occupancy.lower).max() / len(self.occupancy.density)
+
+        def density(points: Tensor) -> Tensor:
+            """The mean over the length of a cell, along a ray of the batch."""
+            directions = rays.directions[torch.randint(len(rays), (len(points),), generator=g)]
+            half = torch.full((len(points), 1), 0.5, device=points.device) * cell
+            ends = torch.cat([-half, half], dim=1)
+            some = Rays(points, directions, ends[:, 0], ends[:, 1])
+            return self.means_from_differences(some, ends)[:, 0, 0]
+
+        self.occupancy.update(density, 1 / 8, g)

@@ -9,9 +9,10 @@ import torch
 
 from autoint.grad_nets import grad_net
 from autoint.networks import IntegralNet
+from autoint.occupancy import Occupancy
 from autoint.rays import Rays
-from autoint.registry import ENCODINGS, PLACEMENTS
-from autoint.volume import Volume
+from autoint.registry import COLORS, ENCODINGS, PLACEMENTS
+from autoint.volume import Training, Volume
 from benchmarks.measure import medians, report
 
 
@@ -20,19 +21,20 @@ def fits(rays: int = 256, samples: int = 128) -> dict[str, float]:
     torch.manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(rays, 3), dim=-1)
     bundle = Rays(-2 * directions, directions, torch.ones(rays), torch.full((rays,), 3.0))
+    occupancy = Occupancy(torch.full((3,), -1.0), torch.full((3,), 1.0))
     out = {}
     for sections in (8, 16, 32):
         condition = ENCODINGS.build({"name": "normalized_positional", "num_frequencies": 4}, 3)
         net = IntegralNet(3, 4, 64, 4, encoding="normalized_positional", condition=condition)
-        box = torch.full((3,), -1.0), torch.full((3,), 1.0)
-        volume = Volume([net], [grad_net(net)], PLACEMENTS.build("uniform", sections), box)
+        placement, color = PLACEMENTS.build("uniform", sections, occupancy), COLORS.build("mean", condition)
+        volume = Volume([net], [grad_net(net)], placement, color, occupancy, Training())
         edges, u = volume.placement(bundle), torch.rand(rays, sections, samples // sections)
         means = {
             "integral_net": lambda v=volume, e=edges: v.means_from_differences(bundle, e),
             "grad_net": lambda v=volume, e=edges, u=u: v.means_from_samples(bundle, e, u),
         }
         steps = {
-            name: lambda m=m, v=volume, e=edges: v.render(m(), e, torch.ones(3)).rgb.mean().backward()
+            name: lambda m=m, v=volume, e=edges: v.composite(bundle, m(), e, torch.ones(3)).rgb.mean().backward()
             for name, m in means.items()
         }
         times = medians(steps)

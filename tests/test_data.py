@@ -10,7 +10,6 @@ from autoint.data.blender import blender, reduced
 from autoint.data.loading import Pixels, StepLoader, WholeImages
 from autoint.data.procedural import procedural
 from autoint.metrics import over
-from autoint.occupancy import visual_hull_box
 from autoint.rays import Intrinsics, Rays, rays_from_camera
 from tests import reference
 from tests.conftest import SHARED_DATA
@@ -163,17 +162,6 @@ def test_clipping_to_a_box_finds_the_range_inside():
     assert 5 < hits < 40
 
 
-def test_the_visual_hull_box_holds_the_solids_tightly():
-    views = procedural("", "train", 32)
-    lower, upper = visual_hull_box(views)
-    assert (lower < -0.3).all()
-    assert (upper > 0.3).all()
-    assert (upper - lower < 3.6).all()
-    for view in (0, 7):
-        missed = ~views.rays_of(view).clipped_to(lower, upper).hit
-        assert views.images[view].reshape(-1, 4)[missed, 3].max() < 2 / 255 if missed.any() else True
-
-
 def test_the_procedural_scene_is_deterministic():
     first, second, other = (procedural("", "val", 8, scene_seed=s) for s in (1, 1, 2))
     assert torch.equal(first.images, second.images)
@@ -185,16 +173,17 @@ def test_the_procedural_scene_is_deterministic():
 def test_batches_depend_on_their_number_alone_and_cover_every_pixel():
     views = procedural("", "val", 8)
     box = views.frustum_box()
-    pixels = Pixels(views, box, batch_size=16, seed=0)
+    hit = lambda rays: rays.clipped_to(*box).hit  # noqa: E731
+    pixels = Pixels(views, hit, batch_size=16, seed=0)
     per_epoch = len(pixels.index) // 16
     epoch = [pixels(step) for step in range(per_epoch)]
-    late = Pixels(views, box, batch_size=16, seed=0)(per_epoch - 1)
+    late = Pixels(views, hit, batch_size=16, seed=0)(per_epoch - 1)
     assert torch.equal(late.rgba, epoch[-1].rgba)
     assert torch.equal(late.rays.origins, epoch[-1].rays.origins)
     seen = {tuple(d.tolist()) for b in epoch for d in b.rays.directions}
     assert len(seen) == 16 * per_epoch
     assert not torch.equal(pixels(per_epoch).rgba, epoch[0].rgba)
-    halves = [Pixels(views, box, 16, 0, rank, 2)(3) for rank in (0, 1)]
+    halves = [Pixels(views, hit, 16, 0, rank, 2)(3) for rank in (0, 1)]
     both = torch.cat([h.rays.directions for h in halves])
     assert {tuple(d) for d in both.tolist()} == {tuple(d) for d in epoch[3].rays.directions.tolist()}
 
@@ -212,18 +201,8 @@ def test_the_loader_resumes_where_it_was():
 
 def test_a_part_of_the_views_is_spread_evenly():
     views, some = procedural("", "test", 4), procedural("", "test", 4, 3)
-    images = WholeImages(some, views.frustum_box())
+    images = WholeImages(some)
     assert some.names == ("test_000", "test_004", "test_007")
     assert torch.equal(some.images, views.images[[0, 4, 7]])
     assert images[1].shape == (4, 4)
     assert len(images[1].rays) == 16
-
-
-@pytest.mark.skipif(not LEGO.is_dir(), reason="needs the Lego scene in ../shared/data")
-def test_lego_loads_and_its_box_is_that_of_the_bulldozer():
-    views = blender(str(SHARED_DATA), "train", 50, path="nerf_synthetic/lego")
-    assert views.images.shape == (100, 50, 50, 4)
-    lower, upper = visual_hull_box(views)
-    assert (lower > -1.5).all()
-    assert (upper < 1.5).all()
-    assert (upper - lower > 1.2).all()

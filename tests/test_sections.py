@@ -3,20 +3,23 @@ import torch
 
 from autoint import quadrature, sections
 from autoint.grad_nets import grad_net
+from autoint.occupancy import Occupancy
 from autoint.rays import Rays
 from autoint.seeding import generator
-from autoint.volume import Volume
+from autoint.volume import Training, Volume
 from tests.cases import network
 
 
 def volume(num_sections=8):
-    from autoint.registry import ENCODINGS, PLACEMENTS
+    from autoint.registry import COLORS, ENCODINGS, PLACEMENTS
 
     net = network(
         "swish", "normalized_positional", in_features=3, out_features=4, condition=ENCODINGS.build("identity", 3)
     )
-    box = torch.full((3,), -1.0), torch.full((3,), 1.0)
-    return Volume([net], [grad_net(net)], PLACEMENTS.build("uniform", num_sections), box).double()
+    occupancy = Occupancy(torch.full((3,), -1.0), torch.full((3,), 1.0))
+    placement = PLACEMENTS.build("uniform", num_sections, occupancy)
+    color = COLORS.build("mean", ENCODINGS.build("identity", 3))
+    return Volume([net], [grad_net(net)], placement, color, occupancy, Training()).double()
 
 
 def some_rays(count=16):
@@ -51,7 +54,7 @@ def test_both_ways_give_one_rendering_with_the_same_gradients():
     by_edges = model.means_from_differences(rays, edges)
     gradients = []
     for means in (by_nodes, by_edges):
-        rgb = model.render(means, edges, torch.ones(3)).rgb
+        rgb = model.composite(rays, means, edges, torch.ones(3)).rgb
         gradients.append(torch.autograd.grad(rgb.square().sum(), list(model.parameters())))
     assert torch.allclose(by_nodes, by_edges, atol=1e-8)
     for a, b in zip(*gradients, strict=True):
@@ -113,10 +116,11 @@ def test_the_sampling_network_learns():
     from autoint.registry import PLACEMENTS
 
     model = volume()
-    model.placement = PLACEMENTS.build("predicted", 8).double()
+    model.placement = PLACEMENTS.build("predicted", 8, model.occupancy).double()
     rays = some_rays()
     edges = model.placement(rays)
-    rgb = model.render(model.means_from_differences(rays, edges).abs(), edges, torch.ones(3)).rgb
+    means = model.means_from_differences(rays, edges).abs()
+    rgb = model.composite(rays, means, edges, torch.ones(3)).rgb
     rgb.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.placement.parameters())
     assert model.placement.network[-1].weight.grad.abs().max() > 0

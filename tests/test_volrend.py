@@ -16,8 +16,11 @@ import torch
 
 from autoint import build, checkpoints, metrics
 from autoint.config import RunConfig
+from autoint.integrals import BLOCK
 from autoint.registry import GRAD_NETS
+from autoint.tasks.volrend import load_views
 from autoint.training import fit
+from benchmarks.measure import peak_memory
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden" / "losses.json"
@@ -216,12 +219,47 @@ def test_chunks_do_not_change_an_image(tmp_path):
     fit(tiny_config(trainer={"max_steps": 5}), tmp_path)
     config, module = build.restored(tmp_path / "checkpoints" / "last.ckpt")
     from autoint.data.loading import WholeImages
-    from autoint.tasks.volrend import load_views
 
     volume = module.volume
-    rays = WholeImages(load_views(config, "test"), (volume.lower, volume.upper))[0].rays
+    rays = WholeImages(load_views(config, "test"))[0].rays
     whole, parts = (volume.view(rays, torch.ones(3), size)[0] for size in (10_000, 17))
     assert torch.allclose(whole, parts, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["autoint", "nerf"])
+def test_out_of_memory_halves_the_chunk_and_goes_on(model, monkeypatch, caplog):
+    volume = build.task(tiny_config(model=model)).module.volume
+    rays = load_views(tiny_config(), "test").rays_of(0)
+    whole = volume.view(rays, torch.ones(3), 100)
+    real, sizes = volume.render, []
+
+    def small(chunk, edges, background):
+        sizes.append(len(chunk))
+        if len(chunk) > 9:
+            raise torch.OutOfMemoryError("no memory left")
+        return real(chunk, edges, background)
+
+    monkeypatch.setattr(volume, "render", small)
+    parts = volume.view(rays, torch.ones(3), 100)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, parts, strict=True))
+    assert max(sizes) > 9 >= sizes[-1]
+    assert "out of memory: going on with" in caplog.text
+    monkeypatch.setattr(volume, "render", lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        volume.view(rays, torch.ones(3), 100)
+
+
+def test_memory_of_rendering_is_bounded_by_the_chunk(monkeypatch):
+    """What the docstring of ``view`` promises, for two sizes of image."""
+    volume = build.task(tiny_config()).module.volume
+    monkeypatch.setitem(BLOCK, True, 2**30)  # on a CPU the blocks are smaller than the chunks
+    for size in (24, 48):
+        rays = load_views(tiny_config(image_size=size), "test", 1).rays_of(0)
+        image = len(rays) * 4 * 12  # rays and results, which the image asks for
+        peak = peak_memory(lambda rays=rays: volume.view(rays, torch.ones(3), 128))
+        net = volume.networks[0]
+        inputs = net.encoding.out_features + net.output.out_features
+        assert peak - image < 4 * 128 * volume.evaluations * (3 * volume.width + 4 * inputs)
 
 
 @pytest.mark.parametrize("fit_by", ["integral_net", "grad_net"])

@@ -15,6 +15,8 @@ from autoint.data.views import Views
 from autoint.rays import Rays
 from autoint.seeding import generator
 
+Hit = Callable[[Rays], Tensor]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -60,18 +62,16 @@ class Pixels:
 
     Args:
         views: the training views.
-        box: lower and upper corner of the scene; rays that miss it show the background and teach nothing.
+        hit: which rays meet the scene; those that miss it show the background and teach nothing.
         batch_size: rays per step, over all ranks.
         seed: of the order.
         rank, world: this process's share of every batch, and the number of shares.
     """
 
-    def __init__(
-        self, views: Views, box: tuple[Tensor, Tensor], batch_size: int, seed: int, rank: int = 0, world: int = 1
-    ) -> None:
-        self.views, self.box, self.batch_size, self.seed = views, box, batch_size, seed
+    def __init__(self, views: Views, hit: Hit, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.views, self.batch_size, self.seed = views, batch_size, seed
         self.rank, self.world = rank, world
-        hits = [views.rays_of(v).clipped_to(*box).hit for v in range(len(views))]
+        hits = [hit(views.rays_of(v)) for v in range(len(views))]
         self.index = torch.cat(hits).nonzero()[:, 0]
         if not len(self.index):
             raise ValueError("no ray of the training views meets the scene's box; check the poses, near and far")
@@ -94,22 +94,21 @@ class Pixels:
         height, width = self.views.images.shape[1:3]
         view, pixel = index // (height * width), index % (height * width)
         rays = self.views.rays(view, pixel // width, pixel % width)
-        return Batch(rays.clipped_to(*self.box), self.rgba[index])
+        return Batch(rays, self.rgba[index])
 
 
 class WholeImages(Dataset[Batch]):
     """Every item is one whole image, as a batch of all of its rays."""
 
-    def __init__(self, views: Views, box: tuple[Tensor, Tensor]) -> None:
-        self.views, self.box = views, box
+    def __init__(self, views: Views) -> None:
+        self.views = views
 
     def __len__(self) -> int:
         return len(self.views)
 
     def __getitem__(self, view: int) -> Batch:
         image = self.views.images[view]
-        rays = self.views.rays_of(view).clipped_to(*self.box)
-        return Batch(rays, image.reshape(-1, 4), (image.shape[0], image.shape[1]))
+        return Batch(self.views.rays_of(view), image.reshape(-1, 4), (image.shape[0], image.shape[1]))
 
 
 class ViewsData(pl.LightningDataModule):
@@ -119,22 +118,22 @@ class ViewsData(pl.LightningDataModule):
         self,
         train: Views,
         val: Views,
-        box: tuple[Tensor, Tensor],
+        hit: Hit,
         *,
         batch_size: int,
         total_steps: int,
         seed: int,
     ) -> None:
         super().__init__()
-        self.train, self.box, self.seed = train, box, seed
+        self.train, self.hit, self.seed = train, hit, seed
         self.batch_size, self.total_steps = batch_size, total_steps
-        self.val = WholeImages(val, box)
+        self.val = WholeImages(val)
 
     def train_dataloader(self) -> StepLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if self.batch_size % world:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of the {world} processes that share it")
-        pixels = Pixels(self.train, self.box, self.batch_size, self.seed, rank, world)
+        pixels = Pixels(self.train, self.hit, self.batch_size, self.seed, rank, world)
         return StepLoader(pixels, self.total_steps)
 
     def val_dataloader(self) -> DataLoader[Batch]:

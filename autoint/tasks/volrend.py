@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoint import build, metrics, pictures, sections, view_evaluation
+from autoint import build, metrics, pictures, view_evaluation
 from autoint.config import Optimizer, RunConfig
 from autoint.data.loading import Batch, ViewsData
 from autoint.data.views import Views
-from autoint.occupancy import visual_hull_box
-from autoint.registry import DATASETS, ENCODINGS, PLACEMENTS, TASKS, at_least_one, one_of
-from autoint.schedule import warm_up_and_cosine
+from autoint.occupancy import Occupancy, visual_hull
+from autoint.registry import DATASETS, MODELS, TASKS, at_least_one, one_of
+from autoint.schedule import used_budget, warm_up_and_cosine
 from autoint.seeding import generator
-from autoint.volume import Volume
+from autoint.volume import AbstractVolume
 
 if TYPE_CHECKING:
     from autoint.evaluation import EvaluateConfig
@@ -41,6 +41,8 @@ def volrend(
     placement: Any = "uniform",
     direction_encoding: Any = "normalized_positional",
     networks: int = 1,
+    model: Any = "autoint",
+    color: Any = "mean",
     background: str = "white",
     val_images: int = 4,
 ) -> build.Task:
@@ -55,7 +57,9 @@ def volrend(
         samples: stratified samples per ray for fit=grad_net, a multiple of ``sections``.
         placement: where the section edges go.
         direction_encoding: encoding of the viewing direction.
-        networks: 1 for one network with four outputs, 2 for separate density and colour networks (the paper).
+        networks: 1 for one network with all outputs, 2 for separate density and colour networks (the paper).
+        model: integral networks, or the baseline.
+        color: how section means become colour.
         background: behind the scene: white, black, or random while training and white afterwards.
         val_images: how many validation images are rendered now and then.
     """
@@ -63,33 +67,16 @@ def volrend(
     one_of("background", background, BACKGROUNDS)
     if networks not in (1, 2):
         raise ValueError(f"networks={networks} must be 1 (one trunk) or 2 (density and colour apart)")
-    if config.fit == "grad_net" and samples % sections:
-        fits = max(1, samples // sections) * sections
-        raise ValueError(f"samples={samples} must be a multiple of sections={sections}, for instance samples={fits}")
-    box = torch.zeros(3), torch.ones(3)
-    data = None
+    occupancy = Occupancy(torch.zeros(3), torch.ones(3))
     if with_data:
         train, val = load_views(config, "train"), load_views(config, "val", val_images)
-        box = visual_hull_box(train)
-        data = ViewsData(
-            train,
-            val,
-            box,
-            batch_size=config.batch_size,
-            total_steps=build.total_steps(config),
-            seed=config.seed,
-        )
-    outputs = (4,) if networks == 1 else (1, 3)
-    nets = [build.integral_net(config, 3, n, ENCODINGS.build(direction_encoding, 3)) for n in outputs]
-    volume = Volume(nets, [build.grad_net(config, net) for net in nets], PLACEMENTS.build(placement, sections), box)
-    module = VolumeRendering(
-        volume,
-        fit=config.fit,
-        samples=samples // sections,
-        background=background,
-        seed=config.seed,
-        optimizer=config.optimizer,
-    )
+        occupancy = visual_hull(train)
+    volume = MODELS.build(model, config, occupancy)
+    data = None
+    if with_data:
+        steps = build.total_steps(config)
+        data = ViewsData(train, val, volume.hit, batch_size=config.batch_size, total_steps=steps, seed=config.seed)
+    module = VolumeRendering(volume, background=background, seed=config.seed, optimizer=config.optimizer)
     return build.Task(module, data)
 
 
@@ -103,51 +90,43 @@ class VolumeRendering(pl.LightningModule):
 
     Args:
         volume: the scene.
-        fit: ``grad_net`` takes section means from samples of Ψ (the paper), ``integral_net`` from differences of Φ
-            over jittered edges.
-        samples: stratified samples per section, for ``grad_net``.
         background: ``white``, ``black`` or ``random``.
-        seed: of jitter, samples and random backgrounds.
+        seed: of all that is random while training.
         optimizer: Adam's settings and schedule.
     """
 
-    def __init__(
-        self, volume: Volume, *, fit: str, samples: int, background: str, seed: int, optimizer: Optimizer
-    ) -> None:
+    def __init__(self, volume: AbstractVolume, *, background: str, seed: int, optimizer: Optimizer) -> None:
         super().__init__()
-        self.volume, self.fit, self.samples = volume, fit, samples
-        self.background, self.seed, self.optimizer = background, seed, optimizer
+        self.volume, self.background, self.seed, self.optimizer = volume, background, seed, optimizer
         self.collapsed = False
 
     def canvas(self) -> Tensor:
         """Return the background colour of rendered images, (3,)."""
         return torch.full((3,), BACKGROUNDS[self.background], device=self.device)
 
-    def _uniform(self, name: str, rays: int, *shape: int) -> Tensor:
+    def _draw(self, name: str, rays: int, *shape: int) -> Tensor:
         """Random numbers in [0, 1) for this step's ``rays``, drawn for all ranks together: ranks do not matter."""
         world = self.trainer.world_size
         g = generator(self.seed, self.global_step, name, device=self.device)
         return torch.rand(rays * world, *shape, generator=g, device=self.device)[self.global_rank :: world]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        edges = self.volume.placement(batch.rays)
-        if self.fit == "integral_net":
-            edges = sections.jittered(edges, self._uniform("edges", *edges[:, 1:-1].shape))
-            means = self.volume.means_from_differences(batch.rays, edges)
-        else:
-            u = self._uniform("samples", *edges[:, 1:].shape, self.samples)
-            means = self.volume.means_from_samples(batch.rays, edges, u)
+        self.volume.look(batch.rays, self.global_step, generator(self.seed, self.global_step, "look"))
         behind = self.canvas()
         if self.background == "random":
-            behind = self._uniform("background", len(batch.rays), 3)
-        rgb = self.volume.render(means, edges, behind).rgb
-        loss = F.mse_loss(rgb, metrics.over(batch.rgba, behind))
+            behind = self._draw("background", len(batch.rays), 3)
+        used = used_budget(self.trainer, self.global_step)
+        edges = self.volume.edges(batch.rays)
+        renderings, penalty = self.volume.renderings(batch.rays, edges, behind, self._draw, used)
+        truth = metrics.over(batch.rgba, behind)
+        errors = [F.mse_loss(rendering.rgb, truth) for rendering in renderings]
+        loss = sum(errors, torch.as_tensor(penalty))
         trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
         shown = (batch_idx + 1) % trainer.log_every_n_steps == 0
         if (shown or self.device.type == "cpu") and not loss.isfinite():  # on a GPU, looking costs a synchronisation
             raise ValueError(f"training diverged: the loss is {loss.item()} at step {batch_idx}; lower optimizer.lr")
         if shown:
-            self.log_dict({"train/loss": loss, "train/psnr": -10 * loss.detach().log10()}, prog_bar=True)
+            self.log_dict({"train/loss": loss, "train/psnr": -10 * errors[-1].detach().log10()}, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -190,7 +169,7 @@ class VolumeRendering(pl.LightningModule):
         keys, sections = ("psnr", "ssim", "lpips", "seconds_per_frame"), run.options["sections"]
         row = {"scene": name, "sections": sections, "fit": run.fit}
         row |= {key: sum(v[key] for v in values) / len(values) for key in keys}
-        return row | {"evaluations_per_ray": sections + 1, "images": len(values)}, values
+        return row | {"evaluations_per_ray": self.volume.evaluations, "images": len(values)}, values
 
     def configure_optimizers(self) -> Any:
         beta_1, beta_2 = self.optimizer.betas

@@ -9,8 +9,19 @@ import torch
 from autoint import build, cli
 from autoint.config import GROUPS
 from autoint.grad_nets import grad_net
+from autoint.occupancy import Occupancy
 from autoint.rays import Rays
-from autoint.registry import ACTIVATIONS, DATASETS, ENCODINGS, FUNCTIONS, GRAD_NETS, PLACEMENTS, TASKS
+from autoint.registry import (
+    ACTIVATIONS,
+    COLORS,
+    DATASETS,
+    ENCODINGS,
+    FUNCTIONS,
+    GRAD_NETS,
+    MODELS,
+    PLACEMENTS,
+    TASKS,
+)
 from autoint.training import fit
 from tests import reference
 from tests.cases import every_network, network, points, relative_error
@@ -145,7 +156,8 @@ def test_grad_net_along_a_ray_with_a_condition(builder):
 @pytest.mark.parametrize("name", PLACEMENTS.names())
 def test_placement_spans_the_ray_in_order(name):
     torch.manual_seed(0)
-    placement = PLACEMENTS.build(name, 8)
+    occupancy = Occupancy(torch.full((3,), -4.0), torch.full((3,), 4.0))
+    placement = PLACEMENTS.build(name, 8, occupancy)
     for p in placement.parameters():
         torch.nn.init.normal_(p)
     d = torch.nn.functional.normalize(torch.randn(50, 3), dim=-1)
@@ -167,9 +179,11 @@ def test_every_component_is_documented(name):
 def test_the_command_line_surface():
     """What a user's fingers have learned: a name may be added here, never removed or renamed."""
     assert set(ACTIVATIONS.names()) == {"relu", "sine", "softplus", "swish"}
-    assert set(ENCODINGS.names()) == {"identity", "normalized_positional", "positional"}
+    assert set(ENCODINGS.names()) == {"grid", "identity", "normalized_positional", "positional"}
     assert set(GRAD_NETS.names()) == {"double_backward", "explicit", "graph", "jvp"}
-    assert set(PLACEMENTS.names()) == {"predicted", "uniform"}
+    assert set(PLACEMENTS.names()) == {"occupied", "predicted", "proposal", "uniform"}
+    assert set(COLORS.names()) == {"decoded", "mean", "weighted"}
+    assert set(MODELS.names()) == {"autoint", "nerf"}
     assert set(DATASETS.names()) == {"blender", "procedural"}
     assert set(FUNCTIONS.names()) == {"cos", "gaussian2d", "gaussian3d", "linear", "polynomial", "sinc", "xcosx"}
     assert set(TASKS.names()) == {"function", "volrend"}
@@ -179,6 +193,7 @@ def test_the_command_line_surface():
         "background",
         "batch_size",
         "ckpt_path",
+        "color",
         "data_dir",
         "direction_encoding",
         "encoding",
@@ -188,6 +203,7 @@ def test_the_command_line_surface():
         "image_size",
         "logger",
         "lower",
+        "model",
         "network",
         "networks",
         "optimizer",
@@ -212,7 +228,12 @@ CHOICES = [
     *({"encoding": name} for name in ENCODINGS.names()),
     *({"fit": "grad_net", "grad_net": name} for name in GRAD_NETS.names()),
     *({"placement": name} for name in PLACEMENTS.names()),
+    *({"color": name} for name in COLORS.names()),
+    *({"model": name} for name in MODELS.names()),
     {"networks": 2},
+    {"networks": 2, "model": {"name": "autoint", "density_frequencies": 0}},
+    {"model": {"name": "autoint", "jitter": False, "nonnegative": 0.1, "consistent": 0.1}},
+    {"model": {"name": "autoint", "anneal": 4}},
     {"background": "black"},
 ]
 

@@ -1,0 +1,97 @@
+"""The models of a scene, from configuration."""
+
+from __future__ import annotations
+
+import math
+
+from autoint import build
+from autoint.config import RunConfig
+from autoint.nerf import Nerf, RadianceField
+from autoint.occupancy import Occupancy
+from autoint.registry import ACTIVATIONS, COLORS, ENCODINGS, MODELS, PLACEMENTS, at_least_one
+from autoint.volume import AbstractVolume, Training, Volume
+
+
+@MODELS.register("autoint")
+def autoint(
+    config: RunConfig,
+    occupancy: Occupancy,
+    *,
+    jitter: bool = True,
+    anneal: int = 1,
+    nonnegative: float = 0.0,
+    consistent: float = 0.0,
+    density_frequencies: int | None = None,
+) -> AbstractVolume:
+    """Integral networks along the rays.
+
+    Args:
+        config: the run's configuration.
+        occupancy: where the scene is.
+        jitter: fit=integral_net moves the edges at random.
+        anneal: every section begins as this many (a power of two), for fit=integral_net.
+        nonnegative: weight of a penalty on negative densities inside sections.
+        consistent: weight of a penalty on densities that depend on the direction.
+        density_frequencies: bands of the direction for the density network, with networks=2; None as for colour.
+    """
+    options = config.options
+    if anneal < 1 or not math.log2(anneal).is_integer():
+        raise ValueError(f"model.anneal={anneal} must be a power of two, such as 4; 1 does not anneal")
+    if nonnegative < 0 or consistent < 0:
+        raise ValueError(f"model.nonnegative={nonnegative}, model.consistent={consistent}: weights cannot be negative")
+    if density_frequencies is not None and options["networks"] == 1:
+        raise ValueError(f"model.density_frequencies={density_frequencies} needs networks=2, density and colour apart")
+    if config.fit == "grad_net" and options["samples"] % options["sections"]:
+        fits = max(1, options["samples"] // options["sections"]) * options["sections"]
+        raise ValueError(
+            f"samples={options['samples']} must be a multiple of sections={options['sections']}, for instance "
+            f"samples={fits}"
+        )
+    directions = options["direction_encoding"]
+    color = COLORS.build(options["color"], ENCODINGS.build(directions, 3))
+    of_density = directions
+    if density_frequencies is not None:
+        of_density = {**directions, "num_frequencies": density_frequencies}
+    heads = (
+        [(color.outputs, directions)]
+        if options["networks"] == 1
+        else [(1, of_density), (color.outputs - 1, directions)]
+    )
+    nets = [build.integral_net(config, 3, outputs, ENCODINGS.build(choice, 3)) for outputs, choice in heads]
+    return Volume(
+        nets,
+        [build.grad_net(config, net) for net in nets],
+        PLACEMENTS.build(options["placement"], options["sections"], occupancy),
+        color,
+        occupancy,
+        Training(config.fit, options["samples"] // options["sections"], jitter, anneal, nonnegative, consistent),
+    )
+
+
+@MODELS.register("nerf")
+def nerf(config: RunConfig, occupancy: Occupancy, *, coarse: int = 64, fine: int = 128) -> AbstractVolume:
+    """Neural radiance fields (Mildenhall et al. 2020): the same widths, encodings and renderer, by quadrature.
+
+    Args:
+        config: the run's configuration.
+        occupancy: where the scene is.
+        coarse: stratified samples per ray.
+        fine: samples more, where the coarse ones found something.
+    """
+    at_least_one(**{"model.coarse": coarse, "model.fine": fine})
+    size = config.network
+    # Not normalised: that is for derivatives.
+    encoding = {**config.encoding, "name": config.encoding["name"].removeprefix("normalized_")}
+    directions = config.options["direction_encoding"]
+    directions = {**directions, "name": directions["name"].removeprefix("normalized_")}
+    fields = [
+        RadianceField(
+            ENCODINGS.build(encoding, 3),
+            ENCODINGS.build(directions, 3),
+            size.hidden_features,
+            size.num_layers,
+            ACTIVATIONS.build(config.activation),
+        )
+        for _ in range(2)
+    ]
+    return Nerf(fields, coarse, fine, occupancy)

@@ -1,0 +1,122 @@
+"""The baseline: neural radiance fields, rendered by quadrature at hierarchical samples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autoint import rendering, sections
+from autoint.activations import Activation
+from autoint.encodings import AbstractEncoding
+from autoint.occupancy import Occupancy
+from autoint.rays import Rays
+from autoint.rendering import Rendering
+from autoint.volume import AbstractVolume, Draw
+
+
+class RadianceField(nn.Module):
+    """Density and colour at a point: an MLP of x, whose density needs no direction and whose colour is told it last.
+
+    The encoded point enters again in the middle where there are 5 layers or more (Mildenhall et al. 2020, Fig. 7).
+
+    Args:
+        encoding: of the point.
+        directions: encoding of the direction.
+        hidden_features: width; the colour's layer has half of it.
+        num_layers: hidden layers of the trunk.
+        activation: between them.
+    """
+
+    def __init__(
+        self,
+        encoding: AbstractEncoding,
+        directions: AbstractEncoding,
+        hidden_features: int,
+        num_layers: int,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        self.encoding, self.directions, self.activation = encoding, directions, activation
+        self.skip = num_layers // 2 if num_layers >= 5 else -1
+        inputs = [hidden_features + (k == self.skip) * encoding.out_features for k in range(num_layers)]
+        inputs[0] = encoding.out_features
+        self.trunk = nn.ModuleList(nn.Linear(i, hidden_features) for i in inputs)
+        self.density = nn.Linear(hidden_features, 1)
+        self.feature = nn.Linear(hidden_features, hidden_features)
+        self.view = nn.Linear(hidden_features + directions.out_features, max(1, hidden_features // 2))
+        self.rgb = nn.Linear(max(1, hidden_features // 2), 3)
+        for k, layer in enumerate([*self.trunk, self.view]):
+            activation.init(layer, k == 0)
+
+    def forward(self, x: Tensor, directions: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return density (R, M), before its relu, at x (R, M, 3), and rgb (R, M, 3) along ``directions`` (R, 3)."""
+        encoded = h = self.encoding(x)
+        for k, layer in enumerate(self.trunk):
+            h = self.activation.function(layer(torch.cat([h, encoded], dim=-1) if k == self.skip else h))
+        density = self.density(h)[..., 0]
+        if directions is None:
+            return density, None
+        seen = self.directions(directions)[:, None].expand(*x.shape[:-1], -1)
+        h = self.activation.function(self.view(torch.cat([self.feature(h), seen], dim=-1)))
+        return density, torch.sigmoid(self.rgb(h))
+
+
+class Nerf(AbstractVolume):
+    """Two radiance fields: ``coarse`` stratified samples tell where ``fine`` more are drawn (Mildenhall et al. 2020).
+
+    The pixel is what the second field shows at all samples; while training, the first one's rendering counts as well.
+    """
+
+    def __init__(self, fields: list[RadianceField], coarse: int, fine: int, occupancy: Occupancy) -> None:
+        super().__init__(occupancy)
+        self._width = fields[0].density.in_features
+        self.fields, self.coarse, self.fine = nn.ModuleList(fields), coarse, fine
+
+    @property
+    def evaluations(self) -> int:
+        return 2 * self.coarse + self.fine
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
+        middle = torch.full((1, 1), 0.5, device=edges.device)
+        t = self._stratified(edges, middle.expand(len(rays), self.coarse))
+        coarse = self._composite(0, rays, t, edges, background, with_color=False)
+        return self._composite(1, rays, self._refined(t, coarse, edges, None), edges, background)
+
+    def renderings(
+        self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
+    ) -> tuple[list[Rendering], float]:
+        t = self._stratified(edges, draw("coarse", len(rays), self.coarse))
+        coarse = self._composite(0, rays, t, edges, background)
+        t = self._refined(t, coarse, edges, draw("fine", len(rays), self.fine))
+        return [coarse, self._composite(1, rays, t, edges, background)], 0.0
+
+    def _stratified(self, edges: Tensor, u: Tensor) -> Tensor:
+        """One sample in each of M equal bins between the ends (R, 2), placed by u (R, M)."""
+        bins = torch.arange(u.shape[-1], dtype=u.dtype, device=u.device)
+        return torch.lerp(edges[:, :1], edges[:, -1:], (bins + u) / u.shape[-1])
+
+    def _refined(self, t: Tensor, coarse: Rendering, edges: Tensor, u: Tensor | None) -> Tensor:
+        """``t`` (R, M) and ``fine`` samples more, drawn by the inverse CDF of the coarse weights, in order."""
+        with torch.no_grad():
+            bins = sections.inverse_cdf(_around(t, edges), coarse.weights + 1e-5, self.fine)
+            middle = 0.5 if u is None else u
+            more = bins[:, :-1] + bins.diff(dim=-1) * middle
+            return torch.cat([t, more], dim=-1).sort(dim=-1).values
+
+    def _composite(
+        self, field: int, rays: Rays, t: Tensor, edges: Tensor, background: Tensor, with_color: bool = True
+    ) -> Rendering:
+        x, _, _ = self.points(rays, t)
+        mean, rgb = self.fields[field](x, rays.directions if with_color else None)
+        if rgb is None:
+            rgb = torch.zeros_like(x)
+        return rendering.composite(rendering.density_from_mean(mean), rgb, _around(t, edges), background)
+
+
+def _around(t: Tensor, edges: Tensor) -> Tensor:
+    """Return the bounds (R, M+1) of the parts of the ray that samples t (R, M) stand for: halfway between them."""
+    return torch.cat([edges[:, :1], 0.5 * (t[:, 1:] + t[:, :-1]), edges[:, -1:]], dim=-1)
