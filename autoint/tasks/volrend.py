@@ -70,7 +70,7 @@ def volrend(
     data = None
     if with_data:
         train, val = load_views(config, "train"), load_views(config, "val", val_images)
-        box = visual_hull_box(train)
+        box = train.box or visual_hull_box(train)
         data = ViewsData(
             train,
             val,
