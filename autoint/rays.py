@@ -66,7 +66,7 @@ class Rays:
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """Cameras of one image size, one for all views (K = 1) or one per view: focal lengths, principal points, distortion.
+    """Cameras of one image size: one for all views (K = 1), or one per view.
 
     Attributes:
         pinhole: fx, fy, cx, cy in pixels, (K, 4).
@@ -133,7 +133,7 @@ def distorted(x: Tensor, y: Tensor, coefficients: Tensor) -> tuple[Tensor, Tenso
 def undistorted(x: Tensor, y: Tensor, coefficients: Tensor, steps: int = 12) -> tuple[Tensor, Tensor]:
     """Return the inverse of :func:`distorted` by Newton's method in float64, exact to rounding where it exists.
 
-    A lens so strong that the image folds has no inverse near its corners; :func:`autoint.data.views.check_lens` looks there.
+    A lens so strong that the image folds has no inverse near its corners, which ``views.check_lens`` refuses.
     """
     k1, k2, k3, p1, p2 = coefficients.double().unbind(-1)
     u, v = start = x.double(), y.double()

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from autoint.data.blender import blender, reduced
+from autoint.data.blender import blender
 from autoint.data.loading import Pixels, StepLoader, WholeImages
 from autoint.data.procedural import procedural
+from autoint.data.reading import reduced
 from autoint.metrics import over
 from autoint.occupancy import visual_hull_box
 from autoint.rays import Intrinsics, Rays, rays_from_camera

@@ -170,7 +170,7 @@ def test_the_command_line_surface():
     assert set(ENCODINGS.names()) == {"identity", "normalized_positional", "positional"}
     assert set(GRAD_NETS.names()) == {"double_backward", "explicit", "graph", "jvp"}
     assert set(PLACEMENTS.names()) == {"predicted", "uniform"}
-    assert set(DATASETS.names()) == {"blender", "procedural"}
+    assert set(DATASETS.names()) == {"blender", "deepvoxels", "llff", "procedural", "transforms"}
     assert set(FUNCTIONS.names()) == {"cos", "gaussian2d", "gaussian3d", "linear", "polynomial", "sinc", "xcosx"}
     assert set(TASKS.names()) == {"function", "volrend"}
     assert cli.known_keys() == [
