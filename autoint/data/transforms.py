@@ -43,8 +43,8 @@ def transforms(
     """Load one split of a capture.
 
     The folder has ``transforms_train.json``, ``_val.json`` and ``_test.json``, of which val and test may stand for
-    each other, or one ``transforms.json``, whose frames, sorted by their path, are split here. Intrinsics stand at the top
-    or in a frame, and lens distortion is taken out of the rays.
+    each other, or one ``transforms.json``, whose frames, sorted by their path, are split here. Intrinsics stand at the
+    top or in a frame, and lens distortion is taken out of the rays.
 
     Args:
         data_dir: the folder that holds data sets.
