@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -179,7 +180,7 @@ def test_the_centre_of_a_capture_is_where_its_cameras_look(tmp_path):
     assert torch.allclose(nearest_point(poses, tmp_path), torch.tensor([3.0, -2.0, 1.0]), atol=1e-5)
     parallel = torch.eye(4).repeat(3, 1, 1)
     parallel[:, 0, 3] = torch.arange(3.0)
-    with pytest.raises(ValueError, match="axes are parallel.*set scene.bounds=frustum"):
+    with pytest.raises(ValueError, match=r"axes are parallel.*set scene.bounds=frustum"):
         nearest_point(parallel, tmp_path)
 
 
@@ -265,8 +266,8 @@ def test_bad_options_of_a_capture_are_named(key, tmp_path):
     captures.write_transforms(tmp_path / "scene", [SMALL], orbit(3, 0.0))
     with pytest.raises(ValueError, match=words):
         transforms(str(tmp_path), "train", None, **{"path": "scene", key: value})
+    (tmp_path / "scene" / "transforms.json").write_text('{"w": 1, "w": 2, "frames": []}')
     with pytest.raises(ValueError, match=r"transforms.json: the key 'w' stands twice"):
-        (tmp_path / "scene" / "transforms.json").write_text('{"w": 1, "w": 2, "frames": []}')
         transforms(str(tmp_path), "train", None, path="scene")
 
 
@@ -308,7 +309,7 @@ def test_llff_reads_the_folder_that_has_enough_pixels(tmp_path):
 
 def test_llff_refuses_device_coordinates_for_views_from_all_around(tmp_path):
     captures.write_llff(tmp_path / "scene", SMALL, orbit(6, 0.0))
-    with pytest.raises(ValueError, match="needs cameras that face one way; set scene.ndc=false"):
+    with pytest.raises(ValueError, match=r"needs cameras that face one way; set scene\.ndc=false"):
         llff(str(tmp_path), "train", None, path="scene")
 
 
@@ -366,21 +367,14 @@ def test_16_bit_pictures_keep_their_range(tmp_path):
     Image.fromarray(ramp).save(tmp_path / "grey.png")
     grey, _ = read_rgba(tmp_path / "grey.png", None)
     assert np.abs(grey[..., 1].numpy() - ramp / 65535).max() < 1e-6
-    import imageio.v3 as iio
-
     color = np.stack([ramp, ramp[::-1], ramp.T.reshape(3, 4)], axis=-1)
-    try:
-        iio.imwrite(tmp_path / "color.png", color, plugin="PNG-FI")
-    except (ImportError, OSError, RuntimeError):
-        write_png16(tmp_path / "color.png", color)
+    write_png16(tmp_path / "color.png", color)
     rgba, _ = read_rgba(tmp_path / "color.png", None)
     assert np.abs(rgba[..., :3].numpy() - color / 65535).max() < 1 / 255
 
 
 def write_png16(file, color):
     """A 16-bit RGB PNG, which Pillow cannot write."""
-    import struct
-    import zlib
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -421,13 +415,23 @@ SCENES = {
                 Camera(42.0, 43.0, 12.4, 15.5, 24, 32, LENS),
                 Camera(39.0, 39.5, 11.4, 16.5, 24, 32, (-0.2, 0.05, 0.0, 0.003, 0.002)),
             ],
-            orbit(40, 0.0),
+            orbit(64, 0.0),
             missing=(3, 9),
         ),
     ),
 }
 
 
+@pytest.fixture
+def _one_thread():
+    """Such small batches are no faster on two, and far slower where the second is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("name", SCENES)
 def test_a_scene_of_every_format_trains(name, tmp_path):
     options, write = SCENES[name]
@@ -440,6 +444,7 @@ def test_a_scene_of_every_format_trains(name, tmp_path):
             "batch_size": 256,
             "encoding": {"name": "normalized_positional", "num_frequencies": 5},
             "direction_encoding": {"name": "normalized_positional", "num_frequencies": 1},
+            "network": {"hidden_features": 64, "num_layers": 3},
             "val_images": 1,
             "trainer": {"max_steps": 1200, "accelerator": "cpu", "enable_progress_bar": False},
         }
@@ -452,5 +457,5 @@ def test_a_scene_of_every_format_trains(name, tmp_path):
     for batch in (images[i] for i in range(len(images))):
         rgb, _, _ = module.volume.view(batch.rays, module.canvas(), chunk_size=4096)
         quality.append(float(metrics.psnr(rgb, metrics.over(batch.rgba, module.canvas()))))
-    print(name, re.sub(r"0+$", "", f"{sum(quality) / len(quality):.2f}"), "dB")
+    print(name, f"{sum(quality) / len(quality):.2f}", "dB")
     assert sum(quality) / len(quality) > 25
