@@ -80,8 +80,12 @@ def visual_hull(views: Views) -> Occupancy:
     the data set's, where it knows one, or else that of the hull, grown by one cell on every side; where nothing is
     opaque it is the frustum box, with every cell occupied.
     """
-    lower, upper = views.frustum_box()
+    if views.box is not None and (views.device is not None or bool((views.images[..., 3] > TRANSPARENT).all())):
+        return Occupancy(*views.box)
+    lower, upper = views.box or views.frustum_box()
     for resolution in (RESOLUTION // 2, RESOLUTION):  # once coarsely over all that the cameras see, once within that
+        if views.box is not None:
+            break
         cell = (upper - lower) / resolution
         centres = _centres(lower, upper, resolution)
         full = centres[_carve(views, centres, 0.5 * float(cell.norm()))]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from autoint.data.blender import blender, reduced
+from autoint.data.blender import blender
 from autoint.data.loading import Pixels, StepLoader, WholeImages
 from autoint.data.procedural import procedural
+from autoint.data.reading import reduced
 from autoint.metrics import over
 from autoint.rays import Intrinsics, Rays, rays_from_camera
 from tests import reference
@@ -21,7 +22,7 @@ def test_blender_loads_paths_with_and_without_suffix(blender_scene):
     views = blender(str(blender_scene), "train", None, path="nerf_synthetic/disc")
     assert views.images.shape == (6, 6, 8, 4)
     assert views.names == tuple(f"r_{i}" for i in range(6))
-    assert views.intrinsics.fx == pytest.approx(0.5 * 8 / math.tan(0.35))
+    assert float(views.intrinsics.pinhole[0, 0]) == pytest.approx(0.5 * 8 / math.tan(0.35))
     corner, middle = views.images[0, 0, 0], views.images[0, 2, 3]
     assert corner.tolist() == [0, 0, 0, 0]  # premultiplied: the hidden grey of a transparent pixel is gone
     assert torch.allclose(middle, torch.tensor([200, 60, 20, 255]) / 255)

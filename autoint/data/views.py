@@ -7,12 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoint.rays import Intrinsics, Rays, rays_from_camera
+from autoint.rays import DeviceCoordinates, Intrinsics, Rays, distorted, rays_from_camera, undistorted
 
 
 def evenly(count: int, at_most: int | None) -> list[int]:
     """Return at most ``at_most`` of the numbers below ``count``, evenly spaced; all of them for None."""
     return torch.linspace(0, count - 1, count if at_most is None else min(at_most, count)).round().long().tolist()
+
+
+def held_out(count: int, every: int, split: str) -> list[int]:
+    """Return which of ``count`` views are in a split: every ``every``-th from the first is in val and test."""
+    if every < 2:
+        raise ValueError(f"scene.hold_every={every} must be at least 2: every so manyth view is kept for testing")
+    if count < 2:
+        raise ValueError(f"the scene has {count} images; it needs at least 2, to train with and to test")
+    return [i for i in range(count) if (i % every == 0) == (split != "train")]
 
 
 @dataclass(frozen=True)
@@ -22,9 +31,12 @@ class Views:
     Attributes:
         images: premultiplied RGBA, (V, H, W, 4) in [0, 1]: rgb·alpha and alpha.
         poses: camera-to-world, (V, 4, 4), OpenGL convention.
-        intrinsics: the camera, one for all views.
+        intrinsics: the cameras, one for all views or one per view.
         near, far: range of the ray parameter, in the scene's units.
         names: one per view.
+        box: lower and upper corner (3,) of the scene where they are known; None leaves them to the visual hull.
+        device: the normalised device coordinates that the rays and the box are in; None for the world's. Range and
+            length of the rays are then those of the cube, and ``near`` and ``far`` mean nothing.
     """
 
     images: Tensor
@@ -33,14 +45,20 @@ class Views:
     near: float
     far: float
     names: tuple[str, ...]
+    box: tuple[Tensor, Tensor] | None = None
+    device: DeviceCoordinates | None = None
 
     def __len__(self) -> int:
         return len(self.poses)
 
     def rays(self, view: Tensor, row: Tensor, column: Tensor) -> Rays:
         """Return the rays through the centres of pixels (view, row, column), each (R,)."""
-        x, y = column.to(self.poses.dtype) + 0.5, row.to(self.poses.dtype) + 0.5
-        return rays_from_camera(self.intrinsics, self.poses[view], x, y, self.near, self.far)
+        return self.through(view, column.to(self.poses.dtype) + 0.5, row.to(self.poses.dtype) + 0.5)
+
+    def through(self, view: Tensor, x: Tensor, y: Tensor) -> Rays:
+        """Return the rays through positions (x, y) of views, in pixels from the upper left corner, each (R,)."""
+        rays = rays_from_camera(self.intrinsics[view], self.poses[view], x, y, self.near, self.far)
+        return self.device.rays(rays) if self.device else rays
 
     def rays_of(self, view: int) -> Rays:
         """Return the rays of a whole image, row by row, (H·W,)."""
@@ -53,18 +71,39 @@ class Views:
 
         Points at a depth that is not positive are behind the camera; their x and y mean nothing.
         """
-        k, pose = self.intrinsics, self.poses[view]
-        local = (points - pose[:3, 3]) @ pose[:3, :3]
+        pose = self.poses[view]
+        local = ((self.device.world(points) if self.device else points) - pose[:3, 3]) @ pose[:3, :3]
         depth = -local[:, 2]
         safe = torch.where(depth > 0, depth, 1.0)
-        return k.fx * local[:, 0] / safe + k.cx, -k.fy * local[:, 1] / safe + k.cy, depth
+        x, y = self.intrinsics[view].pixels(local[:, 0] / safe, -local[:, 1] / safe)
+        return x, y, depth
 
-    def frustum_box(self) -> tuple[Tensor, Tensor]:
-        """Return the box of everything that lies between near and far in some view."""
+    def frustum_box(self, steps: int = 2) -> tuple[Tensor, Tensor]:
+        """Return the box of what lies between near and far on steps × steps rays of every view, corners included.
+
+        The corners alone (``steps=2``) do for views from all around; views from one side need some from the middle.
+        """
         k = self.intrinsics
-        corner = torch.tensor([[x, y] for x in (0.0, k.width) for y in (0.0, k.height)], dtype=self.poses.dtype)
-        poses = self.poses.repeat_interleave(4, dim=0)
-        x, y = corner.repeat(len(self), 1).unbind(-1)
-        rays = rays_from_camera(k, poses, x, y, self.near, self.far)
+        grid = torch.linspace(0, 1, steps, dtype=self.poses.dtype)
+        x, y = torch.cartesian_prod(grid * k.width, grid * k.height).repeat(len(self), 1).unbind(-1)
+        rays = self.through(torch.arange(len(self)).repeat_interleave(steps * steps), x, y)
         points = rays.at(torch.stack([rays.near, rays.far], dim=-1)).reshape(-1, 3)
         return points.amin(0), points.amax(0)
+
+
+def check_lens(intrinsics: Intrinsics, where: str) -> None:
+    """Refuse distortion that cannot be inverted all over the image, which would bend rays to nowhere."""
+    if intrinsics.distortion is None:
+        return
+    fx, fy, cx, cy = intrinsics.pinhole.double().unbind(-1)
+    for column in torch.linspace(0, intrinsics.width, 9, dtype=torch.float64):
+        for row in torch.linspace(0, intrinsics.height, 9, dtype=torch.float64):
+            x, y = (column - cx) / fx, (row - cy) / fy
+            u, v = undistorted(x, y, intrinsics.distortion)
+            again = distorted(u, v, intrinsics.distortion.double())
+            close = (again[0] - x).abs() + (again[1] - y).abs() < 1e-8
+            if not bool((close & (u * x + v * y >= 0)).all()):  # beyond the fold, solutions lie on the other side
+                raise ValueError(
+                    f"{where}: the lens distortion folds the image over at ({float(column):.0f}, {float(row):.0f}): no "
+                    "ray belongs to that pixel; check k1, k2, k3, p1, p2, or undistort the images beforehand"
+                )

@@ -184,7 +184,7 @@ def test_the_command_line_surface():
     assert set(PLACEMENTS.names()) == {"occupied", "predicted", "proposal", "uniform"}
     assert set(COLORS.names()) == {"decoded", "mean", "weighted"}
     assert set(MODELS.names()) == {"autoint", "nerf"}
-    assert set(DATASETS.names()) == {"blender", "procedural"}
+    assert set(DATASETS.names()) == {"blender", "deepvoxels", "llff", "procedural", "transforms"}
     assert set(FUNCTIONS.names()) == {"cos", "gaussian2d", "gaussian3d", "linear", "polynomial", "sinc", "xcosx"}
     assert set(TASKS.names()) == {"function", "volrend"}
     assert cli.known_keys() == [
