@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from autoint import build, metrics
+from autoint.camera_paths import PATHS
 from autoint.files import write_json
 from autoint.registry import at_least_one, checked, fields_of, one_of
 from autoint.tables import markdown
@@ -30,19 +31,40 @@ class EvaluateConfig:
     lpips: str = "vgg"
     lpips_weights: str | None = None
     device: str = "auto"
+    video: str = "none"
+    video_frames: int = 60
+    video_fps: int = 20
+    ray: Any = "none"
 
     @staticmethod
     def from_hydra(composed: DictConfig) -> EvaluateConfig:
         """Check what Hydra composed; ``ValueError`` names the key, the value and what is allowed."""
         plain: Any = OmegaConf.to_container(composed, resolve=True)
         config = EvaluateConfig(**checked(fields_of(EvaluateConfig), plain, ""))
-        devices, splits = ("auto", "cpu", "cuda"), ("train", "val", "test")
-        for key, values in (("split", splits), ("lpips", tuple(metrics.BACKBONES)), ("device", devices)):
-            one_of(key, getattr(config, key), values)
-        at_least_one(max_images=config.max_images, chunk_size=config.chunk_size)
-        if config.device == "cuda" and not torch.cuda.is_available():
+        return config.checked()
+
+    def checked(self) -> EvaluateConfig:
+        """Return the configuration itself; ``ValueError`` names the key, the value and what is allowed."""
+        allowed = {
+            "split": ("train", "val", "test"),
+            "lpips": tuple(metrics.BACKBONES),
+            "device": ("auto", "cpu", "cuda"),
+            "video": ("none", *PATHS),
+        }
+        for key, values in allowed.items():
+            one_of(key, getattr(self, key), values)
+        at_least_one(
+            max_images=self.max_images,
+            chunk_size=self.chunk_size,
+            video_frames=self.video_frames,
+            video_fps=self.video_fps,
+        )
+        pair = isinstance(self.ray, list) and [type(x) for x in self.ray] == [int, int]
+        if not pair and self.ray not in ("none", "auto"):
+            raise ValueError(f"ray={self.ray} must be none, auto (the largest error of the first view) or [row,column]")
+        if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device=cuda: this machine or this build of torch has no CUDA device; use device=cpu")
-        return config
+        return self
 
 
 def find_checkpoints(runs: str) -> list[Path]:
