@@ -47,7 +47,7 @@ def error_image(error: Tensor) -> Tensor:
     """Return errors (H, W) as a picture (H, W, 3), from 0 in black to ``LARGEST_ERROR`` or more in pale yellow."""
     from matplotlib import colormaps
 
-    colors = torch.tensor([colormaps["inferno"](i)[:3] for i in range(256)], dtype=torch.float32)
+    colors = torch.from_numpy(colormaps["inferno"](range(256))[:, :3]).float()
     return colors[(error / LARGEST_ERROR * 255).round().clamp(0, 255).long()]
 
 
