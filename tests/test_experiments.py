@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from autoint import checkpoints, closeups, paper
+from autoint.config import RunConfig
 from autoint.training import fit
 from tests.test_volrend import digest, interrupt_after, tiny_config
 
@@ -103,14 +104,11 @@ def test_figure5_and_an_interrupted_run(program, scenes, no_lpips):
     assert program(*command)[0] == 0
     folder = Path("outputs/volrend/figure5_tiny")
     run = folder / "lego_predicted_4"
-    whole, steps = digest(run / "checkpoints" / "last.ckpt"), checkpoints.load(run / "checkpoints" / "last.ckpt")
-    config = steps["autoint"]["config"]
+    whole = digest(run / "checkpoints" / "last.ckpt")
+    config = checkpoints.load(run / "checkpoints" / "last.ckpt")["autoint"]["config"]
     shutil.rmtree(run)
-    from autoint.config import RunConfig
-
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "metrics.csv").write_text("step\n")
     interrupt_after(RunConfig.from_plain(config), run, 8)
+    (run / "metrics.csv").write_text("step\n")
     status, out, err = program(*command)
     assert status == 0, err
     assert f"{run}: going on from" in out
