@@ -25,8 +25,8 @@ METRICS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS-{lpips}"}
 FORMATS = {"psnr": ".2f", "ssim": ".4f", "lpips": ".4f", "memory": ".3f", "seconds_per_frame": ".3f"}
 MISSING = "–"
 WHAT_IS_WHAT = (
-    "memory: the most that tensors take while one test view is rendered, {chunk_size} rays at a time, without the "
-    "network's weights. s/frame: one view, on the machine that evaluated."
+    "Here, memory is the most that tensors take while one view is rendered, {chunk_size} rays at a time, on the device "
+    "that evaluated, without the network's weights; runtime is that of one view there. The paper measured on its own."
 )
 Results = Sequence["Evaluated"]
 
@@ -47,12 +47,13 @@ def table1(config: EvaluateConfig, results: Results, folder: Path) -> str:
     for key, head in (("psnr", "PSNR (dB)"), ("memory", "memory (GB)"), ("seconds_per_frame", "runtime (s/frame)")):
         scale = 1e-3 if key == "memory" else 1.0
         means = {m: _shown(_mean([r.row[key] for r in of], scale), key) for m, of in by_method.items()}
-        theirs = {m: f"{values[key]:g}" for m, values in paper.TABLE_1.items()}
+        theirs = {m: _printed(values[key], key) for m, values in paper.TABLE_1.items()}
         lines += [{"": head, **means}, {"": "… in the paper", **theirs}]
     lines.append({"": "scenes", **{m: f"{len(of)} of {len(scenes)}" if of else "" for m, of in by_method.items()}})
-    first = f"## Table 1, means over scenes\n\n{_table(lines, by_method)}"
+    means_of_all = _table(lines, {method: _label(method) for method in by_method})
     _write_closeups(folder / "closeups.png", config, scenes, by_method)
-    return _page("Table 1", config, results, [first, *_per_scene(config, by_method, scenes, paper.per_scene)])
+    parts = [f"## Means over scenes\n\n{means_of_all}", *_per_scene(config, by_method, scenes, paper.per_scene)]
+    return _page("Table 1 and its supplement, here and in the paper", config, results, parts)
 
 
 def deepvoxels(config: EvaluateConfig, results: Results, folder: Path) -> str:
@@ -79,12 +80,11 @@ def figure5(config: EvaluateConfig, results: Results, folder: Path) -> str:
                 lines.append({"": f"{head}, {name}", **shown})
                 if metric == "psnr" and rows:
                     curves[name] = {n: float(row[metric]) for n, row in rows.items()}
-        parts.append(f"## {scene}, by the number of sections N\n\n{_table(lines, {str(n): str(n) for n in counts})}")
+        parts.append(f"## {scene}\n\n{_table(lines, {str(n): f'N = {n}' for n in counts})}")
         closeups.write_quality(folder / f"psnr_{scene}.png", scene, curves)
         grid = {name: [found.get((scene, p, n)) for n in counts] for p, name in placements.items()}
-        heads = [f"N = {n}" for n in counts]
-        closeups.write_closeups(folder / f"closeups_{scene}.png", heads, _rows(config, grid))
-    return _page("Figure 5", config, results, parts)
+        closeups.write_closeups(folder / f"closeups_{scene}.png", list(by_count.values()), _rows(config, grid))
+    return _page("Figure 5, by the number of sections", config, results, parts)
 
 
 def _by_method(results: Results, expected: dict[str, str]) -> dict[str, list[Evaluated]]:
@@ -127,8 +127,8 @@ def _per_scene(
     return parts
 
 
-def _table(lines: list[dict[str, str]], columns: Sequence[str] | dict[str, Any]) -> str:
-    heads = {"": ("", "")} | {key: (_label(key), "") for key in columns}
+def _table(lines: list[dict[str, str]], columns: dict[str, str]) -> str:
+    heads = {"": ("", "")} | {key: (head, "") for key, head in columns.items()}
     return markdown([{key: line.get(key, MISSING) for key in heads} for line in lines], heads, {})
 
 
@@ -146,6 +146,11 @@ def _mean(values: list[float | None], scale: float) -> float | None:
 
 def _shown(value: float | None, metric: str) -> str:
     return MISSING if value is None else format(value, FORMATS[metric])
+
+
+def _printed(value: float, metric: str) -> str:
+    """Return a value with as many digits as the paper's Table 1 prints."""
+    return f"{value:g}" if metric == "seconds_per_frame" else f"{value:.1f}"
 
 
 def _write_csv(file: Path, results: Results) -> None:

@@ -19,6 +19,14 @@ from autoint.training import fit
 from tests.test_volrend import tiny_config
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run of a few steps."""
+    folder = tmp_path_factory.mktemp("run")
+    fit(tiny_config(trainer={"max_steps": 20}, val_every=20), folder)
+    return folder
+
+
 def views(poses, near=2.0, far=6.0):
     camera = Intrinsics.from_fov(0.6, 8, 6)
     return Views(torch.zeros(len(poses), 6, 8, 4), poses, camera, near, far, tuple(map(str, range(len(poses)))))
@@ -116,13 +124,12 @@ def test_a_failed_video_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_evaluate_writes_a_video_and_a_ray(program, tmp_path, monkeypatch):
+def test_evaluate_writes_a_video_and_a_ray(program, run, monkeypatch):
     from autoint import view_evaluation
 
     monkeypatch.setattr(view_evaluation, "_lpips", lambda net, weights: None)
     monkeypatch.setattr(video, "video_format", lambda: "gif")
-    fit(tiny_config(trainer={"max_steps": 5}), tmp_path / "run")
-    arguments = ("runs=run", "max_images=1", "device=cpu", "hydra.run.dir=e")
+    arguments = (f"runs={run}", "max_images=1", "device=cpu", "hydra.run.dir=e")
     status, out, err = program("evaluate", *arguments, "video=orbit", "video_frames=5", "video_fps=10", "ray=[6,5]")
     assert status == 0, err
     assert "video orbit: 100%" in err
@@ -142,10 +149,9 @@ def test_evaluate_writes_a_video_and_a_ray(program, tmp_path, monkeypatch):
         assert words in err.strip().splitlines()[-1]
 
 
-def test_a_ray_profile_is_what_is_rendered(tmp_path):
+def test_a_ray_profile_is_what_is_rendered(run):
     """Its weights and colours make the pixel that the view shows, and its density averages to its section means."""
-    fit(tiny_config(trainer={"max_steps": 20}), tmp_path)
-    _, module = build.restored(tmp_path / "checkpoints" / "last.ckpt")
+    _, module = build.restored(run / "checkpoints" / "last.ckpt")
     volume, white = module.volume, torch.ones(3)
     rays = procedural("", "test", 12, 1).rays_of(0).clipped_to(volume.lower, volume.upper)
     hits = rays[rays.hit]

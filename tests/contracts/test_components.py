@@ -193,6 +193,8 @@ def test_the_command_line_surface():
         "optimizer",
         "placement",
         "points",
+        "report",
+        "resume",
         "samples",
         "save_every",
         "scene",
