@@ -78,12 +78,13 @@ def figure5(config: EvaluateConfig, results: Results, folder: Path) -> str:
                 rows = {n: found[scene, placement, n].row for n in counts if (scene, placement, n) in found}
                 shown = {str(n): _shown(row[metric], metric) for n, row in rows.items()}
                 lines.append({"": f"{head}, {name}", **shown})
-                if metric == "psnr" and rows:
-                    curves[name] = {n: float(row[metric]) for n, row in rows.items()}
-        parts.append(f"## {scene}\n\n{_table(lines, {str(n): f'N = {n}' for n in counts})}")
+                if metric == "psnr":
+                    curves[name] = {n: float(row[metric]) for n, row in rows.items() if row[metric] is not None}
+        heads = {str(n): f"N = {n}" for n in counts}
+        parts.append(f"## {scene}\n\n{_table(lines, heads)}")
         closeups.write_quality(folder / f"psnr_{scene}.png", scene, curves)
         grid = {name: [found.get((scene, p, n)) for n in counts] for p, name in placements.items()}
-        closeups.write_closeups(folder / f"closeups_{scene}.png", list(by_count.values()), _rows(config, grid))
+        closeups.write_closeups(folder / f"closeups_{scene}.png", list(heads.values()), _rows(config, grid))
     return _page("Figure 5, by the number of sections", config, results, parts)
 
 
