@@ -7,7 +7,7 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/python train.py trainer.max_steps=6000 hydra.run.dir=outputs/demo
 	$(BIN)/python evaluate.py runs=outputs/demo hydra.run.dir=outputs/demo/evaluation
-	@echo "Look at outputs/demo/evaluation/images (truth, rendering, depth) and outputs/demo/evaluation/table.md"
+	@echo "Look at outputs/demo/evaluation/images (truth, rendering, error, depth, opacity) and outputs/demo/evaluation/table.md"
 
 test: .venv/ready
 	$(BIN)/python -m pytest

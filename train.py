@@ -5,7 +5,13 @@ from pathlib import Path
 from autoint.cli import entry
 
 
-@entry("config", conf=Path(__file__).parent / "conf", groups=True)
+def report(composed, sweep_dir):
+    from autoint.experiments import write_report
+
+    write_report(composed, sweep_dir)
+
+
+@entry("config", conf=Path(__file__).parent / "conf", groups=True, after=report)
 def train(composed):
     from hydra.core.hydra_config import HydraConfig
 

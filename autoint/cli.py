@@ -16,6 +16,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -56,8 +57,12 @@ def known_keys() -> list[str]:
 Job = Callable[[DictConfig], None]
 
 
-def entry(config_name: str, conf: Path, groups: bool) -> Callable[[Job], Callable[[], None]]:
+def entry(
+    config_name: str, conf: Path, groups: bool, after: Callable[[DictConfig, Path], None] | None = None
+) -> Callable[[Job], Callable[[], None]]:
     """Turn ``function(config)`` into a Hydra program, with the registries as groups if ``groups``.
+
+    ``after`` is called once after a sweep, with the last job's configuration and the sweep's folder.
 
     Bad input ends with one line on stderr and exit status 2; ``HYDRA_FULL_ERROR=1`` shows the traceback instead. A run
     folder in which nothing has happened yet is removed again.
@@ -71,20 +76,25 @@ def entry(config_name: str, conf: Path, groups: bool) -> Callable[[Job], Callabl
                 store_groups()
             known = known_keys() if groups else list(OmegaConf.load(conf / f"{config_name}.yaml"))
             errors: list[Exception] = []
+            sweeps: list[tuple[DictConfig, Path]] = []
             program = hydra.main(config_path=str(conf), config_name=config_name, **VERSION)
             try:
-                program(_collecting(function, errors))()
+                program(_collecting(function, errors, sweeps))()
+                if after is not None and sweeps:
+                    after(*sweeps[-1])
             except KeyboardInterrupt as stop:
                 print(*stop.args, file=sys.stderr)
                 sys.exit(130)
             except Exception as error:
                 errors.append(error)
+            lines = []
             for failure in errors:
                 line = one_line(failure, known)
                 if line is None or wants_trace:
                     raise failure
-                print(f"error: {line}", file=sys.stderr)
-            if errors:
+                lines.append(f"error: {line}")
+            if lines:
+                print(*dict.fromkeys(lines), sep="\n", file=sys.stderr)
                 sys.exit(2)
 
         return main
@@ -92,10 +102,15 @@ def entry(config_name: str, conf: Path, groups: bool) -> Callable[[Job], Callabl
     return decorate
 
 
-def _collecting(function: Job, errors: list[Exception]) -> Job:
-    """Return ``function`` as a job that notes its error instead of raising it: the other jobs of a sweep go on."""
+def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictConfig, Path]]) -> Job:
+    """Return ``function`` as a job that notes its error instead of raising it: the other jobs of a sweep go on.
+
+    A job of a sweep notes its configuration and the sweep's folder too.
+    """
 
     def job(composed: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            sweeps.append((composed, Path(HydraConfig.get().sweep.dir)))
         del os.environ[TRACE]  # for the processes that the job may start
         try:
             function(composed)

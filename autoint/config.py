@@ -39,6 +39,7 @@ GROUPS: dict[str, Registry[Any]] = {
     "scene": DATASETS,
     "logger": LOGGERS,
 }
+LAYOUTS = ("none", "table1", "figure5", "deepvoxels")
 FITS = ("integral_net", "grad_net")
 
 
@@ -61,6 +62,20 @@ class Optimizer:
 
 
 @dataclass
+class Report:
+    """What is written after a sweep, and how its runs are evaluated for it, by ``evaluate.py``'s keys."""
+
+    layout: str = "none"
+    max_images: int | None = None
+    chunk_size: int = 16384
+    lpips: str = "vgg"
+    lpips_weights: str | None = None
+
+
+NESTED: dict[str, type[Any]] = {"network": Network, "optimizer": Optimizer, "report": Report}
+
+
+@dataclass
 class RunConfig:
     """Everything that defines a run. ``options`` holds the keys that belong to the task."""
 
@@ -73,12 +88,14 @@ class RunConfig:
     val_every: int = 1000
     save_every: int = 500
     ckpt_path: str | None = None
+    resume: bool = False
     network: Network = field(default_factory=Network)
     optimizer: Optimizer = field(default_factory=Optimizer)
     activation: Any = "swish"
     encoding: Any = "normalized_positional"
     grad_net: Any = "explicit"
     logger: Any = "csv"
+    report: Report = field(default_factory=Report)
     trainer: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -107,8 +124,8 @@ class RunConfig:
                 plain[key] = complete(key, registry, plain.get(key, (shared | own)[key][1]))
         values = checked(shared, {k: v for k, v in plain.items() if k in shared}, "")
         options = checked(own, {k: v for k, v in plain.items() if k in own}, "")
-        values["network"] = Network(**checked(fields_of(Network), values["network"], "network"))
-        values["optimizer"] = Optimizer(**checked(fields_of(Optimizer), values["optimizer"], "optimizer"))
+        for key, cls in NESTED.items():
+            values[key] = cls(**checked(fields_of(cls), values[key], key))
         config = RunConfig(options=options, **values)
         config._check()
         return config
@@ -119,6 +136,7 @@ class RunConfig:
 
     def _check(self) -> None:
         one_of("fit", self.fit, FITS)
+        one_of("report.layout", self.report.layout, LAYOUTS)
         at_least_one(
             batch_size=self.batch_size,
             val_every=self.val_every,
@@ -148,6 +166,6 @@ def shared_fields() -> dict[str, tuple[Any, Any]]:
     out = fields_of(RunConfig)
     del out["options"]
     out["task"] = (str, "")
-    for name, cls in (("network", Network), ("optimizer", Optimizer)):
+    for name, cls in NESTED.items():
         out[name] = (dict[str, Any], dataclasses.asdict(cls()))
     return out

@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from autoint import build, metrics
+from autoint.camera_paths import PATHS
 from autoint.files import write_json
 from autoint.registry import at_least_one, checked, fields_of, one_of
 from autoint.tables import markdown
@@ -30,19 +31,40 @@ class EvaluateConfig:
     lpips: str = "vgg"
     lpips_weights: str | None = None
     device: str = "auto"
+    video: str = "none"
+    video_frames: int = 60
+    video_fps: int = 20
+    ray: Any = "none"
 
     @staticmethod
     def from_hydra(composed: DictConfig) -> EvaluateConfig:
         """Check what Hydra composed; ``ValueError`` names the key, the value and what is allowed."""
         plain: Any = OmegaConf.to_container(composed, resolve=True)
         config = EvaluateConfig(**checked(fields_of(EvaluateConfig), plain, ""))
-        devices, splits = ("auto", "cpu", "cuda"), ("train", "val", "test")
-        for key, values in (("split", splits), ("lpips", tuple(metrics.BACKBONES)), ("device", devices)):
-            one_of(key, getattr(config, key), values)
-        at_least_one(max_images=config.max_images, chunk_size=config.chunk_size)
-        if config.device == "cuda" and not torch.cuda.is_available():
+        return config.checked()
+
+    def checked(self) -> EvaluateConfig:
+        """Return the configuration itself; ``ValueError`` names the key, the value and what is allowed."""
+        allowed = {
+            "split": ("train", "val", "test"),
+            "lpips": tuple(metrics.BACKBONES),
+            "device": ("auto", "cpu", "cuda"),
+            "video": ("none", *PATHS),
+        }
+        for key, values in allowed.items():
+            one_of(key, getattr(self, key), values)
+        at_least_one(
+            max_images=self.max_images,
+            chunk_size=self.chunk_size,
+            video_frames=self.video_frames,
+            video_fps=self.video_fps,
+        )
+        pair = isinstance(self.ray, list) and [type(x) for x in self.ray] == [int, int]
+        if not pair and self.ray not in ("none", "auto"):
+            raise ValueError(f"ray={self.ray} must be none, auto (the largest error of the first view) or [row,column]")
+        if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device=cuda: this machine or this build of torch has no CUDA device; use device=cpu")
-        return config
+        return self
 
 
 def find_checkpoints(runs: str) -> list[Path]:
@@ -65,11 +87,10 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     """
     files = find_checkpoints(config.runs)
     restored = [build.restored(f, **({"data_dir": config.data_dir} if config.data_dir else {})) for f in files]
-    available = "cuda" if torch.cuda.is_available() else "cpu"
     tables: dict[str, tuple[dict[str, tuple[str, str]], list[dict[str, Any]]]] = {}
     per_image = []
     for number, (file, (run, built)) in enumerate(zip(files, restored, strict=True)):
-        module: Any = built.to(available if config.device == "auto" else config.device)
+        module = on_device(built, config)
         row, values = module.evaluate(config, run, out_dir / "images" / f"{number:02d}_{module.label(run)}")
         tables.setdefault(run.task, (module.columns, []))[1].append({**row, "run": _name(file)})
         per_image += [{"run": _name(file), **value} for value in values]
@@ -80,10 +101,16 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     (out_dir / "table.md").write_text(table, encoding="utf-8")
     _write_csv(out_dir / "table.csv", rows)
     _write_csv(out_dir / "per_image.csv", per_image)
-    write_json(out_dir / "result.json", {"split": config.split, "rows": _finite(rows), "per_image": _finite(per_image)})
+    write_json(out_dir / "result.json", {"split": config.split, "rows": finite(rows), "per_image": finite(per_image)})
     print(table)
     print(f"table:    {out_dir / 'table.md'}\npictures: {out_dir / 'images'}")
     return rows
+
+
+def on_device(module: Any, config: EvaluateConfig) -> Any:
+    """Return the module on the device that evaluation is to use."""
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    return module.to(available if config.device == "auto" else config.device)
 
 
 def _name(checkpoint: Path) -> str:
@@ -91,7 +118,7 @@ def _name(checkpoint: Path) -> str:
     return str(checkpoint.parent.parent if checkpoint.name == "last.ckpt" else checkpoint)
 
 
-def _finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """JSON knows no NaN: a value that could not be had is null."""
     return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
 
@@ -100,4 +127,4 @@ def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
-        writer.writerows(_finite(rows))
+        writer.writerows(finite(rows))

@@ -1,4 +1,4 @@
-"""Pictures for people: images side by side with depth and opacity."""
+"""Pictures for people: one row of captioned panels per view, curves, and what they are made of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+CAPTION, GAP = 16, 4
+SMALLEST = 128
+LARGEST_ERROR = 0.25
 
 
 def to_bytes(image: Tensor) -> Tensor:
@@ -15,13 +20,35 @@ def to_bytes(image: Tensor) -> Tensor:
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
+def seen_range(depth: Tensor, acc: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest depth of what is more opaque than not, or of everything if nothing is."""
+    seen = acc > 0.5
+    return (depth[seen].min(), depth[seen].max()) if seen.any() else (depth.min(), depth.max())
+
+
 def depth_image(depth: Tensor, acc: Tensor) -> Tensor:
     """Return depth (H, W) as a grey picture (H, W, 3), near bright and far dark, fading to white where nothing is."""
-    seen = acc > 0.5
-    low, high = (depth[seen].min(), depth[seen].max()) if seen.any() else (depth.min(), depth.max())
+    low, high = seen_range(depth, acc)
     grey = 0.1 + 0.8 * (high - depth) / (high - low).clamp_min(1e-6)
-    grey = acc * grey.clamp(0, 1) + (1 - acc)
-    return grey[..., None].expand(*grey.shape, 3)
+    return grey_image(acc * grey.clamp(0, 1) + (1 - acc))
+
+
+def grey_image(values: Tensor) -> Tensor:
+    """Return values (H, W) in [0, 1] as a grey picture (H, W, 3)."""
+    return values[..., None].expand(*values.shape, 3)
+
+
+def root_mean_square(image: Tensor, truth: Tensor) -> Tensor:
+    """Return the error of every pixel over its channels: images (…, 3) → (…)."""
+    return (image.clamp(0, 1) - truth).square().mean(-1).sqrt()
+
+
+def error_image(error: Tensor) -> Tensor:
+    """Return errors (H, W) as a picture (H, W, 3), from 0 in black to ``LARGEST_ERROR`` or more in pale yellow."""
+    from matplotlib import colormaps
+
+    colors = torch.from_numpy(colormaps["inferno"](range(256))[:, :3]).float()
+    return colors[(error / LARGEST_ERROR * 255).round().clamp(0, 255).long()]
 
 
 def write(file: Path, image: Tensor) -> None:
@@ -30,11 +57,58 @@ def write(file: Path, image: Tensor) -> None:
     iio.imwrite(file, to_bytes(image).numpy())
 
 
-def write_row(file: Path, shape: tuple[int, int], images: list[Tensor], depth: Tensor, acc: Tensor) -> None:
-    """Write images (H·W, 3) side by side, and depth after them, as a PNG."""
-    panels = [image.reshape(*shape, 3) for image in images]
-    panels.append(depth_image(depth.reshape(shape), acc.reshape(shape)))
-    write(file, torch.cat(panels, dim=1))
+def enlargement(width: int, smallest: int = SMALLEST) -> int:
+    """Return the whole number of times by which a picture must grow to be ``smallest`` pixels wide."""
+    return max(1, math.ceil(smallest / width))
+
+
+def picture(image: Tensor, times: int = 1) -> Image.Image:
+    """Return an image (H, W, 3) in [0, 1] for drawing, every pixel ``times`` as large."""
+    drawn = Image.fromarray(to_bytes(image).contiguous().numpy())
+    return drawn.resize((drawn.width * times, drawn.height * times), Image.Resampling.NEAREST)
+
+
+def caption(sheet: Image.Image, text: str, x: int, y: int, width: int, size: int = 11) -> None:
+    """Write one line of text centred over ``width`` pixels from (x, y), the middle of the line being at ``y``."""
+    font = ImageFont.load_default(size)
+    while size > 6 and font.getlength(text) > width:
+        size -= 1
+        font = ImageFont.load_default(size)
+    ImageDraw.Draw(sheet).text((x + width / 2, y), text, fill="black", font=font, anchor="mm")
+
+
+def row_of(panels: dict[str, Tensor]) -> Image.Image:
+    """Return images (H, W, 3) side by side, each under its name; small ones are enlarged."""
+    height, width = next(iter(panels.values())).shape[:2]
+    times = enlargement(width)
+    sheet = Image.new("RGB", ((width * times + GAP) * len(panels) - GAP, height * times + CAPTION), "white")
+    for place, (name, image) in enumerate(panels.items()):
+        x = place * (width * times + GAP)
+        sheet.paste(picture(image, times), (x, CAPTION))
+        caption(sheet, name, x, CAPTION // 2, width * times)
+    return sheet
+
+
+def write_view(file: Path, shape: tuple[int, int], truth: Tensor, rgb: Tensor, depth: Tensor, acc: Tensor) -> None:
+    """Write a view as truth, rendering, error, depth and opacity side by side, as a PNG.
+
+    Args:
+        file: where to.
+        shape: height and width.
+        truth, rgb: the pixels, (H·W, 3) in [0, 1].
+        depth, acc: depth and opacity, (H·W,).
+    """
+    truth, rgb, depth, acc = (x.cpu().reshape(*shape, *x.shape[1:]) for x in (truth, rgb, depth, acc))
+    low, high = seen_range(depth, acc)
+    panels = {
+        "truth": truth,
+        "rendering": rgb,
+        f"error, 0 to {LARGEST_ERROR}": error_image(root_mean_square(rgb, truth)),
+        f"depth, {float(low):.2f} to {float(high):.2f}": depth_image(depth, acc),
+        "opacity": grey_image(acc),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    row_of(panels).save(file)
 
 
 def write_curves(file: Path, x: Tensor, curves: dict[str, Tensor], label: str) -> None:

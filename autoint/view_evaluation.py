@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from autoint import metrics, pictures
+from autoint import metrics, pictures, ray_panel
 from autoint.config import RunConfig
 from autoint.data.loading import WholeImages
 from autoint.data.views import Views
-from autoint.volume import AbstractVolume
+from autoint.memory import peak_memory
+from autoint.volume import AbstractVolume, Volume
 
 if TYPE_CHECKING:
     from autoint.evaluation import EvaluateConfig
@@ -31,6 +32,7 @@ COLUMNS = {
     "ssim": ("SSIM", ".4f"),
     "lpips": ("LPIPS-{lpips}", ".4f"),
     "seconds_per_frame": ("s/frame", ".3f"),
+    "memory": ("memory/MB", ".1f"),
     "evaluations_per_ray": ("Φ/ray", ""),
     "images": ("images", ""),
     "run": ("run", ""),
@@ -91,7 +93,23 @@ def evaluate(
             }
         )
         pictures.write(folder / "renders" / f"{view}.png", image)
-        pictures.write_row(folder / f"{view}.png", batch.shape, [truth, rgb_cpu], depth.cpu(), acc.cpu())
+        pictures.write_view(folder / f"{view}.png", batch.shape, truth, rgb_cpu, depth, acc)
+        if item == 0 and config.ray != "none" and not isinstance(volume, Volume):
+            log.warning("%s: ray=%s shows sections, which this model has not", name, config.ray)
+        elif item == 0 and config.ray != "none":
+            error = pictures.root_mean_square(rgb_cpu, truth)
+            row, column = ray_panel.pixel_of(config.ray, batch.shape, error, volume.hit(batch.rays))
+            chosen = batch.rays[torch.tensor([row * batch.shape[1] + column], device=background.device)]
+            profile = ray_panel.ray_profile(volume, chosen, background)
+            file = folder / f"ray_{view}_{row}_{column}.png"
+            ray_panel.write_ray(file, f"{name}, {view}", (row, column), target, image, profile)
     if seen < 1e-3:
         log.warning("%s: nothing but background was rendered; the training has collapsed", name)
     return values
+
+
+@torch.inference_mode()
+def rendering_memory(volume: AbstractVolume, background: torch.Tensor, views: Views, chunk_size: int) -> float:
+    """Return the most memory that tensors take while the first view is rendered, in megabytes, without the network."""
+    rays = WholeImages(views)[0].rays.to(background.device)
+    return peak_memory(lambda: volume.view(rays, background, chunk_size), background.device) / 1e6

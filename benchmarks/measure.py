@@ -6,13 +6,14 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from autoint import memory
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -38,24 +39,9 @@ def medians(actions: Mapping[str, Callable[[], Any]], rounds: int = 7) -> dict[s
 
 
 def peak_memory(action: Callable[[], Any]) -> int:
-    """Return by how many bytes of tensors ``action`` exceeds, at its worst moment, what was allocated before it."""
+    """Return the bytes of tensors that ``action`` needs, after it has run once."""
     action()
-    if DEVICE.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        action()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        action()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "trace.json"
-        profile.export_chrome_trace(str(file))
-        events = [e for e in json.loads(file.read_text())["traceEvents"] if e.get("name") == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda e: e["ts"]):
-        now += event["args"]["Bytes"]
-        peak = max(peak, now)
-    return peak
+    return memory.peak_memory(action, DEVICE)
 
 
 def over(values: Mapping[str, float], reference: str) -> dict[str, float]:

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from autoint.cli import VERSION, store_groups
-from autoint.config import RunConfig
+from autoint.config import GROUPS, RunConfig
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
@@ -35,6 +35,10 @@ BAD = {
     "image_size=0": "image_size=0 must be an integer of at least 1",
     "ckpt_path=none.ckpt": "none.ckpt: no such checkpoint",
     "encoding.num_frequencies=99": "encoding.num_frequencies=99 must be between 0 and 32",
+    "experiment=tabel1": "experiment='tabel1' is unknown; did you mean 'table1'?",
+    "scale=cpuu": "scale='cpuu' is unknown; did you mean 'cpu'?",
+    "report.layout=tabel1": "report.layout='tabel1' is unknown; did you mean 'table1'?",
+    "report.max_image=1": "unknown key 'report.max_image'; did you mean 'max_images'?",
     "sections=[1": "cannot read 'sections=[1'",
     "data_dir=${nowhere}": "nowhere",
 }
@@ -104,7 +108,7 @@ def composed(*overrides):
 
 @pytest.mark.parametrize(
     "choice",
-    [f"{p.parent.name}={p.stem}" for p in sorted(CONF.glob("*/*.yaml"))],
+    [f"{p.parent.name}={p.stem}" for p in sorted(CONF.glob("*/*.yaml")) if p.stem != "nerf" or "model" in GROUPS],
 )
 def test_every_file_of_conf_composes(choice):
     composed(choice)

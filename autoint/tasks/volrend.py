@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoint import build, metrics, pictures, view_evaluation
+from autoint import build, metrics, pictures, video, view_evaluation
 from autoint.config import Optimizer, RunConfig
 from autoint.data.loading import Batch, ViewsData
 from autoint.data.views import Views
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from autoint.evaluation import EvaluateConfig
 
 log = logging.getLogger(__name__)
+CAMERAS_OF_A_PATH = 24
 BACKGROUNDS = {"white": 1.0, "black": 0.0, "random": 1.0}
 
 
@@ -140,7 +141,7 @@ class VolumeRendering(pl.LightningModule):
         )
         if batch_idx == 0 and self.global_rank == 0 and batch.shape is not None:
             file = Path(self.trainer.default_root_dir) / "validation" / f"step_{self.global_step:07d}.png"
-            pictures.write_row(file, batch.shape, [truth, rgb], depth, acc)
+            pictures.write_view(file, batch.shape, truth, rgb, depth, acc)
 
     def on_validation_epoch_end(self) -> None:
         seen = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
@@ -169,6 +170,10 @@ class VolumeRendering(pl.LightningModule):
         keys, sections = ("psnr", "ssim", "lpips", "seconds_per_frame"), run.options["sections"]
         row = {"scene": name, "sections": sections, "fit": run.fit}
         row |= {key: sum(v[key] for v in values) / len(values) for key in keys}
+        row["memory"] = view_evaluation.rendering_memory(self.volume, self.canvas(), views, config.chunk_size)
+        if config.video != "none":
+            cameras = load_views(run, "train", CAMERAS_OF_A_PATH)
+            video.fly(self.volume, self.canvas(), cameras, config, folder / config.video)
         return row | {"evaluations_per_ray": self.volume.evaluations, "images": len(values)}, values
 
     def configure_optimizers(self) -> Any:

@@ -209,6 +209,8 @@ def test_the_command_line_surface():
         "optimizer",
         "placement",
         "points",
+        "report",
+        "resume",
         "samples",
         "save_every",
         "scene",

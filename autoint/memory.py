@@ -1,0 +1,50 @@
+"""How much memory something takes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def peak_memory(action: Callable[[], Any], device: torch.device) -> int:
+    """Return by how many bytes of tensors ``action`` exceeds, at its worst moment, what was allocated before it.
+
+    On the CPU it is the profiler that sees every allocation; what Python and the libraries take is not counted.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        action()
+        return torch.cuda.max_memory_allocated(device) - before
+    only_cpu = [torch.profiler.ProfilerActivity.CPU]
+    with _quiet(), torch.profiler.profile(activities=only_cpu, profile_memory=True) as profile:
+        action()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(file))
+        events = [e for e in json.loads(file.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e["ts"]):
+        now += event["args"]["Bytes"]
+        peak = max(peak, now)
+    return peak
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep away what the profiler's library writes to the process's stderr, whatever its log level."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
