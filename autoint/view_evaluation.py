@@ -94,15 +94,15 @@ def evaluate(
         )
         pictures.write(folder / "renders" / f"{view}.png", image)
         pictures.write_view(folder / f"{view}.png", batch.shape, truth, rgb_cpu, depth, acc)
-        if item == 0 and config.ray != "none" and not isinstance(volume, Volume):
-            log.warning("%s: ray=%s shows sections, which this model has not", name, config.ray)
-        elif item == 0 and config.ray != "none":
+        if item == 0 and config.ray != "none" and isinstance(volume, Volume):
             error = pictures.root_mean_square(rgb_cpu, truth)
             row, column = ray_panel.pixel_of(config.ray, batch.shape, error, volume.hit(batch.rays))
             chosen = batch.rays[torch.tensor([row * batch.shape[1] + column], device=background.device)]
             profile = ray_panel.ray_profile(volume, chosen, background)
             file = folder / f"ray_{view}_{row}_{column}.png"
             ray_panel.write_ray(file, f"{name}, {view}", (row, column), target, image, profile)
+    if config.ray != "none" and not isinstance(volume, Volume):
+        log.warning("%s: ray=%s shows the sections of integral networks, which this model has not", name, config.ray)
     if seen < 1e-3:
         log.warning("%s: nothing but background was rendered; the training has collapsed", name)
     return values

@@ -452,7 +452,7 @@ def test_a_scene_of_every_format_trains(name, tmp_path):
     fit(config, tmp_path / "run")
     _, module = build.restored(tmp_path / "run" / "checkpoints" / "last.ckpt")
     views: Views = load_views(config, "test")
-    images = WholeImages(views, (module.volume.lower, module.volume.upper))
+    images = WholeImages(views)
     quality = []
     for batch in (images[i] for i in range(len(images))):
         rgb, _, _ = module.volume.view(batch.rays, module.canvas(), chunk_size=4096)

@@ -153,8 +153,8 @@ def test_a_ray_profile_is_what_is_rendered(run):
     """Its weights and colours make the pixel that the view shows, and its density averages to its section means."""
     _, module = build.restored(run / "checkpoints" / "last.ckpt")
     volume, white = module.volume, torch.ones(3)
-    rays = procedural("", "test", 12, 1).rays_of(0).clipped_to(volume.lower, volume.upper)
-    hits = rays[rays.hit]
+    rays = procedural("", "test", 12, 1).rays_of(0)
+    hits = rays[volume.hit(rays)]
     chosen = hits[len(hits) // 2 : len(hits) // 2 + 1]
     profile = ray_panel.ray_profile(volume, chosen, white)
     mixed = (profile.weights[:, None] * profile.mean_rgb).sum(0) + (1 - profile.weights.sum()) * white
@@ -169,7 +169,7 @@ def test_the_ray_of_the_largest_error_hits_the_scene():
     error, hit = torch.tensor([9.0, 1, 2, 3, 4, 0]), torch.tensor([False, True, True, True, True, False])
     assert ray_panel.pixel_of("auto", (2, 3), error, hit) == (1, 1)
     assert ray_panel.pixel_of([0, 2], (2, 3), error, hit) == (0, 2)
-    with pytest.raises(ValueError, match=r"ray=\[0,0\] misses the scene's box"):
+    with pytest.raises(ValueError, match=r"ray=\[0,0\] misses the scene:"):
         ray_panel.pixel_of([0, 0], (2, 3), error, hit)
 
 
