@@ -44,8 +44,8 @@ def transforms(
 
     The folder has ``transforms_train.json``, ``_val.json`` and ``_test.json``, of which val and test may stand for
     each other, or one ``transforms.json``, whose frames, sorted by their path, are split here, unless it names those of
-    every split (``train_filenames``, …). Intrinsics stand at the top or in a frame, and lens distortion is taken out of the
-    rays.
+    every split (``train_filenames``, …). Intrinsics stand at the top or in a frame, and lens distortion is taken out of
+    the rays.
 
     Args:
         data_dir: the folder that holds data sets.
