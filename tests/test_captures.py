@@ -204,6 +204,15 @@ def test_a_capture_with_transparency_leaves_its_box_to_the_visual_hull(tmp_path)
     assert len(transforms(str(tmp_path), "test", None, path="scene")) == 2  # those of val
 
 
+def test_a_capture_may_name_its_splits(tmp_path):
+    captures.write_transforms(tmp_path / "scene", [SMALL], orbit(4, 0.0))
+    name = "images/frame_{:05d}.jpg".format
+    edited(tmp_path / "scene" / "transforms.json", train_filenames=[name(3), "./" + name(0)], test_filenames=["x"])
+    assert transforms(str(tmp_path), "train", None, path="scene").names == ("frame_00000", "frame_00003")
+    with pytest.raises(ValueError, match=r"test_filenames=\['x'\] names none of the images"):
+        transforms(str(tmp_path), "test", None, path="scene")
+
+
 def test_missing_images_are_counted_and_named(tmp_path, caplog):
     captures.write_transforms(tmp_path / "scene", [SMALL], orbit(10, 0.0), missing=(2, 5))
     with pytest.raises(ValueError, match=r"2 of 10 images are missing: images/frame_00002.jpg, .*_00005.jpg; restore"):
@@ -401,13 +410,15 @@ def test_turned_and_too_large_pictures_are_refused(tmp_path):
 
 LONG = Camera(42.0, 42.0, 16.0, 12.0, 32, 24)
 SCENES = {
-    "blender": ({}, lambda f: captures.write_blender(f, LONG)),
-    "llff": ({}, lambda f: captures.write_llff(f, LONG, captures.facing(24))),
+    "blender": (1200, {}, lambda f: captures.write_blender(f, LONG)),
+    "llff": (700, {}, lambda f: captures.write_llff(f, LONG, captures.facing(24))),
     "deepvoxels": (
+        1200,
         {"radius": 1.3},
         lambda f: captures.write_deepvoxels(f, dataclasses.replace(LONG, cx=15.2, cy=12.7), orbit(64, 0.0)),
     ),
     "transforms": (
+        1200,
         {"missing": "skip", "radius": 0.33},
         lambda f: captures.write_transforms(
             f,
@@ -434,7 +445,7 @@ def _one_thread():
 @pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("name", SCENES)
 def test_a_scene_of_every_format_trains(name, tmp_path):
-    options, write = SCENES[name]
+    steps, options, write = SCENES[name]
     write(tmp_path / "scene")
     config = RunConfig.from_plain(
         {
@@ -446,7 +457,7 @@ def test_a_scene_of_every_format_trains(name, tmp_path):
             "direction_encoding": {"name": "normalized_positional", "num_frequencies": 1},
             "network": {"hidden_features": 64, "num_layers": 3},
             "val_images": 1,
-            "trainer": {"max_steps": 1200, "accelerator": "cpu", "enable_progress_bar": False},
+            "trainer": {"max_steps": steps, "accelerator": "cpu", "enable_progress_bar": False},
         }
     )
     fit(config, tmp_path / "run")

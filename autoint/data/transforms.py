@@ -43,8 +43,9 @@ def transforms(
     """Load one split of a capture.
 
     The folder has ``transforms_train.json``, ``_val.json`` and ``_test.json``, of which val and test may stand for
-    each other, or one ``transforms.json``, whose frames, sorted by their path, are split here. Intrinsics stand at the
-    top or in a frame, and lens distortion is taken out of the rays.
+    each other, or one ``transforms.json``, whose frames, sorted by their path, are split here, unless it names those of
+    every split (``train_filenames``, …). Intrinsics stand at the top or in a frame, and lens distortion is taken out of
+    the rays.
 
     Args:
         data_dir: the folder that holds data sets.
@@ -72,7 +73,7 @@ def transforms(
     train = folder / "transforms_train.json"
     file, reference = (single, single) if not train.is_file() else (_split_file(folder, split), train)
     frames = _present(file, missing)
-    kept = held_out(len(frames), hold_every, split) if file == single else list(range(len(frames)))
+    kept = _kept(frames, hold_every, split) if file == single else list(range(len(frames)))
     everything = frames if file == reference else _frames(reference)
     cameras = torch.stack([reading.pose_of(frame, frame["where"]) for frame in everything])
     chosen = [frames[kept[i]] for i in evenly(len(kept), at_most)]
@@ -101,6 +102,20 @@ def transforms(
     elif bounds == "auto" and bool((images[..., 3] < 0.5).any()):
         box = None
     return Views(images, poses, intrinsics, near, far, names, box)
+
+
+def _kept(frames: list[Frame], every: int, split: str) -> list[int]:
+    """Which frames of one transforms.json are in a split: those it names (nerfstudio), or by ``every``."""
+    named = frames[0].get(f"{split}_filenames")
+    if named is None:
+        return held_out(len(frames), every, split)
+    paths = {str(name).removeprefix("./") for name in named} if isinstance(named, list) else set()
+    kept = [i for i, frame in enumerate(frames) if frame["file_path"].removeprefix("./") in paths]
+    if not kept:
+        raise ValueError(
+            f"{frames[0]['where']}: {split}_filenames={named!r:.80} names none of the images; mend or remove it"
+        )
+    return kept
 
 
 def _split_file(folder: Path, split: str) -> Path:
