@@ -36,6 +36,7 @@ GROUPS: dict[str, Registry[Any]] = {
     "logger": LOGGERS,
 }
 LAYOUTS = ("none", "table1", "figure5", "deepvoxels")
+LPIPS_NETS = ("alex", "vgg")
 FITS = ("integral_net", "grad_net")
 
 
@@ -133,10 +134,16 @@ class RunConfig:
     def _check(self) -> None:
         one_of("fit", self.fit, FITS)
         one_of("report.layout", self.report.layout, LAYOUTS)
+        one_of("report.lpips", self.report.lpips, LPIPS_NETS)
+        if self.report.layout != "none" and self.task != "volrend":
+            raise ValueError(
+                f"report.layout={self.report.layout} is of task=volrend, not of task={self.task}; use none"
+            )
         at_least_one(
             batch_size=self.batch_size,
             val_every=self.val_every,
             save_every=self.save_every,
+            **{f"report.{key}": getattr(self.report, key) for key in ("max_images", "chunk_size")},
             **{f"network.{key}": value for key, value in dataclasses.asdict(self.network).items()},
         )
         if not 0 < self.optimizer.lr <= 10:
