@@ -77,6 +77,8 @@ def entry(
             known = known_keys() if groups else list(OmegaConf.load(conf / f"{config_name}.yaml"))
             errors: list[Exception] = []
             sweeps: list[tuple[DictConfig, Path]] = []
+            # Hydra would read these as booleans, and takes the options of a group as strings only.
+            sys.argv = [re.sub(r"^faithful=(true|false)$", r"faithful='\1'", a, flags=re.IGNORECASE) for a in sys.argv]
             program = hydra.main(config_path=str(conf), config_name=config_name, **VERSION)
             try:
                 program(_collecting(function, errors, sweeps))()

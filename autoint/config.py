@@ -40,6 +40,7 @@ GROUPS: dict[str, Registry[Any]] = {
     "logger": LOGGERS,
 }
 LAYOUTS = ("none", "table1", "figure5", "deepvoxels")
+LPIPS_NETS = ("alex", "vgg")
 FITS = ("integral_net", "grad_net")
 
 
@@ -53,12 +54,16 @@ class Network:
 
 @dataclass
 class Optimizer:
-    """Adam, with a linear warm-up and a cosine decay from ``lr`` to ``lr·final`` over the run's budget."""
+    """Adam, with a linear warm-up and a cosine decay from ``lr`` to ``lr·final`` over the run's budget.
+
+    With ``decay_steps`` the decay is the paper's instead: ``lr`` is multiplied by ``final`` every so many steps.
+    """
 
     lr: float = 5e-3
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
     warmup_steps: int = 100
     final: float = 0.02
+    decay_steps: int | None = None
 
 
 @dataclass
@@ -137,12 +142,19 @@ class RunConfig:
     def _check(self) -> None:
         one_of("fit", self.fit, FITS)
         one_of("report.layout", self.report.layout, LAYOUTS)
+        one_of("report.lpips", self.report.lpips, LPIPS_NETS)
+        if self.report.layout != "none" and self.task != "volrend":
+            raise ValueError(
+                f"report.layout={self.report.layout} is of task=volrend, not of task={self.task}; use none"
+            )
         at_least_one(
             batch_size=self.batch_size,
             val_every=self.val_every,
             save_every=self.save_every,
+            **{f"report.{key}": getattr(self.report, key) for key in ("max_images", "chunk_size")},
             **{f"network.{key}": value for key, value in dataclasses.asdict(self.network).items()},
         )
+        at_least_one(**{"optimizer.decay_steps": self.optimizer.decay_steps})
         if not 0 < self.optimizer.lr <= 10:
             raise ValueError(f"optimizer.lr={self.optimizer.lr} must be positive and at most 10")
         if len(self.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in self.optimizer.betas):

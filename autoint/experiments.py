@@ -13,12 +13,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from autoint import build, checkpoints, reports
+from autoint import build, checkpoints, reports, view_evaluation
 from autoint.config import Report, RunConfig
 from autoint.evaluation import EvaluateConfig, find_checkpoints, finite, on_device
 from autoint.files import write_json
 from autoint.registry import checked, fields_of
-from autoint.view_evaluation import scene_name
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ class Evaluated:
     @property
     def scene(self) -> str:
         """The scene's name."""
-        return scene_name(self.run)
+        return view_evaluation.scene_name(self.run)
 
     @property
     def method(self) -> str:
@@ -53,7 +52,8 @@ def write_report(composed: DictConfig, sweep_dir: Path) -> None:
     """Evaluate the finished runs of a sweep, and write what ``report.layout`` says into the sweep's folder.
 
     A run that cannot be evaluated is left out and told of in the end, by ``ValueError``. What was found of a run is
-    kept in its folder, and used again as long as its checkpoint and the way of evaluating stay the same.
+    kept in its folder, and used again as long as its checkpoint and the way of evaluating stay the same,
+    unless LPIPS could not be had then and can be now.
     """
     plain: Any = OmegaConf.to_container(composed, resolve=True)
     report = Report(**checked(fields_of(Report), plain["report"], "report"))
@@ -85,7 +85,8 @@ def evaluated(config: EvaluateConfig, file: Path) -> Evaluated:
     key = {"checkpoint": hashlib.sha256(file.read_bytes()).hexdigest(), **way}
     if known.is_file():
         kept = json.loads(known.read_text(encoding="utf-8"))
-        if kept["key"] == key:
+        lacks = kept["row"]["lpips"] is None and view_evaluation.lpips_metric(config.lpips, config.lpips_weights)
+        if kept["key"] == key and not lacks:
             run = RunConfig.from_plain(checkpoints.load(file)["autoint"]["config"])
             return Evaluated(run, run_dir, kept["row"], kept["per_image"])
     run, restored = build.restored(file, data_dir=config.data_dir)

@@ -1,4 +1,4 @@
-"""The learning-rate schedule, over whichever of the run's two budgets runs out first: steps or time."""
+"""The learning-rate schedule, and how much is used up of the run's budget of steps or time."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from typing import Any
 
 from pytorch_lightning.callbacks import Timer
 
+from autoint.config import Optimizer
 
-def warm_up_and_cosine(trainer: Any, warmup_steps: int, final: float) -> Callable[[int], float]:
-    """Return step → factor of the learning rate: a linear warm-up, times a cosine from 1 to ``final``.
 
-    The cosine runs over the part of the budget that is used up, max(step / max_steps, elapsed / max_time). With
-    ``trainer.max_time`` the factor depends on the clock, so such a run is reproducible up to that only.
+def learning_rate(trainer: Any, optimizer: Optimizer) -> Callable[[int], float]:
+    """Return step → factor of the learning rate: a linear warm-up, times a decay.
+
+    The decay is a cosine from 1 to ``final`` over the part of the budget that is used up, max(step / max_steps,
+    elapsed / max_time), or, with ``decay_steps``, a factor of ``final`` every so many steps. A cosine with
+    ``trainer.max_time`` depends on the clock, so such a run is reproducible up to that only.
     """
+    final, every = optimizer.final, optimizer.decay_steps
 
     def factor(step: int) -> float:
-        cosine = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * used_budget(trainer, step)))
-        return min(1.0, (step + 1) / max(1, warmup_steps)) * cosine
+        warm_up = min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
+        if every is not None:
+            return warm_up * final ** (step // every)
+        return warm_up * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * used_budget(trainer, step))))
 
     return factor
 

@@ -23,6 +23,9 @@ def fit(config: RunConfig, run_dir: Path) -> dict[str, Any]:
 
     With ``resume`` a finished run that is there already is left as it is, and an unfinished one is finished.
     """
+    weights = config.report.lpips_weights
+    if weights is not None and not Path(weights).is_file():  # said now rather than after hours of training
+        raise ValueError(f"report.lpips_weights={weights}: no such file; give torchvision's weights of the backbone")
     last = run_dir / "checkpoints" / "last.ckpt"
     if config.resume and last.exists():
         _check_same(config, last)

@@ -40,7 +40,7 @@ COLUMNS = {
 
 
 @functools.cache
-def _lpips(net: str, weights: str | None) -> torch.nn.Module | None:
+def lpips_metric(net: str, weights: str | None) -> torch.nn.Module | None:
     """The LPIPS metric, or None after one line that says why there is none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)  # torch's download has no time limit of its own
@@ -71,7 +71,7 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Render ``views``; return one dict of values per image, and write the pictures into ``folder``."""
     images = WholeImages(views)
-    metric = _lpips(config.lpips, config.lpips_weights)
+    metric = lpips_metric(config.lpips, config.lpips_weights)
     values, seen = [], 0.0
     for item in tqdm(range(len(images)), desc=name, unit="image"):
         batch = images[item].to(background.device)

@@ -23,7 +23,7 @@ def no_lpips(monkeypatch):
     """No look into the network for weights."""
     from autoint import view_evaluation
 
-    monkeypatch.setattr(view_evaluation, "_lpips", lambda net, weights: None)
+    monkeypatch.setattr(view_evaluation, "lpips_metric", lambda net, weights: None)
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_a_failed_video_leaves_nothing(tmp_path):
 def test_evaluate_writes_a_video_and_a_ray(program, run, monkeypatch):
     from autoint import view_evaluation
 
-    monkeypatch.setattr(view_evaluation, "_lpips", lambda net, weights: None)
+    monkeypatch.setattr(view_evaluation, "lpips_metric", lambda net, weights: None)
     monkeypatch.setattr(video, "video_format", lambda: "gif")
     arguments = (f"runs={run}", "max_images=1", "device=cpu", "hydra.run.dir=e")
     status, out, err = program("evaluate", *arguments, "video=orbit", "video_frames=5", "video_fps=10", "ray=[6,5]")

@@ -66,12 +66,23 @@ class Pixels:
         batch_size: rays per step, over all ranks.
         seed: of the order.
         rank, world: this process's share of every batch, and the number of shares.
+        images: how many images the rays of a batch come from, drawn anew each step; None takes the pixels in order.
     """
 
-    def __init__(self, views: Views, hit: Hit, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.views, self.batch_size, self.seed = views, batch_size, seed
+    def __init__(
+        self,
+        views: Views,
+        hit: Hit,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        images: int | None = None,
+    ) -> None:
+        self.views, self.batch_size, self.seed, self.images = views, batch_size, seed, images
         self.rank, self.world = rank, world
         hits = [hit(views.rays_of(v)) for v in range(len(views))]
+        self.counts = torch.tensor([int(h.sum()) for h in hits])
         self.index = torch.cat(hits).nonzero()[:, 0]
         if not len(self.index):
             raise ValueError("no ray of the training views meets the scene's box; check the poses, near and far")
@@ -80,6 +91,8 @@ class Pixels:
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of this ``step``."""
+        if self.images is not None:
+            return self.at(self.index[self._of_few_images(step, self.images)[self.rank :: self.world]])
         per_epoch = max(1, len(self.index) // self.batch_size)
         epoch, position = divmod(step, per_epoch)
         if epoch != self._epoch:
@@ -88,6 +101,14 @@ class Pixels:
         chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
         chosen = chosen[self.rank :: self.world]
         return self.at(self.index[chosen])
+
+    def _of_few_images(self, step: int, images: int) -> Tensor:
+        """Which entries of ``index`` a batch takes: random ones of each of ``images`` random views."""
+        g = generator(self.seed, step, "pixels")
+        useful = self.counts.nonzero()[:, 0]
+        views = useful[torch.randperm(len(useful), generator=g)[:images]].repeat_interleave(self.batch_size // images)
+        within = (torch.rand(len(views), generator=g) * self.counts[views]).long()
+        return (self.counts.cumsum(0) - self.counts)[views] + within
 
     def at(self, index: Tensor) -> Batch:
         """Return the batch of these pixels, counted through all views row by row."""
@@ -121,11 +142,14 @@ class ViewsData(pl.LightningDataModule):
         hit: Hit,
         *,
         batch_size: int,
+        images_per_batch: int | None,
         total_steps: int,
         seed: int,
     ) -> None:
         super().__init__()
-        self.train, self.hit, self.seed = train, hit, seed
+        if images_per_batch is not None and batch_size % images_per_batch:
+            raise ValueError(f"batch_size={batch_size} must be a multiple of images_per_batch={images_per_batch}")
+        self.train, self.hit, self.seed, self.images = train, hit, seed, images_per_batch
         self.batch_size, self.total_steps = batch_size, total_steps
         self.val = WholeImages(val)
 
@@ -133,7 +157,7 @@ class ViewsData(pl.LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if self.batch_size % world:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of the {world} processes that share it")
-        pixels = Pixels(self.train, self.hit, self.batch_size, self.seed, rank, world)
+        pixels = Pixels(self.train, self.hit, self.batch_size, self.seed, rank, world, self.images)
         return StepLoader(pixels, self.total_steps)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -18,7 +18,7 @@ from autoint.data.loading import Batch, ViewsData
 from autoint.data.views import Views
 from autoint.occupancy import Occupancy, visual_hull
 from autoint.registry import DATASETS, MODELS, TASKS, at_least_one, one_of
-from autoint.schedule import used_budget, warm_up_and_cosine
+from autoint.schedule import learning_rate, used_budget
 from autoint.seeding import generator
 from autoint.volume import AbstractVolume
 
@@ -45,6 +45,7 @@ def volrend(
     model: Any = "autoint",
     color: Any = "mean",
     background: str = "white",
+    images_per_batch: int | None = None,
     val_images: int = 4,
 ) -> build.Task:
     """Build the volume-rendering task.
@@ -62,9 +63,11 @@ def volrend(
         model: integral networks, or the baseline.
         color: how section means become colour.
         background: behind the scene: white, black, or random while training and white afterwards.
+        images_per_batch: how many images the rays of a batch come from; None draws them from all.
         val_images: how many validation images are rendered now and then.
     """
     at_least_one(sections=sections, samples=samples, image_size=image_size, val_images=val_images)
+    at_least_one(images_per_batch=images_per_batch)
     one_of("background", background, BACKGROUNDS)
     if networks not in (1, 2):
         raise ValueError(f"networks={networks} must be 1 (one trunk) or 2 (density and colour apart)")
@@ -76,7 +79,15 @@ def volrend(
     data = None
     if with_data:
         steps = build.total_steps(config)
-        data = ViewsData(train, val, volume.hit, batch_size=config.batch_size, total_steps=steps, seed=config.seed)
+        data = ViewsData(
+            train,
+            val,
+            volume.hit,
+            batch_size=config.batch_size,
+            images_per_batch=images_per_batch,
+            total_steps=steps,
+            seed=config.seed,
+        )
     module = VolumeRendering(volume, background=background, seed=config.seed, optimizer=config.optimizer)
     return build.Task(module, data)
 
@@ -179,6 +190,6 @@ class VolumeRendering(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         beta_1, beta_2 = self.optimizer.betas
         adam = torch.optim.Adam(self.parameters(), lr=self.optimizer.lr, betas=(beta_1, beta_2))
-        factor = warm_up_and_cosine(self.trainer, self.optimizer.warmup_steps, self.optimizer.final)
+        factor = learning_rate(self.trainer, self.optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
