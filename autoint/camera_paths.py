@@ -90,9 +90,11 @@ def spiral(views: Views, frames: int) -> Tensor:
     local = (poses[:, :3, 3] - position) @ mean
     radius = local.abs().quantile(0.8, dim=0)
     focus = float((position - centre(poses)) @ back)
-    # Axes that are nearly parallel meet anywhere; then the middle of the range in disparity is looked at.
-    if not views.near < focus < views.far:
-        focus = 2 / (1 / max(views.near, 1e-3) + 1 / views.far)
+    # Parallel axes meet nowhere: then something far away is looked at. The range of t is no help, as it may be that of
+    # normalised device coordinates.
+    spread = float(radius.norm())
+    if focus < 2 * spread or focus <= 0:
+        focus = 10 * spread or 1.0
     turn = 2 * math.pi * torch.arange(frames, dtype=poses.dtype) / frames
     loop = torch.stack([turn.cos(), turn.sin(), 0.5 * (2 * turn).sin()], dim=-1)
     return look_at(position + (loop * radius) @ mean.T, position - focus * back, mean[:, 1]).float()

@@ -77,7 +77,9 @@ def test_cameras_on_one_side_get_a_spiral():
     assert torch.allclose((path[:, :3, 3] - 4 * path[:, :3, 2]).mean(0), torch.zeros(3), atol=0.2)
     parallel = torch.eye(4).repeat(5, 1, 1)
     parallel[:, 0, 3] = torch.arange(5.0)
-    assert camera_paths.orbit(views(parallel), 8).isfinite().all()
+    assert (camera_paths.orbit(views(parallel), 8)[:, 2, 2] > 0.97).all()
+    assert torch.equal(camera_paths.orbit(views(parallel, 0.0, 1.0), 8), camera_paths.orbit(views(parallel), 8))
+    assert camera_paths.orbit(views(parallel[:1]), 8).isfinite().all()
 
 
 def test_an_animated_picture_has_the_frames_it_was_given(tmp_path, monkeypatch):
