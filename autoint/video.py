@@ -84,7 +84,7 @@ def fly(volume: AbstractVolume, background: Tensor, views: Views, config: Evalua
     k = views.intrinsics
     blank = torch.zeros(1, 1, 1, 4).expand(frames, k.height, k.width, 4)
     names = tuple(str(i) for i in range(frames))
-    flight = dataclasses.replace(views, images=blank, poses=poses, names=names)
+    flight = dataclasses.replace(views, images=blank, poses=poses, names=names, intrinsics=views.intrinsics[0])
     images = WholeImages(flight)
 
     def rendered() -> Iterator[Tensor]:

@@ -1,8 +1,8 @@
 """Seconds per frame of integral networks against NeRF at the same widths, and the memory of rendering.
 
-``python -m benchmarks.rendering`` prints the ratios and writes ``outputs/benchmarks/rendering.json``. Without empty rays to
-skip, speed does not depend on the weights; ``runs=outputs/lego_8,outputs/lego_nerf data_dir=DATA`` times trained runs, on a
-test view.
+``python -m benchmarks.rendering`` prints the ratios and writes ``outputs/benchmarks/rendering.json``. Where no empty
+rays are skipped, speed does not depend on the weights; ``runs=outputs/lego_8,outputs/lego_nerf data_dir=DATA`` times
+trained runs on a test view.
 """
 
 from __future__ import annotations

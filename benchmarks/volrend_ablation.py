@@ -1,9 +1,9 @@
 """What each choice of volume rendering brings on Lego, by itself.
 
-``python -m benchmarks.volrend_ablation data_dir=DATA`` trains every variant below for the same number of steps, evaluates
-all of them on test views, times their steps in turns, and writes ``benchmarks/volrend_ablation.md``. Runs are kept below
-``outputs/ablation``: finished ones are not run again, an interrupted one goes on. ``only=base,grid`` picks some, ``jobs=2``
-says how many run at once, with one thread each, ``steps=3000`` and ``max_images=50`` how long.
+``python -m benchmarks.volrend_ablation data_dir=DATA`` trains every variant below for the same number of steps,
+evaluates all of them on test views, times their steps in turns, and writes ``benchmarks/volrend_ablation.md``. Runs
+are kept in ``outputs/ablation``: finished ones are not run again, an interrupted one goes on. ``only=base,grid``
+picks some, ``jobs=2`` says how many run at once, with one thread each, ``steps=3000`` and ``max_images=50`` how long.
 """
 
 from __future__ import annotations

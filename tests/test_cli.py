@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from autoint.cli import VERSION, store_groups
-from autoint.config import GROUPS, RunConfig
+from autoint.config import RunConfig
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
@@ -92,7 +92,7 @@ def test_help_tells_what_can_be_chosen(program):
     assert status == 0
     for line in (
         "activation: relu, sine, slow_sine, softplus, swish",
-        "encoding: identity, normalized_positional, positional",
+        "encoding: grid, identity, normalized_positional, positional",
         "grad_net: double_backward, explicit, graph, jvp",
         "placement: predicted, uniform",
         "logger: csv, tensorboard, wandb",
@@ -111,10 +111,24 @@ def composed(*overrides):
 
 @pytest.mark.parametrize(
     "choice",
-    [f"{p.parent.name}={p.stem}" for p in sorted(CONF.glob("*/*.yaml")) if p.stem != "nerf" or "model" in GROUPS],
+    [f"{p.parent.name}='{p.stem}'" for p in sorted(CONF.glob("*/*.yaml"))],
 )
 def test_every_file_of_conf_composes(choice):
     composed(choice)
+
+
+def test_faithful_is_the_paper_as_printed(program, tiny):
+    """Sec. 5: 8x256, L = 10 and 4, Adam 5e-4 x0.2 every 1e5 steps, 4 images x 1024 rays, M = 128/N, sampler."""
+    config = composed("faithful='true'", "scene=lego")
+    assert (config.fit, config.batch_size, config.options["images_per_batch"]) == ("grad_net", 4096, 4)
+    assert (config.network.hidden_features, config.network.num_layers) == (256, 8)
+    assert [config.encoding["num_frequencies"], config.options["direction_encoding"]["num_frequencies"]] == [10, 4]
+    assert (config.optimizer.lr, config.optimizer.final, config.optimizer.decay_steps) == (5e-4, 0.2, 100_000)
+    assert (config.options["samples"], config.options["placement"]["name"]) == (128, "predicted")
+    status, _, err = program(
+        "train", "faithful=true", *tiny, "batch_size=8", "trainer.max_steps=2", "hydra.run.dir=run"
+    )
+    assert status == 0, err
 
 
 def test_components_have_options_without_any_yaml():
