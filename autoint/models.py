@@ -70,7 +70,7 @@ def autoint(
 
 @MODELS.register("nerf")
 def nerf(config: RunConfig, occupancy: Occupancy, *, coarse: int = 64, fine: int = 128) -> AbstractVolume:
-    """Neural radiance fields (Mildenhall et al. 2020): the same widths, encodings and renderer, by quadrature.
+    """Neural radiance fields (Mildenhall et al. 2020): the same widths, bands and renderer, by quadrature.
 
     Args:
         config: the run's configuration.
@@ -80,10 +80,11 @@ def nerf(config: RunConfig, occupancy: Occupancy, *, coarse: int = 64, fine: int
     """
     at_least_one(**{"model.coarse": coarse, "model.fine": fine})
     size = config.network
-    # Not normalised: that is for derivatives.
-    encoding = {**config.encoding, "name": config.encoding["name"].removeprefix("normalized_")}
-    directions = config.options["direction_encoding"]
-    directions = {**directions, "name": directions["name"].removeprefix("normalized_")}
+    # NeRF's own encoding, with as many bands: normalising is for derivatives, and grids came later.
+    encoding, directions = (
+        {"name": "positional", "num_frequencies": choice.get("num_frequencies", 10)}
+        for choice in (config.encoding, config.options["direction_encoding"])
+    )
     fields = [
         RadianceField(
             ENCODINGS.build(encoding, 3),
