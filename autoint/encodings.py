@@ -161,7 +161,7 @@ class Grid(AbstractEncoding):
         in_features: int,
         *,
         resolutions: list[int] = [16, 32, 64],  # noqa: B006
-        features: int = 2,
+        features: int = 4,
         num_frequencies: int = 4,
     ) -> None:
         super().__init__()

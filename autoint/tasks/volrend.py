@@ -189,7 +189,7 @@ class VolumeRendering(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         beta_1, beta_2 = self.optimizer.betas
-        adam = torch.optim.Adam(self.parameters(), lr=self.optimizer.lr, betas=(beta_1, beta_2))
+        adam = torch.optim.Adam(self.parameters(), lr=self.optimizer.lr, betas=(beta_1, beta_2), fused=True)
         factor = learning_rate(self.trainer, self.optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
