@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 RUNS = Path("outputs/ablation")
 LEDGER = ROOT / "benchmarks" / "volrend_ablation.md"
 BASE = "experiment=lego_cpu placement=uniform color=mean encoding=normalized_positional encoding.num_frequencies=6"
-GRID = "encoding=grid encoding.num_frequencies=6 encoding.resolutions=[16,32]"
+GRID = "encoding=grid encoding.num_frequencies=6"
 VARIANTS = {
     "base": ("uniform edges, jittered; mean colour; one network", ""),
     "grad_net": ("the paper's training: 128 samples of Ψ per ray", "fit=grad_net"),
@@ -43,7 +43,8 @@ VARIANTS = {
     "weighted": ("density-weighted colour", "color=weighted"),
     "decoded": ("features integrated, colour decoded with the direction", "color=decoded"),
     "direction_after": ("and no bands before", "color=decoded direction_encoding.num_frequencies=0"),
-    "grid": ("dense grids of 16 and 32 beside the positional encoding", GRID),
+    "grid": ("dense grids of 16, 32, 64 beside the positional encoding, 4 features each", GRID),
+    "small_grid": ("of 16 and 32, 2 features each", f"{GRID} encoding.resolutions=[16,32] encoding.features=2"),
     "nonnegative": ("penalty on negative densities", "model.nonnegative=0.01"),
     "consistent": ("penalty on densities that depend on the direction", "model.consistent=0.001"),
     "grid_occupied": ("two of them together", f"placement=occupied {GRID}"),
@@ -67,7 +68,13 @@ def overrides_of(name: str) -> list[str]:
 def train(name: str, data_dir: str, steps: int) -> None:
     """Train one variant on one thread, or what is left of it."""
     folder = RUNS / name
-    run = [f"data_dir={data_dir}", f"trainer.max_steps={steps}", "trainer.max_time=null", f"val_every={steps}"]
+    run = [
+        f"data_dir={data_dir}",
+        f"trainer.max_steps={steps}",
+        "trainer.max_time=null",
+        f"val_every={steps}",
+        "val_images=1",
+    ]
     run += ["save_every=500", "resume=true", "+trainer.enable_progress_bar=false", f"hydra.run.dir={folder}"]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log:
@@ -118,7 +125,8 @@ def main() -> None:
     options = OmegaConf.merge(known, given)
     names = [name for name in VARIANTS if name in options.only.split(",")]
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda name: train(name, options.data_dir, options.steps), names))
+        slow_first = sorted(names, key=lambda name: name != "grad_net")
+        list(pool.map(lambda name: train(name, options.data_dir, options.steps), slow_first))
     psnr, seconds = evaluated(options.max_images, options.data_dir), step_times(names, options.data_dir)
     rows = [
         {
