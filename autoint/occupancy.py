@@ -53,6 +53,11 @@ class Occupancy(nn.Module):
         """The density at which a cell absorbs a hundredth of a ray."""
         return 0.01 * size / (self.upper - self.lower).max()
 
+    @property
+    def cell(self) -> Tensor:
+        """The length of a cell, along the box's longest side."""
+        return (self.upper - self.lower).max() / len(self.density)
+
     def occupied(self, density: Tensor) -> Tensor:
         """Return which estimates (…) are those of cells that count as occupied, (…) of bool."""
         return density > self._threshold(len(self.density))

@@ -133,8 +133,8 @@ class Training:
         samples: stratified samples per section, for ``grad_net``.
         jitter: whether the edges move at random, by up to half a section, for ``integral_net``.
         anneal: every section begins as this many, and their number is halved until it is 1, over half of the training.
-        nonnegative: weight of the mean of relu(−Ψ_σ) at random points of the rays.
-        consistent: weight of the mean squared difference between Ψ_σ along two directions.
+        nonnegative: weight of the mean of relu(−∫Ψ_σ) over random short stretches of the rays.
+        consistent: weight of the mean squared difference between their opacities along two directions.
     """
 
     fit: str = "integral_net"
@@ -226,31 +226,33 @@ class Volume(AbstractVolume):
         return [self.composite(rays, means, edges, background)], self._penalty(rays, edges, draw)
 
     def _penalty(self, rays: Rays, edges: Tensor, draw: Draw) -> Tensor | float:
-        """What the densities at one random point of each ray lack: a sign, and agreement with another direction."""
+        """What one random stretch per ray, as long as a cell, lacks: a sign, and agreement with another direction."""
         options = self.training_options
         if not options.nonnegative and not options.consistent:
             return 0.0
-        t = torch.lerp(edges[:, 0], edges[:, -1], draw("points", *edges[:, 0].shape))
-        density = self.integrand(rays, t[:, None])[:, 0, 0]
-        penalty = options.nonnegative * torch.relu(-density).mean()
+        u, ends = draw("points", len(rays), 2), edges.shape[-1] - 1
+        section = (u[:, :1] * ends).long().clamp_max(ends - 1)
+        points = rays.at(torch.lerp(edges.gather(-1, section), edges.gather(-1, section + 1), u[:, 1:])[:, 0])
+        depth = self._optical_depth(points, rays.directions)
+        penalty = options.nonnegative * torch.relu(-depth).mean()
         if options.consistent:
-            nowhere = torch.zeros_like(t)
-            others = Rays(rays.at(t), rays.directions.roll(1, dims=0), nowhere, nowhere)
-            other = self.integrand(others, nowhere[:, None])[:, 0, 0]
-            penalty = penalty + options.consistent * (density - other).square().mean()
+            other = self._optical_depth(points, rays.directions.roll(1, dims=0))
+            opacities = (-torch.expm1(-torch.relu(d)) for d in (depth, other))
+            penalty = penalty + options.consistent * torch.stack(list(opacities)).diff(dim=0).square().mean()
         return penalty
+
+    def _optical_depth(self, points: Tensor, directions: Tensor) -> Tensor:
+        """Return ∫Ψ_σ over the length of a cell, around ``points`` (P, 3) along ``directions`` (P, 3), as (P,)."""
+        half = 0.5 * self.occupancy.cell.expand(len(points), 1)
+        ends = torch.cat([-half, half], dim=1)
+        return self.integral(Rays(points, directions, ends[:, 0], ends[:, 1]), ends)[..., 0].diff(dim=-1)[:, 0]
 
     def look(self, rays: Rays, step: int, g: torch.Generator) -> None:
         if not self.placement.adaptive or step < LOOK_AFTER or step % LOOK_EVERY:
             return
-        cell = (self.occupancy.upper - self.occupancy.lower).max() / len(self.occupancy.density)
 
         def density(points: Tensor) -> Tensor:
-            """The mean over the length of a cell, along a ray of the batch."""
-            directions = rays.directions[torch.randint(len(rays), (len(points),), generator=g)]
-            half = torch.full((len(points), 1), 0.5, device=points.device) * cell
-            ends = torch.cat([-half, half], dim=1)
-            some = Rays(points, directions, ends[:, 0], ends[:, 1])
-            return self.means_from_differences(some, ends)[:, 0, 0]
+            some = torch.randint(len(rays), (len(points),), generator=g)
+            return self._optical_depth(points, rays.directions[some]) / self.occupancy.cell
 
         self.occupancy.update(density, 1 / 8, g)
