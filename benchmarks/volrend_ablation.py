@@ -28,8 +28,11 @@ from benchmarks.measure import medians
 ROOT = Path(__file__).parent.parent
 RUNS = Path("outputs/ablation")
 LEDGER = ROOT / "benchmarks" / "volrend_ablation.md"
-BASE = "experiment=lego_cpu placement=uniform color=mean encoding=normalized_positional encoding.num_frequencies=6"
-GRID = "encoding=grid encoding.num_frequencies=6"
+BASE = (
+    "experiment=lego_cpu placement=uniform color=mean encoding=normalized_positional encoding.num_frequencies=6 "
+    "direction_encoding.num_frequencies=2"
+)
+GRID = "encoding=grid encoding.num_frequencies=4"
 VARIANTS = {
     "base": ("uniform edges, jittered; mean colour; one network", ""),
     "grad_net": ("the paper's training: 128 samples of Ψ per ray", "fit=grad_net"),
@@ -45,10 +48,10 @@ VARIANTS = {
     "direction_after": ("and no bands before", "color=decoded direction_encoding.num_frequencies=0"),
     "grid": ("dense grids of 16, 32, 64 beside the positional encoding, 4 features each", GRID),
     "small_grid": ("of 16 and 32, 2 features each", f"{GRID} encoding.resolutions=[16,32] encoding.features=2"),
-    "nonnegative": ("penalty on negative densities", "model.nonnegative=0.01"),
-    "consistent": ("penalty on densities that depend on the direction", "model.consistent=0.001"),
-    "grid_occupied": ("two of them together", f"placement=occupied {GRID}"),
-    "grid_proposal": ("two of them together", f"placement=proposal {GRID}"),
+    "no_bands": ("the direction without bands", "direction_encoding.num_frequencies=0"),
+    "nonnegative": ("penalty on negative densities", "model.nonnegative=0.1"),
+    "consistent": ("penalty on opacities that depend on the direction", "model.consistent=0.01"),
+    "all": ("what won together: lego_cpu as it is", f"placement=proposal {GRID} direction_encoding.num_frequencies=0"),
 }
 COLUMNS = {
     "name": ("variant", ""),
