@@ -201,6 +201,7 @@ def test_the_command_line_surface():
         "function",
         "grad_net",
         "image_size",
+        "images_per_batch",
         "logger",
         "lower",
         "model",
