@@ -106,12 +106,13 @@ class AbstractVolume(nn.Module, abc.ABC):
             except RuntimeError as error:
                 if size == 1 or not out_of_memory(error):
                     raise
-                size = (size + 1) // 2
-                gc.collect()
-                torch.cuda.empty_cache()
-                log.warning("out of memory: going on with %d rays at a time", size)
+            else:
+                rest = rest[size:]
                 continue
-            rest = rest[size:]
+            size = (size + 1) // 2  # outside of the except clause, which keeps the failed chunk's tensors
+            gc.collect()
+            torch.cuda.empty_cache()
+            log.warning("out of memory: going on with %d rays at a time", size)
         return rgb, depth, acc
 
 
