@@ -4,7 +4,7 @@ import pytest
 
 import autoint
 from autoint.data.functions import target
-from benchmarks import grad_networks, integrals, steps
+from benchmarks import grad_networks, integrals, rendering, steps, volrend_ablation
 
 
 @pytest.mark.parametrize("shape", grad_networks.SHAPES)
@@ -25,3 +25,18 @@ def test_steps():
     ratios = steps.fits(rays=4, samples=32)
     assert set(ratios) == {"N=8", "N=16", "N=32"}
     assert all(ratio > 0 for ratio in ratios.values())
+
+
+def test_rendering():
+    tables = rendering.measure(*rendering.untrained(8, 8, 2, "procedural"), rounds=1)
+    assert set(tables["seconds per frame"]) == set(rendering.METHODS)
+    assert tables["times faster than nerf"]["nerf"] == 1.0
+
+
+def test_the_ablation_s_variants_compose(tmp_path):
+    """Hours later is too late to learn of a key that is none."""
+    from tests.test_cli import composed
+
+    configs = {name: composed(*volrend_ablation.overrides_of(name)) for name in volrend_ablation.VARIANTS}
+    assert configs["base"].encoding["name"] == "normalized_positional"
+    assert configs["all"] == composed("experiment=lego_cpu")
