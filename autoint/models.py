@@ -18,6 +18,7 @@ def autoint(
     occupancy: Occupancy,
     *,
     jitter: bool = True,
+    direction_noise: float = 0.0,
     anneal: int = 1,
     nonnegative: float = 0.0,
     consistent: float = 0.0,
@@ -29,6 +30,7 @@ def autoint(
         config: the run's configuration.
         occupancy: where the scene is.
         jitter: fit=integral_net moves the edges at random.
+        direction_noise: standard deviation of what is added to the direction that the networks are told, in training.
         anneal: every section begins as this many (a power of two), for fit=integral_net.
         nonnegative: weight of a penalty on negative densities inside sections.
         consistent: weight of a penalty on densities that depend on the direction.
@@ -37,8 +39,13 @@ def autoint(
     options = config.options
     if anneal < 1 or not math.log2(anneal).is_integer():
         raise ValueError(f"model.anneal={anneal} must be a power of two, such as 4; 1 does not anneal")
-    if nonnegative < 0 or consistent < 0:
-        raise ValueError(f"model.nonnegative={nonnegative}, model.consistent={consistent}: weights cannot be negative")
+    for key, value in {
+        "direction_noise": direction_noise,
+        "nonnegative": nonnegative,
+        "consistent": consistent,
+    }.items():
+        if value < 0:
+            raise ValueError(f"model.{key}={value} cannot be negative; 0 leaves it out")
     if density_frequencies is not None and options["networks"] == 1:
         raise ValueError(f"model.density_frequencies={density_frequencies} needs networks=2, density and colour apart")
     if config.fit == "grad_net" and options["samples"] % options["sections"]:
@@ -64,7 +71,15 @@ def autoint(
         PLACEMENTS.build(options["placement"], options["sections"], occupancy),
         color,
         occupancy,
-        Training(config.fit, options["samples"] // options["sections"], jitter, anneal, nonnegative, consistent),
+        Training(
+            fit=config.fit,
+            samples=options["samples"] // options["sections"],
+            jitter=jitter,
+            direction_noise=direction_noise,
+            anneal=anneal,
+            nonnegative=nonnegative,
+            consistent=consistent,
+        ),
     )
 
 

@@ -110,7 +110,7 @@ class Nerf(AbstractVolume):
     def _composite(
         self, field: int, rays: Rays, t: Tensor, edges: Tensor, background: Tensor, with_color: bool = True
     ) -> Rendering:
-        x, _, _ = self.points(rays, t)
+        x, _ = self.points(rays, t)
         mean, rgb = self.fields[field](x, rays.directions if with_color else None)
         if rgb is None:
             rgb = torch.zeros_like(x)

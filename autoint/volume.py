@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoint import quadrature, rendering, sections
@@ -74,13 +75,11 @@ class AbstractVolume(nn.Module, abc.ABC):
         """Bring up to date, before a training step, what is learned without a gradient."""
         return
 
-    def points(self, rays: Rays, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Points, in [−1, 1] along the box's longest side, their velocity ∂x/∂t, and the direction as condition."""
+    def points(self, rays: Rays, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points at t (R, …), in [−1, 1] along the box's longest side, and their velocity ∂x/∂t."""
         lower, upper = self.occupancy.lower, self.occupancy.upper
         scale = 2 / (upper - lower).max()
-        shape = (len(rays), *(1,) * (t.ndim - 1), 3)
-        d = rays.directions.view(shape)
-        return (rays.at(t) - (lower + upper) / 2) * scale, d * scale, d
+        return (rays.at(t) - (lower + upper) / 2) * scale, _beside(rays.directions, t) * scale
 
     @torch.no_grad()
     def view(self, rays: Rays, background: Tensor, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,6 +115,11 @@ class AbstractVolume(nn.Module, abc.ABC):
         return rgb, depth, acc
 
 
+def _beside(directions: Tensor, t: Tensor) -> Tensor:
+    """Return directions (R, 3) so that they broadcast with points at t (R, …)."""
+    return directions.view(len(directions), *(1,) * (t.ndim - 1), 3)
+
+
 def _length(edges: Tensor) -> Tensor:
     return edges[:, -1] - edges[:, 0]
 
@@ -133,6 +137,8 @@ class Training:
         fit: ``integral_net`` takes section means from differences of Φ, ``grad_net`` from samples of Ψ (the paper).
         samples: stratified samples per section, for ``grad_net``.
         jitter: whether the edges move at random, by up to half a section, for ``integral_net``.
+        direction_noise: standard deviation, in each coordinate, of what is added to the direction that the networks are
+            told. Nothing else makes a network that is told the direction agree with itself between the views.
         anneal: every section begins as this many, and their number is halved until it is 1, over half of the training.
         nonnegative: weight of the mean of relu(−∫Ψ_σ) over random short stretches of the rays.
         consistent: weight of the mean squared difference between their opacities along two directions.
@@ -141,6 +147,7 @@ class Training:
     fit: str = "integral_net"
     samples: int = 8
     jitter: bool = True
+    direction_noise: float = 0.0
     anneal: int = 1
     nonnegative: float = 0.0
     consistent: float = 0.0
@@ -185,25 +192,28 @@ class Volume(AbstractVolume):
     def edges(self, rays: Rays) -> Tensor:
         return self.placement(rays.clipped_to(self.occupancy.lower, self.occupancy.upper))
 
-    def integral(self, rays: Rays, t: Tensor) -> Tensor:
-        """Return Φ(o, d, t): t (R, …) → (R, …, C). Always in float32, because differences of it cancel."""
+    def integral(self, rays: Rays, t: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Return Φ(o, d, t): t (R, …) → (R, …, C). Always in float32, because differences of it cancel.
+
+        ``seen`` (R, 3) is the direction that the network is told, if not the ray's.
+        """
         with torch.autocast(t.device.type, enabled=False):
-            x, _, d = self.points(rays, t)
+            (x, _), d = self.points(rays, t), _beside(rays.directions if seen is None else seen, t)
             return torch.cat([net(x, d) for net in self.networks], dim=-1)
 
-    def integrand(self, rays: Rays, t: Tensor) -> Tensor:
+    def integrand(self, rays: Rays, t: Tensor, seen: Tensor | None = None) -> Tensor:
         """Return Ψ = ∂Φ/∂t at x = o + t·d: t (R, …) → (R, …, C)."""
-        x, velocity, d = self.points(rays, t)
+        (x, velocity), d = self.points(rays, t), _beside(rays.directions if seen is None else seen, t)
         return torch.cat([grad.along(x, velocity.expand_as(x), d) for grad in self.grad_nets], dim=-1)
 
-    def means_from_samples(self, rays: Rays, edges: Tensor, u: Tensor) -> Tensor:
+    def means_from_samples(self, rays: Rays, edges: Tensor, u: Tensor, seen: Tensor | None = None) -> Tensor:
         """Return section means (R, N, C) from stratified samples of Ψ, placed by u (R, N, M): the paper's training."""
         nodes, node_weights = quadrature.stratified(edges, u)
-        return sections.means_from_samples(self.integrand(rays, nodes), node_weights)
+        return sections.means_from_samples(self.integrand(rays, nodes, seen), node_weights)
 
-    def means_from_differences(self, rays: Rays, edges: Tensor) -> Tensor:
+    def means_from_differences(self, rays: Rays, edges: Tensor, seen: Tensor | None = None) -> Tensor:
         """Return section means (R, N, C) from differences of Φ over the edges: N + 1 evaluations per ray."""
-        return sections.means_from_differences(self.integral(rays, edges), edges)
+        return sections.means_from_differences(self.integral(rays, edges, seen), edges)
 
     def composite(self, rays: Rays, means: Tensor, edges: Tensor, background: Tensor) -> Rendering:
         """Composite section means (R, N, C)."""
@@ -216,14 +226,17 @@ class Volume(AbstractVolume):
     def renderings(
         self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
     ) -> tuple[list[Rendering], Tensor | float]:
-        options = self.training_options
+        options, seen = self.training_options, None
+        if options.direction_noise:
+            noise = math.sqrt(12) * options.direction_noise * (draw("directions", *rays.directions.shape) - 0.5)
+            seen = F.normalize(rays.directions + noise, dim=-1)
         if options.fit == "integral_net":
             parts = 2 ** math.ceil(math.log2(options.anneal) * max(0.0, 1 - 2 * used))
             edges = sections.subdivided(edges, parts) if parts > 1 else edges
             edges = sections.jittered(edges, draw("edges", *edges[:, 1:-1].shape)) if options.jitter else edges
-            means = self.means_from_differences(rays, edges)
+            means = self.means_from_differences(rays, edges, seen)
         else:
-            means = self.means_from_samples(rays, edges, draw("samples", *edges[:, 1:].shape, options.samples))
+            means = self.means_from_samples(rays, edges, draw("samples", *edges[:, 1:].shape, options.samples), seen)
         return [self.composite(rays, means, edges, background)], self._penalty(rays, edges, draw)
 
     def _penalty(self, rays: Rays, edges: Tensor, draw: Draw) -> Tensor | float:

@@ -124,3 +124,30 @@ def test_the_sampling_network_learns():
     rgb.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.placement.parameters())
     assert model.placement.network[-1].weight.grad.abs().max() > 0
+
+
+def test_the_noise_of_directions_is_told_to_the_network_alone():
+    """Points and edges are the ray's own; only the condition moves, and only while training."""
+    model, rays = volume(), some_rays()
+    edges = model.placement(rays)
+    other = torch.nn.functional.normalize(rays.directions + 0.1, dim=-1)
+    told = model.means_from_differences(rays, edges, other)
+    nodes, node_weights = quadrature.gauss_legendre(edges, 12)
+    assert torch.allclose(
+        sections.means_from_samples(model.integrand(rays, nodes, other), node_weights), told, atol=1e-8
+    )
+    plain, background = model.means_from_differences(rays, edges), torch.ones(3)
+    assert not torch.allclose(told, plain, atol=1e-4)
+
+    def draw(_, *shape):
+        return torch.full(shape, 0.75, dtype=torch.float64)
+
+    rendered = []
+    for noise in (0.0, 0.3):
+        model.training_options = Training(jitter=False, direction_noise=noise)
+        (out,), _ = model.renderings(rays, edges, background, draw, 0.0)
+        rendered.append(out.rgb)
+        assert torch.equal(
+            model.render(rays, edges, background).rgb, model.composite(rays, plain, edges, background).rgb
+        )
+    assert not torch.allclose(*rendered, atol=1e-5)

@@ -235,7 +235,7 @@ CHOICES = [
     *({"model": name} for name in MODELS.names()),
     {"networks": 2},
     {"networks": 2, "model": {"name": "autoint", "density_frequencies": 0}},
-    {"model": {"name": "autoint", "jitter": False, "nonnegative": 0.1, "consistent": 0.1}},
+    {"model": {"name": "autoint", "jitter": False, "direction_noise": 0.1, "nonnegative": 0.1, "consistent": 0.1}},
     {"model": {"name": "autoint", "anneal": 4}},
     {"background": "black"},
 ]
