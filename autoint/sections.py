@@ -138,7 +138,7 @@ class Occupied(AbstractPlacement):
 
     adaptive = True
 
-    def __init__(self, sections: int, occupancy: Occupancy, *, steps: int = 96) -> None:
+    def __init__(self, sections: int, occupancy: Occupancy, *, steps: int = 64) -> None:
         super().__init__()
         at_least_one(**{"placement.steps": steps})
         self.sections, self.steps = sections, steps
@@ -159,7 +159,7 @@ class Proposal(AbstractPlacement):
 
     adaptive = True
 
-    def __init__(self, sections: int, occupancy: Occupancy, *, steps: int = 96, floor: float = 0.5) -> None:
+    def __init__(self, sections: int, occupancy: Occupancy, *, steps: int = 64, floor: float = 0.5) -> None:
         super().__init__()
         at_least_one(**{"placement.steps": steps})
         if not 0 < floor <= 1:
