@@ -282,7 +282,9 @@ def test_a_collapsed_run_says_so(tmp_path, caplog, monkeypatch):
     from autoint.volume import Volume
 
     real = Volume.integral
-    monkeypatch.setattr(Volume, "integral", lambda self, rays, t: real(self, rays, t) * 0 - t[..., None])
+    monkeypatch.setattr(
+        Volume, "integral", lambda self, rays, t, seen=None: real(self, rays, t, seen) * 0 - t[..., None]
+    )
     result = fit(tiny_config(trainer={"max_steps": 2}), tmp_path)
     assert result["collapsed"] is True
     assert "collapsed to the background" in caplog.text
@@ -292,7 +294,7 @@ def test_a_diverged_run_stops(tmp_path, monkeypatch):
     from autoint.volume import Volume
 
     real = Volume.integral
-    monkeypatch.setattr(Volume, "integral", lambda self, rays, t: real(self, rays, t) * float("nan"))
+    monkeypatch.setattr(Volume, "integral", lambda self, rays, t, seen=None: real(self, rays, t, seen) * float("nan"))
     with pytest.raises(ValueError, match=r"training diverged: the loss is nan at step 0; lower optimizer\.lr"):
         fit(tiny_config(), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
