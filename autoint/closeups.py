@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from autoint.files import write_whole
-from autoint.pictures import caption, picture
+from autoint.pictures import caption, picture, write_figure
 
 WIDTH, GAP, LINE = 220, 6, 18
 COLORS = ((0, 150, 60), (220, 40, 40))
@@ -116,6 +116,4 @@ def write_quality(file: Path, title: str, curves: dict[str, dict[int, float]]) -
     axes.set(title=title, xlabel="sections N", ylabel="PSNR (dB)")
     axes.grid(alpha=0.3)
     axes.legend()
-    stream = BytesIO()
-    figure.savefig(stream, dpi=120, format="png")
-    return write_whole(file, stream.getvalue())
+    return write_figure(file, figure, dpi=120)

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,8 @@ class Evaluated:
     @property
     def method(self) -> str:
         """``nerf``, or ``autoint_N``."""
-        model = self.run.options.get("model", "autoint")
-        name = model["name"] if isinstance(model, Mapping) else model
-        return f"autoint_{self.run.options['sections']}" if name == "autoint" else str(name)
+        name = str(self.run.options["model"]["name"])
+        return f"autoint_{self.run.options['sections']}" if name == "autoint" else name
 
     def rendering(self, view: str) -> Path:
         """Return the file of a rendered view."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoint import rendering, sections
+from autoint import quadrature, rendering, sections
 from autoint.activations import Activation
 from autoint.encodings import AbstractEncoding
 from autoint.occupancy import Occupancy
@@ -69,35 +69,25 @@ class Nerf(AbstractVolume):
 
     def __init__(self, fields: list[RadianceField], coarse: int, fine: int, occupancy: Occupancy) -> None:
         super().__init__(occupancy)
-        self._width = fields[0].density.in_features
+        self.width = fields[0].density.in_features
         self.fields, self.coarse, self.fine = nn.ModuleList(fields), coarse, fine
 
     @property
     def evaluations(self) -> int:
         return 2 * self.coarse + self.fine
 
-    @property
-    def width(self) -> int:
-        return self._width
-
     def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
-        middle = torch.full((1, 1), 0.5, device=edges.device)
-        t = self._stratified(edges, middle.expand(len(rays), self.coarse))
+        t = quadrature.midpoint(edges, self.coarse)[0][:, 0]
         coarse = self._composite(0, rays, t, edges, background, with_color=False)
         return self._composite(1, rays, self._refined(t, coarse, edges, None), edges, background)
 
     def renderings(
         self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
     ) -> tuple[list[Rendering], float]:
-        t = self._stratified(edges, draw("coarse", len(rays), self.coarse))
+        t = quadrature.stratified(edges, draw("coarse", len(rays), 1, self.coarse))[0][:, 0]
         coarse = self._composite(0, rays, t, edges, background)
         t = self._refined(t, coarse, edges, draw("fine", len(rays), self.fine))
         return [coarse, self._composite(1, rays, t, edges, background)], 0.0
-
-    def _stratified(self, edges: Tensor, u: Tensor) -> Tensor:
-        """One sample in each of M equal bins between the ends (R, 2), placed by u (R, M)."""
-        bins = torch.arange(u.shape[-1], dtype=u.dtype, device=u.device)
-        return torch.lerp(edges[:, :1], edges[:, -1:], (bins + u) / u.shape[-1])
 
     def _refined(self, t: Tensor, coarse: Rendering, edges: Tensor, u: Tensor | None) -> Tensor:
         """``t`` (R, M) and ``fine`` samples more, drawn by the inverse CDF of the coarse weights, in order."""

@@ -15,7 +15,6 @@ from autoint.rays import Rays
 TRANSPARENT = 0.5 / 255
 """Alpha below this is 0 in an 8-bit image."""
 RESOLUTION = 64
-Box = tuple[Tensor, Tensor]
 
 
 class Occupancy(nn.Module):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import imageio.v3 as iio
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from autoint.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CAPTION, GAP = 16, 4
 SMALLEST = 128
@@ -133,5 +140,12 @@ def write_curves(file: Path, x: Tensor, curves: dict[str, Tensor], label: str) -
         axes.legend(once.values(), once.keys(), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         axes.set(title=title, xlabel=label)
         axes.grid(alpha=0.3)
+    write_figure(file, figure, dpi=120)
+
+
+def write_figure(file: Path, figure: Figure, dpi: int) -> Path:
+    """Write a figure as a PNG, whole or not at all; return ``file``."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120)
+    stream = BytesIO()
+    figure.savefig(stream, dpi=dpi, format="png")
+    return write_whole(file, stream.getvalue())

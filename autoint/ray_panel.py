@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from autoint.files import write_whole
+from autoint.pictures import write_figure
 from autoint.rays import Rays
 from autoint.volume import Volume
 
@@ -71,8 +71,6 @@ def write_ray(file: Path, name: str, pixel: tuple[int, int], truth: Tensor, imag
     Two plots over t, the density with its section means above and the weights, as bars in their sections' colours,
     below; beside them the two images with the ray marked.
     """
-    from io import BytesIO
-
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5.6), layout="constrained")
@@ -87,10 +85,7 @@ def write_ray(file: Path, name: str, pixel: tuple[int, int], truth: Tensor, imag
         axes[key].set_title(f"{title}: {color}", fontsize=10)
         axes[key].set(xticks=[], yticks=[])
     figure.suptitle(f"{name}, the ray through row {row}, column {column}", fontsize=11)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    stream = BytesIO()
-    figure.savefig(stream, dpi=110, format="png")
-    return write_whole(file, stream.getvalue())
+    return write_figure(file, figure, dpi=110)
 
 
 def _plot_profile(upper: object, lower: object, profile: RayProfile) -> None:

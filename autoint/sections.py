@@ -66,7 +66,6 @@ def inverse_cdf(
     ends = torch.arange(weights.shape[-1] + 1, device=weights.device)
     first = some.float().argmax(dim=-1, keepdim=True)
     last = (ends[1:] * some).amax(dim=-1, keepdim=True)
-    first = torch.minimum(first, last)
     low, high = bounds.gather(-1, first), bounds.gather(-1, last)
     return torch.cat([low, inner.maximum(low).minimum(high), high], dim=-1)
 

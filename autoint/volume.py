@@ -33,7 +33,12 @@ class AbstractVolume(nn.Module, abc.ABC):
 
     Args:
         occupancy: where the scene is.
+
+    Attributes:
+        width: of the networks' hidden layers.
     """
+
+    width: int
 
     def __init__(self, occupancy: Occupancy) -> None:
         super().__init__()
@@ -43,11 +48,6 @@ class AbstractVolume(nn.Module, abc.ABC):
     @abc.abstractmethod
     def evaluations(self) -> int:
         """How many evaluations of its networks a rendered ray costs."""
-
-    @property
-    @abc.abstractmethod
-    def width(self) -> int:
-        """Width of the networks' hidden layers."""
 
     @abc.abstractmethod
     def renderings(
@@ -138,7 +138,7 @@ class Training:
         samples: stratified samples per section, for ``grad_net``.
         jitter: whether the edges move at random, by up to half a section, for ``integral_net``.
         direction_noise: standard deviation, in each coordinate, of what is added to the direction that the networks are
-            told. Nothing else makes a network that is told the direction agree with itself between the views.
+            told.
         anneal: every section begins as this many, and their number is halved until it is 1, over half of the training.
         nonnegative: weight of the mean of relu(−∫Ψ_σ) over random short stretches of the rays.
         consistent: weight of the mean squared difference between their opacities along two directions.
@@ -177,17 +177,13 @@ class Volume(AbstractVolume):
     ) -> None:
         super().__init__(occupancy)
         self.networks = nn.ModuleList(networks)
-        self._width = networks[0].hidden_features
+        self.width = networks[0].hidden_features
         self.grad_nets = grad_nets  # a plain list: their parameters are those of `networks`
         self.placement, self.color, self.training_options = placement, color, training
 
     @property
     def evaluations(self) -> int:
         return self.placement.sections + 1
-
-    @property
-    def width(self) -> int:
-        return self._width
 
     def edges(self, rays: Rays) -> Tensor:
         return self.placement(rays.clipped_to(self.occupancy.lower, self.occupancy.upper))

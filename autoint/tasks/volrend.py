@@ -66,8 +66,13 @@ def volrend(
         images_per_batch: how many images the rays of a batch come from; None draws them from all.
         val_images: how many validation images are rendered now and then.
     """
-    at_least_one(sections=sections, samples=samples, image_size=image_size, val_images=val_images)
-    at_least_one(images_per_batch=images_per_batch)
+    at_least_one(
+        sections=sections,
+        samples=samples,
+        image_size=image_size,
+        val_images=val_images,
+        images_per_batch=images_per_batch,
+    )
     one_of("background", background, BACKGROUNDS)
     if networks not in (1, 2):
         raise ValueError(f"networks={networks} must be 1 (one trunk) or 2 (density and colour apart)")
