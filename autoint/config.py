@@ -18,6 +18,7 @@ from autoint.registry import (
     GRAD_NETS,
     LOGGERS,
     MODELS,
+    PHANTOMS,
     PLACEMENTS,
     TASKS,
     Registry,
@@ -37,6 +38,7 @@ GROUPS: dict[str, Registry[Any]] = {
     "color": COLORS,
     "placement": PLACEMENTS,
     "scene": DATASETS,
+    "phantom": PHANTOMS,
     "logger": LOGGERS,
 }
 LAYOUTS = ("none", "table1", "figure5", "deepvoxels")

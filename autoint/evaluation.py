@@ -83,7 +83,7 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     """Evaluate every run as its task does, print the tables, and write them with values and pictures into ``out_dir``.
 
     A task's module has ``columns``, {key: (head, format)}, a ``label(run)``, and ``evaluate(config, run, folder)``,
-    which returns the row of a run and the values behind it, and writes its pictures into ``folder``.
+    which returns the row (or rows) of a run and the values behind it, and writes its pictures into ``folder``.
     """
     files = find_checkpoints(config.runs)
     restored = [build.restored(f, **({"data_dir": config.data_dir} if config.data_dir else {})) for f in files]
@@ -92,7 +92,8 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     for number, (file, (run, built)) in enumerate(zip(files, restored, strict=True)):
         module = on_device(built, config)
         row, values = module.evaluate(config, run, out_dir / "images" / f"{number:02d}_{module.label(run)}")
-        tables.setdefault(run.task, (module.columns, []))[1].append({**row, "run": _name(file)})
+        rows = row if isinstance(row, list) else [row]
+        tables.setdefault(run.task, (module.columns, []))[1].extend({**r, "run": _name(file)} for r in rows)
         per_image += [{"run": _name(file), **value} for value in values]
     heads = dataclasses.asdict(config)
     table = "\n".join(markdown(rows, columns, heads) for columns, rows in tables.values())

@@ -1,3 +1,3 @@
 """Tasks, one file each; importing this package registers them."""
 
-from autoint.tasks import function, volrend  # noqa: F401
+from autoint.tasks import ct, function, volrend  # noqa: F401

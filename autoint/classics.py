@@ -1,0 +1,136 @@
+"""The classics of tomography, by scikit-image and by total variation, for comparison in the same run."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from autoint.data.sinograms import Scan, interpolated
+from autoint.sinogram_models import Object
+from autoint.sparse_gradient import Prior
+from autoint.tomography import Lattice, projection_matrix
+
+SART_PASSES, TV_PASSES = 20, 40
+TV_STRENGTHS = (1e-5, 1e-4, 1e-3)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a method makes of the measured views: a whole sinogram (A, P) or None, and an image or None."""
+
+    sinogram: np.ndarray | None
+    image: np.ndarray | None
+
+
+def pixel_lattice(scan: Scan) -> Lattice:
+    """Return the lattice of one detector pixel, on which images are compared."""
+    return Lattice(1 / scan.radius)
+
+
+def _columns(views: np.ndarray, scan: Scan) -> np.ndarray:
+    """Return views (A, P) as scikit-image has them: (n, A), in pixels, the axis at n // 2."""
+    half = pixel_lattice(scan).half
+    rho = np.arange(-half, half + 1) / scan.radius
+    return np.stack([np.interp(rho, scan.rho, view, left=0, right=0) for view in views], 1) * scan.radius
+
+
+def filtered_back_projection(views: np.ndarray, theta: np.ndarray, scan: Scan) -> np.ndarray:
+    """Return the image by scikit-image's ``iradon`` with a ramp filter."""
+    from skimage.transform import iradon
+
+    return np.asarray(iradon(_columns(views, scan), np.rad2deg(theta), circle=True))
+
+
+def projected(image: np.ndarray, scan: Scan) -> np.ndarray:
+    """Return the line integrals of an image, linear between its pixels: (A, P)."""
+    lattice = pixel_lattice(scan)
+    matrix = projection_matrix(lattice, torch.as_tensor(scan.rho), torch.as_tensor(scan.theta))
+    return np.asarray(matrix @ image[lattice.inside().numpy()]).reshape(len(scan.theta), len(scan.rho))
+
+
+def linear(scan: Scan, seen: np.ndarray) -> Filled:
+    """Interpolate between the measured angles, linearly."""
+    return _interpolation(scan, seen, "linear")
+
+
+def cubic(scan: Scan, seen: np.ndarray) -> Filled:
+    """Interpolate between the measured angles by a cubic spline."""
+    return _interpolation(scan, seen, "cubic")
+
+
+def _interpolation(scan: Scan, seen: np.ndarray, kind: str) -> Filled:
+    filled = interpolated(scan.values[seen], scan.theta[seen], scan.rho, scan.theta, kind)
+    return Filled(filled, filtered_back_projection(filled, scan.theta, scan))
+
+
+def fbp(scan: Scan, seen: np.ndarray) -> Filled:
+    """Filtered back-projection of the measured views."""
+    return Filled(None, filtered_back_projection(scan.values[seen], scan.theta[seen], scan))
+
+
+def sart(scan: Scan, seen: np.ndarray) -> Filled:
+    """Twenty passes of scikit-image's SART, not negative, and its projection."""
+    from skimage.transform import iradon_sart
+
+    views, angles, image = _columns(scan.values[seen], scan), np.rad2deg(scan.theta[seen]), None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for _ in range(SART_PASSES):  # the upper bound must be finite: with infinity scikit-image returns NaN
+            image = iradon_sart(views, angles, image, clip=(0, 1e6))
+    assert image is not None
+    return Filled(projected(image, scan), image)
+
+
+def total_variation(scan: Scan, seen: np.ndarray) -> Filled:
+    """Least squares with total variation, not negative; its strength by held-out measured views; and its projection.
+
+    By the closed-form projector and solver of the object, with p = 1, without the interpolated remainder.
+    """
+    model = Object(
+        scan.values[seen], scan.theta[seen], scan.rho, pixel_lattice(scan).spacing * max(1.0, scan.radius / 160)
+    )
+    views = np.arange(len(seen))
+    held_out = views[2::4]
+    best = TV_STRENGTHS[0]
+    if len(held_out):
+        errors = []
+        for strength in TV_STRENGTHS:
+            kept = np.setdiff1d(views, held_out)
+            _fit(model, kept, Prior(1.0, strength), TV_PASSES // 2)
+            errors.append(model.score(kept, held_out))
+        best = TV_STRENGTHS[int(np.argmin(errors))]
+    _fit(model, views, Prior(1.0, best), TV_PASSES)
+    matrix = projection_matrix(model.lattice, torch.as_tensor(scan.rho), torch.as_tensor(scan.theta))
+    filled = float(model.scale) * np.asarray(matrix @ model.values.detach().numpy()).reshape(scan.values.shape)
+    return Filled(filled, resampled(model.absorption(), model.lattice, pixel_lattice(scan)))
+
+
+def _fit(model: Object, views: np.ndarray, prior: Prior, passes: int) -> None:
+    solver, c = model.solver(views, prior), np.zeros(len(model.values), np.float32)
+    for done in range(passes):
+        c = solver.step(c, done / passes)
+    model.values.data.copy_(torch.from_numpy(c))
+
+
+def resampled(image: np.ndarray, lattice: Lattice, to: Lattice) -> np.ndarray:
+    """Return an image on another lattice, linear between the nodes."""
+    if math.isclose(lattice.spacing, to.spacing):
+        return image
+    from scipy.ndimage import map_coordinates
+
+    at = np.arange(-to.half, to.half + 1) * (to.spacing / lattice.spacing) + lattice.half
+    return np.asarray(map_coordinates(image, np.stack(np.meshgrid(at, at, indexing="ij")), order=1))
+
+
+METHODS: dict[str, Callable[[Scan, np.ndarray], Filled]] = {
+    "linear": linear,
+    "cubic": cubic,
+    "FBP": fbp,
+    "SART": sart,
+    "TV": total_variation,
+}

@@ -1,0 +1,294 @@
+"""Sparse-view tomography: the sinogram of an object from a few of its views."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from autoint import build, sinogram_evaluation
+from autoint.config import Optimizer, RunConfig
+from autoint.data.loading import StepLoader
+from autoint.data.sinograms import Scan, seen_views
+from autoint.registry import PHANTOMS, TASKS, at_least_one, one_of
+from autoint.schedule import learning_rate
+from autoint.seeding import generator
+from autoint.sinogram_models import Line, Object, training_lines
+from autoint.sparse_gradient import Prior, SparseGradient
+
+if TYPE_CHECKING:
+    from autoint.evaluation import EvaluateConfig
+
+log = logging.getLogger(__name__)
+FIELDS = ("object", "line")
+EXPONENTS, STRENGTHS = (1.0, 0.5), (1e-5, 3e-5, 1e-4, 3e-4)
+FALLBACK = Prior(1.0, 1e-4)
+MOST_NODES = 320  # across the object, unless asked for: a lattice finer than this costs minutes
+
+
+@TASKS.register("ct")
+def ct(
+    config: RunConfig,
+    with_data: bool,
+    *,
+    phantom: Any = "shepp_logan",
+    rho: int | None = None,
+    theta: int | None = None,
+    views: int | None = None,
+    subsample: int | None = None,
+    gaussian: float = 0.0,
+    photons: float | None = None,
+    fields: list[str] = list(FIELDS),  # noqa: B006 (copied by the registry)
+    samples: int = 64,
+    spacing: float | None = None,
+    passes: int = 60,
+    exponent: float | None = None,
+    strength: float | None = None,
+) -> build.Task:
+    """Build the task of filling in a sinogram.
+
+    Args:
+        config: the run's configuration.
+        with_data: whether to load the scan; without it the module is to be filled from a checkpoint.
+        phantom: what is scanned, and its options.
+        rho: detector pixels of a phantom.
+        theta: views of a phantom, over half a turn.
+        views: how many of the views are measured, evenly spaced; or
+        subsample: every so manieth view is measured. Neither: every 8th.
+        gaussian: noise of the measured views, as a share of the largest value.
+        photons: photons per pixel of a noisy measurement.
+        fields: what is trained, one after the other: object and line.
+        samples: of Ψ per line, for fit=grad_net.
+        spacing: of the object's lattice in detector pixels; None takes 1, or as much as makes 320 nodes across.
+        passes: over the object, half as many for each prior that is tried.
+        exponent: of the object's prior: 1 is total variation; None chooses by held-out measured views.
+        strength: of the object's prior; None chooses by held-out measured views.
+    """
+    at_least_one(rho=rho, theta=theta, samples=samples, passes=passes)
+    for field in fields or [""]:
+        one_of("fields", field, FIELDS)
+    if spacing is not None and not 0.25 <= spacing <= 16:
+        raise ValueError(f"spacing={spacing}: detector pixels between the object's nodes; give 0.25 to 16")
+    if exponent is not None and not 0 < exponent <= 2:
+        raise ValueError(f"exponent={exponent} must be above 0 and at most 2")
+    if strength is not None and not strength > 0:
+        raise ValueError(f"strength={strength} must be positive")
+    scan, seen = load_scan(config) if with_data else (Scan(np.ones((2, 2)), np.array([0.0, 1.5]), 0.5), np.arange(2))
+    values, angles = scan.values[seen], scan.theta[seen]
+    spacing = spacing or max(1.0, scan.radius / (MOST_NODES / 2))
+    net = build.integral_net(config, 3, 1)
+    line = Line(net, build.grad_net(config, net), samples if config.fit == "grad_net" else None)
+    line.scale.fill_(float(np.abs(values).max()))
+    module = Tomography(
+        Object(values, angles, scan.rho, spacing / scan.radius) if "object" in fields else None,
+        line if "line" in fields else None,
+        passes=passes,
+        priors=_priors(exponent, strength),
+        seed=config.seed,
+        optimizer=config.optimizer,
+        batch_size=config.batch_size,
+    )
+    if not with_data:
+        return build.Task(module, None)
+    module.scan, module.measured, module.name = scan, seen, Tomography.label(config)
+    module.lines = training_lines(values, angles, scan.rho)
+    return build.Task(module, Steps(build.total_steps(config)))
+
+
+def _priors(exponent: float | None, strength: float | None) -> list[Prior]:
+    exponents = EXPONENTS if exponent is None else (exponent,)
+    return [Prior(p, s) for p in exponents for s in (STRENGTHS if strength is None else (strength,))]
+
+
+def load_scan(config: RunConfig) -> tuple[Scan, np.ndarray]:
+    """Return the run's scan, with its noise, and which of its views are measured."""
+    o = config.options
+    scan: Scan = PHANTOMS.build(o["phantom"], config.data_dir, o["rho"], o["theta"])
+    views, subsample = o["views"], o["subsample"]
+    seen = seen_views(len(scan.theta), views, 8 if views is None and subsample is None else subsample)
+    if o["gaussian"] or o["photons"] is not None:
+        scan = scan.with_noise(o["gaussian"], o["photons"], config.seed)
+    return scan.centred(seen), seen
+
+
+class Tomography(pl.LightningModule):
+    """Fits an object by passes of weighted least squares, and then the network of the lines by Adam.
+
+    Args:
+        obj: the object, or None.
+        line: the network of the lines, or None.
+        passes: over the object.
+        priors: of the object; if there are several, each is tried on three quarters of the measured views.
+        seed: of the batches and samples.
+        optimizer: Adam's settings and schedule.
+        batch_size: lines per step.
+    """
+
+    columns = sinogram_evaluation.COLUMNS
+    scores: Tensor
+    scan: Scan
+    measured: np.ndarray
+    name: str
+    lines: tuple[Tensor, Tensor, Tensor]
+
+    def __init__(
+        self,
+        obj: Object | None,
+        line: Line | None,
+        *,
+        passes: int,
+        priors: list[Prior],
+        seed: int,
+        optimizer: Optimizer,
+        batch_size: int,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.object, self.line, self.passes, self.priors = obj, line, passes, priors
+        self.seed, self.optimizer, self.batch_size = seed, optimizer, batch_size
+        self.register_buffer("scores", torch.full((len(priors),), math.inf, dtype=torch.float64))
+        self._solver: tuple[int, SparseGradient] | None = None
+
+    @property
+    def tried(self) -> int:
+        """How many priors are tried before the last fit: none if there is no choice, or too little to hold out."""
+        return (
+            len(self.priors) if self.object is not None and len(self.priors) > 1 and len(self.object.theta) > 3 else 0
+        )
+
+    @property
+    def each(self) -> int:
+        """Passes for each prior that is tried."""
+        return max(1, self.passes // 2)
+
+    @property
+    def steps_of_object(self) -> int:
+        """Steps before the network's begin."""
+        return 0 if self.object is None else self.tried * self.each + self.passes
+
+    @property
+    def prior(self) -> Prior:
+        """The prior that did best at the held-out views."""
+        return self.priors[int(self.scores.argmin())] if self.tried or len(self.priors) == 1 else FALLBACK
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        optimizers: Any = self.optimizers()
+        object_steps, adam = optimizers if isinstance(optimizers, list) else (optimizers, optimizers)
+        trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
+        if self.object is not None and batch_idx < self.steps_of_object:
+            object_steps.step(lambda: self._pass(batch_idx))
+            trainer.should_stop = trainer.should_stop or (self.line is None and batch_idx + 1 == self.steps_of_object)
+            return
+        for group in adam.param_groups:
+            group["lr"] = self.optimizer.lr * learning_rate(trainer, self.optimizer)(batch_idx)
+        adam.zero_grad()
+        loss = self._loss(batch_idx)
+        self.manual_backward(loss)
+        if not loss.isfinite():
+            raise ValueError(f"training diverged: the loss is {loss.item()} at step {batch_idx}; lower optimizer.lr")
+        adam.step()
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            self.log("train/line_psnr", -10 * loss.detach().log10(), prog_bar=True)
+
+    def _pass(self, step: int) -> None:
+        """Improve the object: by the prior whose turn it is, on the views that are not held out, or for good."""
+        assert self.object is not None
+        views = np.arange(len(self.object.theta))
+        turn, done = divmod(step, self.each)
+        total, prior = self.each, self.prior
+        if turn < self.tried:
+            held_out = views[2::4]
+            views, prior = np.setdiff1d(views, held_out), self.priors[turn]
+        else:
+            turn, done, total = self.tried, step - self.tried * self.each, self.passes
+        if self._solver is None or self._solver[0] != turn:
+            self._solver = turn, self.object.solver(views, prior)
+        values = self.object.values.detach()
+        c = np.zeros(len(values), np.float32) if done == 0 else values.cpu().numpy()
+        values.copy_(torch.from_numpy(self._solver[1].step(c, done / total)))
+        if turn < self.tried and done == total - 1:
+            self.scores[turn] = self.object.score(views, held_out)
+            self.log("train/held_out_psnr", -10 * math.log10(float(self.scores[turn])), prog_bar=True)
+
+    def _loss(self, step: int) -> Tensor:
+        """Return the mean squared error of a batch of lines, in units of scale² (paper, eq. 8)."""
+        assert self.line is not None
+        g = generator(self.seed, step, "lines")
+        chosen = torch.randint(len(self.lines[0]), (self.batch_size,), generator=g)
+        rho, theta, values = (v[chosen].to(self.device) for v in self.lines)
+        if self.line.samples is None:
+            ours = self.line(rho, theta)
+        else:
+            ours = self.line.estimate(rho, theta, torch.rand(len(rho), 1, self.line.samples, generator=g).to(rho))
+        return ((ours - values) / self.line.scale).square().mean()
+
+    def on_train_end(self) -> None:
+        trainer: Any = self.trainer
+        self._solver = None
+        if trainer.fast_dev_run or self.global_rank != 0:
+            return
+        if self.object is not None and self.tried:
+            log.info(
+                "prior of the object, by held-out views: exponent %g, strength %g",
+                self.prior.exponent,
+                self.prior.strength,
+            )
+        folder = Path(trainer.default_root_dir)
+        rows = sinogram_evaluation.write(self, self.scan, self.measured, folder, ("linear",))
+        log.info(
+            "\n%s\npictures: %s",
+            sinogram_evaluation.table(self.name, len(self.measured), rows),
+            folder / "sinograms.png",
+        )
+        named = {r["method"].removeprefix("AutoInt "): torch.tensor(r["psnr"]) for r in rows}
+        trainer.callback_metrics.update({f"test/psnr_{name}": value for name, value in named.items()})
+
+    @staticmethod
+    def label(run: RunConfig) -> str:
+        """Return what names the run in a folder."""
+        phantom = run.options["phantom"]
+        return Path(phantom["path"]).stem if phantom.get("path") else str(phantom["name"])
+
+    def evaluate(
+        self, config: EvaluateConfig, run: RunConfig, folder: Path
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return a row for every method, and these once more as values; write the pictures into ``folder``."""
+        scan, seen = load_scan(run)
+        rows = sinogram_evaluation.write(self, scan, seen, folder, sinogram_evaluation.CLASSICS)
+        rows = [{"phantom": self.label(run), "views": len(seen), **row} for row in rows]
+        return rows, rows
+
+    def configure_optimizers(self) -> Any:
+        optimizers: list[Any] = []
+        if self.object is not None:
+            optimizers.append(Passes([self.object.values], {}))
+        if self.line is not None:
+            beta_1, beta_2 = self.optimizer.betas
+            parameters = self.line.parameters()
+            optimizers.append(torch.optim.Adam(parameters, lr=self.optimizer.lr, betas=(beta_1, beta_2), fused=True))
+        return optimizers
+
+
+class Passes(torch.optim.Optimizer):
+    """Counts a pass as a step: what a pass does to its parameter is the closure's."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Make the pass."""
+        closure()
+
+
+class Steps(pl.LightningDataModule):
+    """The numbers of the steps: batches of lines are drawn where they are used."""
+
+    def __init__(self, total_steps: int) -> None:
+        super().__init__()
+        self.total_steps = total_steps
+
+    def train_dataloader(self) -> StepLoader:
+        return StepLoader(lambda step: step, self.total_steps)
