@@ -41,7 +41,7 @@ GROUPS: dict[str, Registry[Any]] = {
     "phantom": PHANTOMS,
     "logger": LOGGERS,
 }
-LAYOUTS = ("none", "table1", "figure5", "deepvoxels")
+LAYOUTS = {"none": None, "table1": "volrend", "figure5": "volrend", "deepvoxels": "volrend", "figure3": "ct"}
 LPIPS_NETS = ("alex", "vgg")
 FITS = ("integral_net", "grad_net")
 
@@ -145,9 +145,10 @@ class RunConfig:
         one_of("fit", self.fit, FITS)
         one_of("report.layout", self.report.layout, LAYOUTS)
         one_of("report.lpips", self.report.lpips, LPIPS_NETS)
-        if self.report.layout != "none" and self.task != "volrend":
+        owner = LAYOUTS[self.report.layout]
+        if owner not in (None, self.task):
             raise ValueError(
-                f"report.layout={self.report.layout} is of task=volrend, not of task={self.task}; use none"
+                f"report.layout={self.report.layout} is of task={owner}, not of task={self.task}; use none"
             )
         at_least_one(
             batch_size=self.batch_size,

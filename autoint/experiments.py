@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from autoint import build, checkpoints, reports, view_evaluation
+from autoint import build, checkpoints, figure3, reports, view_evaluation
 from autoint.config import Report, RunConfig
 from autoint.evaluation import EvaluateConfig, find_checkpoints, finite, on_device
 from autoint.files import write_json
@@ -60,6 +60,9 @@ def write_report(composed: DictConfig, sweep_dir: Path) -> None:
     options = {k: v for k, v in dataclasses.asdict(report).items() if k != "layout"}
     config = EvaluateConfig(runs=str(sweep_dir), data_dir=plain["data_dir"], **options).checked()
     finished = [f for f in find_checkpoints(config.runs) if (f.parent.parent / "result.json").is_file()]
+    if report.layout == "figure3":
+        print(f"{figure3.write(finished, sweep_dir)}\nreport: {sweep_dir / 'figure3.png'}")
+        return
     results, failures = [], []
     for file in finished:
         try:
