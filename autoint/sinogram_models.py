@@ -113,7 +113,7 @@ class Object(nn.Module):
     spacing: Tensor
     scale: Tensor
 
-    def __init__(self, seen: np.ndarray, theta: np.ndarray, rho: np.ndarray, spacing: float) -> None:
+    def __init__(self, seen: np.ndarray, theta: np.ndarray, rho: np.ndarray, spacing: float = 1.0) -> None:
         super().__init__()
         double = {"seen": seen, "theta": theta, "rho": rho, "spacing": spacing}
         for name, value in double.items():
@@ -122,6 +122,14 @@ class Object(nn.Module):
         self.values = nn.Parameter(torch.zeros(int(self.lattice.inside().sum())), requires_grad=False)
         self.register_load_state_dict_pre_hook(_take_shapes)
         self._matrix: Any = None
+
+    def begin(self, spacing: float) -> None:
+        """Begin anew, with zeros on a lattice of this spacing."""
+        if spacing != float(self.spacing):
+            self.spacing.fill_(spacing)
+            self._matrix = None
+        nodes = int(self.lattice.inside().sum())
+        self.values.data = self.values.data.new_zeros(nodes)
 
     @property
     def lattice(self) -> Lattice:

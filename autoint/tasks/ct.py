@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from autoint.evaluation import EvaluateConfig
 
 log = logging.getLogger(__name__)
+Trial = tuple[float, Prior]
 FIELDS = ("object", "line")
 EXPONENTS, STRENGTHS = (1.0, 0.5), (1e-5, 3e-5, 1e-4, 3e-4)
-FALLBACK = Prior(1.0, 1e-4)
+FINER = (0.5, Prior(1.0, 1e-5)), (0.5, Prior(1.0, 1e-4))  # where edges lie between the nodes
+NO_OBJECT = Prior(1.0, math.inf)  # nothing but interpolation, which no object may fall behind
 MOST_NODES = 320  # across the object, unless asked for: a lattice finer than this costs minutes
 
 
@@ -65,7 +67,7 @@ def ct(
         photons: photons per pixel of a noisy measurement.
         fields: what is trained, one after the other: object and line.
         samples: of Ψ per line, for fit=grad_net.
-        spacing: of the object's lattice in detector pixels; None takes 1, or as much as makes 320 nodes across.
+        spacing: of the object's lattice in detector pixels; None tries 1 and 0.5, or takes what makes 320 nodes across.
         passes: over the object, half as many for each prior that is tried.
         exponent: of the object's prior: 1 is total variation; None chooses by held-out measured views.
         strength: of the object's prior; None chooses by held-out measured views.
@@ -81,15 +83,14 @@ def ct(
         raise ValueError(f"strength={strength} must be positive")
     scan, seen = load_scan(config) if with_data else (Scan(np.ones((2, 2)), np.array([0.0, 1.5]), 0.5), np.arange(2))
     values, angles = scan.values[seen], scan.theta[seen]
-    spacing = spacing or max(1.0, scan.radius / (MOST_NODES / 2))
     net = build.integral_net(config, 3, 1)
     line = Line(net, build.grad_net(config, net), samples if config.fit == "grad_net" else None)
     line.scale.fill_(float(np.abs(values).max()))
     module = Tomography(
-        Object(values, angles, scan.rho, spacing / scan.radius) if "object" in fields else None,
+        Object(values, angles, scan.rho) if "object" in fields else None,
         line if "line" in fields else None,
         passes=passes,
-        priors=_priors(exponent, strength),
+        trials=_trials(spacing, exponent, strength, scan.radius),
         seed=config.seed,
         optimizer=config.optimizer,
         batch_size=config.batch_size,
@@ -101,9 +102,14 @@ def ct(
     return build.Task(module, Steps(build.total_steps(config)))
 
 
-def _priors(exponent: float | None, strength: float | None) -> list[Prior]:
+def _trials(spacing: float | None, exponent: float | None, strength: float | None, radius: float) -> list[Trial]:
+    """Return what the object may be: spacings of its lattice, in units of the radius, and priors."""
+    coarse = max(1.0, radius / (MOST_NODES / 2)) if spacing is None else spacing
     exponents = EXPONENTS if exponent is None else (exponent,)
-    return [Prior(p, s) for p in exponents for s in (STRENGTHS if strength is None else (strength,))]
+    trials = [(coarse, Prior(p, s)) for p in exponents for s in (STRENGTHS if strength is None else (strength,))]
+    if spacing is None and exponent is None and strength is None:
+        trials += [*(FINER if coarse == 1 else ()), (coarse, NO_OBJECT)]
+    return [(pixels / radius, prior) for pixels, prior in trials]
 
 
 def load_scan(config: RunConfig) -> tuple[Scan, np.ndarray]:
@@ -124,7 +130,7 @@ class Tomography(pl.LightningModule):
         obj: the object, or None.
         line: the network of the lines, or None.
         passes: over the object.
-        priors: of the object; if there are several, each is tried on three quarters of the measured views.
+        trials: spacings and priors of the object; of several, each is tried on three quarters of the measured views.
         seed: of the batches and samples.
         optimizer: Adam's settings and schedule.
         batch_size: lines per step.
@@ -143,23 +149,23 @@ class Tomography(pl.LightningModule):
         line: Line | None,
         *,
         passes: int,
-        priors: list[Prior],
+        trials: list[Trial],
         seed: int,
         optimizer: Optimizer,
         batch_size: int,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.object, self.line, self.passes, self.priors = obj, line, passes, priors
+        self.object, self.line, self.passes, self.trials = obj, line, passes, trials
         self.seed, self.optimizer, self.batch_size = seed, optimizer, batch_size
-        self.register_buffer("scores", torch.full((len(priors),), math.inf, dtype=torch.float64))
+        self.register_buffer("scores", torch.full((len(trials),), math.inf, dtype=torch.float64))
         self._solver: tuple[int, SparseGradient] | None = None
 
     @property
     def tried(self) -> int:
-        """How many priors are tried before the last fit: none if there is no choice, or too little to hold out."""
+        """How many trials come before the last fit: none if there is no choice, or too little to hold out."""
         return (
-            len(self.priors) if self.object is not None and len(self.priors) > 1 and len(self.object.theta) > 3 else 0
+            len(self.trials) if self.object is not None and len(self.trials) > 1 and len(self.object.theta) > 3 else 0
         )
 
     @property
@@ -173,9 +179,9 @@ class Tomography(pl.LightningModule):
         return 0 if self.object is None else self.tried * self.each + self.passes
 
     @property
-    def prior(self) -> Prior:
-        """The prior that did best at the held-out views."""
-        return self.priors[int(self.scores.argmin())] if self.tried or len(self.priors) == 1 else FALLBACK
+    def best(self) -> Trial:
+        """The trial that did best at the held-out views; the first, if there were none."""
+        return self.trials[int(self.scores.argmin()) if self.tried else 0]
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         optimizers: Any = self.optimizers()
@@ -200,20 +206,21 @@ class Tomography(pl.LightningModule):
         """Improve the object: by the prior whose turn it is, on the views that are not held out, or for good."""
         assert self.object is not None
         views = np.arange(len(self.object.theta))
+        held_out, kept = views[2::4], np.delete(views, np.s_[2::4])
         turn, done = divmod(step, self.each)
-        total, prior = self.each, self.prior
-        if turn < self.tried:
-            held_out = views[2::4]
-            views, prior = np.setdiff1d(views, held_out), self.priors[turn]
-        else:
-            turn, done, total = self.tried, step - self.tried * self.each, self.passes
-        if self._solver is None or self._solver[0] != turn:
-            self._solver = turn, self.object.solver(views, prior)
-        values = self.object.values.detach()
-        c = np.zeros(len(values), np.float32) if done == 0 else values.cpu().numpy()
-        values.copy_(torch.from_numpy(self._solver[1].step(c, done / total)))
-        if turn < self.tried and done == total - 1:
-            self.scores[turn] = self.object.score(views, held_out)
+        trying = turn < self.tried
+        if not trying:
+            turn, done = self.tried, step - self.tried * self.each
+        (spacing, prior), of = (self.trials[turn], self.each) if trying else (self.best, self.passes)
+        if done == 0:
+            self.object.begin(spacing)
+        if math.isfinite(prior.strength):
+            if self._solver is None or self._solver[0] != turn:
+                self._solver = turn, self.object.solver(kept if trying else views, prior)
+            values = self.object.values.detach()
+            values.copy_(torch.from_numpy(self._solver[1].step(values.cpu().numpy(), done / of)))
+        if trying and done == of - 1:
+            self.scores[turn] = self.object.score(kept, held_out)
             self.log("train/held_out_psnr", -10 * math.log10(float(self.scores[turn])), prog_bar=True)
 
     def _loss(self, step: int) -> Tensor:
@@ -234,10 +241,12 @@ class Tomography(pl.LightningModule):
         if trainer.fast_dev_run or self.global_rank != 0:
             return
         if self.object is not None and self.tried:
+            spacing, prior = self.best
             log.info(
-                "prior of the object, by held-out views: exponent %g, strength %g",
-                self.prior.exponent,
-                self.prior.strength,
+                "object, by held-out views: spacing %.3g pixels, exponent %g, strength %g",
+                spacing * self.scan.radius,
+                prior.exponent,
+                prior.strength,
             )
         folder = Path(trainer.default_root_dir)
         rows = sinogram_evaluation.write(self, self.scan, self.measured, folder, ("linear",))
