@@ -55,7 +55,8 @@ def integral_net(
 
 def grad_net(config: RunConfig, net: IntegralNet) -> AbstractGradNet:
     """Build the configured grad network of ``net``."""
-    return GRAD_NETS.build(config.grad_net, net)
+    choice = {**config.grad_net, "compile": True} if config.compile else config.grad_net
+    return GRAD_NETS.build(choice, net)
 
 
 def task(config: RunConfig, with_data: bool = True) -> Task:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from autoint import build, metrics
+from autoint import build, memory, metrics
 from autoint.camera_paths import PATHS
 from autoint.files import write_json
 from autoint.registry import at_least_one, checked, fields_of, one_of
@@ -85,6 +85,7 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     A task's module has ``columns``, {key: (head, format)}, a ``label(run)``, and ``evaluate(config, run, folder)``,
     which returns the row (or rows) of a run and the values behind it, and writes its pictures into ``folder``.
     """
+    memory.keep_freed()
     files = find_checkpoints(config.runs)
     restored = [build.restored(f, **({"data_dir": config.data_dir} if config.data_dir else {})) for f in files]
     tables: dict[str, tuple[dict[str, tuple[str, str]], list[dict[str, Any]]]] = {}

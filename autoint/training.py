@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from autoint import build, checkpoints
+from autoint import build, checkpoints, memory
 from autoint.config import RunConfig
 from autoint.files import write_json
 
@@ -37,6 +37,7 @@ def fit(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         config = dataclasses.replace(config, ckpt_path=str(last))
     if config.ckpt_path is not None:
         _check_resumable(config)
+    memory.keep_freed()
     task = build.task(config)
     trainer = build.trainer(config, run_dir)
     start = time.perf_counter()

@@ -6,7 +6,7 @@ import abc
 import gc
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from autoint import quadrature, rendering, sections
 from autoint.colors import AbstractColor
+from autoint.compilation import Compiled
 from autoint.grad_nets import AbstractGradNet
 from autoint.integrals import BLOCK
 from autoint.networks import IntegralNet
@@ -43,6 +44,16 @@ class AbstractVolume(nn.Module, abc.ABC):
     def __init__(self, occupancy: Occupancy) -> None:
         super().__init__()
         self.occupancy = occupancy
+
+    @property
+    @abc.abstractmethod
+    def nets(self) -> Iterable[nn.Module]:
+        """The networks that are evaluated."""
+
+    def compile_networks(self) -> None:
+        """Evaluate the networks through ``torch.compile`` from now on."""
+        for net in self.nets:
+            net.forward = Compiled(net.forward, self.width)
 
     @property
     @abc.abstractmethod
@@ -180,6 +191,10 @@ class Volume(AbstractVolume):
         self.width = networks[0].hidden_features
         self.grad_nets = grad_nets  # a plain list: their parameters are those of `networks`
         self.placement, self.color, self.training_options = placement, color, training
+
+    @property
+    def nets(self) -> Iterable[nn.Module]:
+        return self.networks
 
     @property
     def evaluations(self) -> int:

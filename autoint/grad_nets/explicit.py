@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -153,7 +153,7 @@ def _activated(activation: Activation, streams: Streams, wanted: Iterable[int], 
             blocks = [streams[block] for block in partition]
             factors = [block for block in blocks if block is not None]
             if len(factors) == len(blocks):
-                terms.append(math.prod(factors, start=jet[len(blocks)]))
+                terms.append(functools.reduce(operator.mul, factors, jet[len(blocks)]))
         out.append(functools.reduce(torch.add, terms) if terms else None)
     return out
 

@@ -81,6 +81,8 @@ def volrend(
         train, val = load_views(config, "train"), load_views(config, "val", val_images)
         occupancy = visual_hull(train)
     volume = MODELS.build(model, config, occupancy)
+    if config.compile:
+        volume.compile_networks()
     data = None
     if with_data:
         steps = build.total_steps(config)
