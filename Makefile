@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test test-all bench lint clean
 
 demo: .venv/ready
 	$(BIN)/python train.py trainer.max_steps=6000 hydra.run.dir=outputs/demo
@@ -11,6 +11,9 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-all: .venv/ready
+	$(BIN)/python -m pytest -m ""
 
 # Half an hour; `.venv/bin/python -m benchmarks --quick` takes three minutes.
 bench: .venv/ready

@@ -82,8 +82,12 @@ class AbstractVolume(nn.Module, abc.ABC):
         """Return which rays meet the scene, (R,) of bool."""
         return (_length(self.edges(rays.to(self.occupancy.lower.device))) > 0).cpu()
 
-    def look(self, rays: Rays, step: int, g: torch.Generator) -> None:
-        """Bring up to date, before a training step, what is learned without a gradient."""
+    def looks(self, step: int) -> bool:
+        """Whether :meth:`look` is due before this training step."""
+        return False
+
+    def look(self, directions: Tensor, g: torch.Generator) -> None:
+        """Bring up to date what is learned without a gradient, as seen along some of ``directions`` (R, 3)."""
         return
 
     def points(self, rays: Rays, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -272,12 +276,12 @@ class Volume(AbstractVolume):
         ends = torch.cat([-half, half], dim=1)
         return self.integral(Rays(points, directions, ends[:, 0], ends[:, 1]), ends)[..., 0].diff(dim=-1)[:, 0]
 
-    def look(self, rays: Rays, step: int, g: torch.Generator) -> None:
-        if not self.placement.adaptive or step < LOOK_AFTER or step % LOOK_EVERY:
-            return
+    def looks(self, step: int) -> bool:
+        return self.placement.adaptive and step >= LOOK_AFTER and step % LOOK_EVERY == 0
 
+    def look(self, directions: Tensor, g: torch.Generator) -> None:
         def density(points: Tensor) -> Tensor:
-            some = torch.randint(len(rays), (len(points),), generator=g)
-            return self._optical_depth(points, rays.directions[some]) / self.occupancy.cell
+            some = torch.randint(len(directions), (len(points),), generator=g).to(directions.device)
+            return self._optical_depth(points, directions[some]) / self.occupancy.cell
 
         self.occupancy.update(density, 1 / 8, g)

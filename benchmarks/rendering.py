@@ -110,9 +110,10 @@ def readme(tables: Tables) -> str:
     """Return what README.md says of it."""
     faster = tables["times faster than nerf"]
     return (
-        "A frame at 100×100 in the embedded scene's hull against NeRF's with 64 coarse and 128 fine samples, at the same\n"
-        "widths (4 layers of 64), in one run of `python -m benchmarks rendering`: "
-        f"{faster['N=8']:.1f} times faster at N = 8,\n{faster['N=16']:.1f} at N = 16 and {faster['N=32']:.1f} at N = 32.\n"
+        "A frame at 100×100 in the embedded scene's hull against NeRF's with 64 coarse and 128 fine samples, at the\n"
+        "same widths (4 layers of 64), in one run of `python -m benchmarks rendering`: "
+        f"{faster['N=8']:.1f} times faster at N = 8,\n"
+        f"{faster['N=16']:.1f} at N = 16 and {faster['N=32']:.1f} at N = 32.\n"
     )
 
 
