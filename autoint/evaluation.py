@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from autoint import build, memory, metrics
+from autoint import build, memory, metrics, pictures
 from autoint.camera_paths import PATHS
 from autoint.files import write_json
 from autoint.registry import at_least_one, checked, fields_of, one_of
@@ -104,6 +104,10 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     _write_csv(out_dir / "table.csv", rows)
     _write_csv(out_dir / "per_image.csv", per_image)
     write_json(out_dir / "result.json", {"split": config.split, "rows": finite(rows), "per_image": finite(per_image)})
+    if sum(row.get("psnr") is not None for row in rows) > 1:
+        pictures.write_pareto(
+            out_dir / "pareto.png", {r["run"]: (r["seconds_per_frame"], r["psnr"]) for r in rows if "psnr" in r}
+        )
     print(table)
     print(f"table:    {out_dir / 'table.md'}\npictures: {out_dir / 'images'}")
     return rows

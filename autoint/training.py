@@ -63,6 +63,13 @@ def fit(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     return result
 
 
+def objective(result: dict[str, Any]) -> float | None:
+    """Return what a search over configurations is to maximise: the validation's PSNR, or the accuracy of a function."""
+    metrics = result.get("metrics", {})
+    error = metrics.get("test/integral_rms")
+    return metrics.get("val/psnr", None if error is None else -float(error))
+
+
 def _check_same(config: RunConfig, last: Path) -> None:
     """Refuse to go on in a folder that holds another run, naming every key that differs."""
     there, here = (

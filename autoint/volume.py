@@ -208,7 +208,7 @@ class Volume(AbstractVolume):
         return self.placement(rays.clipped_to(self.occupancy.lower, self.occupancy.upper))
 
     def integral(self, rays: Rays, t: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Return Φ(o, d, t): t (R, …) → (R, …, C). Always in float32, because differences of it cancel.
+        """Return Φ(o, d, t): t (R, …) → (R, …, C). Never in less than float32, because differences cancel.
 
         ``seen`` (R, 3) is the direction that the network is told, if not the ray's.
         """
@@ -217,9 +217,10 @@ class Volume(AbstractVolume):
             return torch.cat([net(x, d) for net in self.networks], dim=-1)
 
     def integrand(self, rays: Rays, t: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Return Ψ = ∂Φ/∂t at x = o + t·d: t (R, …) → (R, …, C)."""
+        """Return Ψ = ∂Φ/∂t at x = o + t·d: t (R, …) → (R, …, C), in the precision of t, whatever autocast did."""
         (x, velocity), d = self.points(rays, t), _beside(rays.directions if seen is None else seen, t)
-        return torch.cat([grad.along(x, velocity.expand_as(x), d) for grad in self.grad_nets], dim=-1)
+        psi = torch.cat([grad.along(x, velocity.expand_as(x), d) for grad in self.grad_nets], dim=-1)
+        return psi.to(t.dtype)
 
     def means_from_samples(self, rays: Rays, edges: Tensor, u: Tensor, seen: Tensor | None = None) -> Tensor:
         """Return section means (R, N, C) from stratified samples of Ψ, placed by u (R, N, M): the paper's training."""

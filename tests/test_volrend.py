@@ -412,3 +412,36 @@ def test_lpips_by_its_real_loading_path(tmp_path, monkeypatch, capsys):
     torch.save({"x": torch.zeros(1)}, tmp_path / "wrong.pth")
     with pytest.raises(ValueError, match="not torchvision's weights of alex"):
         metrics.load_lpips("alex", str(tmp_path / "wrong.pth"))
+
+
+def test_mixed_precision_keeps_what_needs_all_digits():
+    """Under bf16 the encoding, the first layer and Φ are as without; the rest of Ψ is not, but close."""
+    config = tiny_config(fit="grad_net", network={"hidden_features": 16, "num_layers": 3})
+    volume = build.task(config, with_data=False).module.volume
+    rays, psi = load_views(config, "train", 1).rays_of(0)[:50], volume.grad_nets[0]
+    edges, u = rays.even_edges(4), torch.rand(50, 4, 2)
+    seen = []
+
+    def results():
+        propagate = type(psi).propagate
+        psi.propagate = lambda streams: seen.append(streams) or propagate(psi, streams)
+        with torch.no_grad():
+            return volume.means_from_differences(rays, edges), volume.means_from_samples(rays, edges, u)
+
+    differences, samples = results()
+    with torch.autocast("cpu", torch.bfloat16):
+        lower_differences, lower_samples = results()
+    assert torch.equal(differences, lower_differences)
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+    assert lower_samples.dtype == torch.float32
+    assert 0 < float((samples - lower_samples).abs().max()) < 0.02 * float(samples.abs().max())
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_train(precision, tmp_path):
+    trainer = {"max_steps": 20, "precision": precision}
+    losses = {}
+    for name, options in (("full", {"max_steps": 20}), (precision, trainer)):
+        fit(tiny_config(fit="grad_net", trainer={**options, "log_every_n_steps": 20}), tmp_path / name)
+        losses[name] = float(read_csv(tmp_path / name / "metrics.csv")[0]["train/loss"])
+    assert losses[precision] == pytest.approx(losses["full"], rel=0.1)

@@ -33,6 +33,8 @@ class AbstractGradNet(nn.Module, abc.ABC):
     """
 
     compilable: ClassVar[bool] = True
+    mixed: ClassVar[bool] = False
+    """Whether it keeps its first layer in full precision by itself where autocast lowers it."""
 
     def __init__(self, integral_net: nn.Module, axes: Sequence[int] = (0,), *, compile: bool = False) -> None:
         super().__init__()
@@ -62,6 +64,9 @@ class AbstractGradNet(nn.Module, abc.ABC):
         return self._evaluate(x, [tangent], condition)
 
     def _evaluate(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
+        if not self.mixed and torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self._evaluate(x, tangents, condition)
         if not self._compile or torch._C._are_functorch_transforms_active():
             return self.derivative(x, tangents, condition)
         if self._compiled is None:

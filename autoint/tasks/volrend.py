@@ -20,6 +20,7 @@ from autoint.occupancy import Occupancy, visual_hull
 from autoint.registry import DATASETS, MODELS, TASKS, at_least_one, one_of
 from autoint.schedule import learning_rate, used_budget
 from autoint.seeding import generator
+from autoint.speed import peak_flops
 from autoint.volume import AbstractVolume
 
 if TYPE_CHECKING:
@@ -198,11 +199,16 @@ class VolumeRendering(pl.LightningModule):
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the run's row of the table and the values of every image; write the pictures into ``folder``."""
         views, name = load_views(run, config.split, config.max_images), view_evaluation.scene_name(run)
+        # First of all, because the first frame may take longer.
+        scene = self.volume, self.canvas(), views, config.chunk_size
+        memory, work = view_evaluation.rendering_memory(*scene), view_evaluation.rendering_work(*scene)
         values = view_evaluation.evaluate(self.volume, self.canvas(), views, config, name, folder)
         keys, sections = ("psnr", "ssim", "lpips", "seconds_per_frame"), run.options["sections"]
         row = {"scene": name, "sections": sections, "fit": run.fit}
         row |= {key: sum(v[key] for v in values) / len(values) for key in keys}
-        row["memory"] = view_evaluation.rendering_memory(self.volume, self.canvas(), views, config.chunk_size)
+        row |= {"memory": memory, "frames_per_second": 1 / row["seconds_per_frame"]}
+        row["rays_per_second"] = views.images[0, ..., 0].numel() / row["seconds_per_frame"]
+        row["share_of_peak"] = work / values[0]["seconds_per_frame"] / peak_flops(self.device)
         if config.video != "none":
             cameras = load_views(run, "train", CAMERAS_OF_A_PATH)
             video.fly(self.volume, self.canvas(), cameras, config, folder / config.video)
