@@ -225,7 +225,9 @@ class Volume(AbstractVolume):
     def means_from_samples(self, rays: Rays, edges: Tensor, u: Tensor, seen: Tensor | None = None) -> Tensor:
         """Return section means (R, N, C) from stratified samples of Ψ, placed by u (R, N, M): the paper's training."""
         nodes, node_weights = quadrature.stratified(edges, u)
-        return sections.means_from_samples(self.integrand(rays, nodes, seen), node_weights)
+        values = self.integrand(rays, nodes, seen)
+        with torch.autocast(values.device.type, enabled=False):
+            return sections.means_from_samples(values, node_weights)
 
     def means_from_differences(self, rays: Rays, edges: Tensor, seen: Tensor | None = None) -> Tensor:
         """Return section means (R, N, C) from differences of Φ over the edges: N + 1 evaluations per ray."""
