@@ -104,10 +104,9 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     _write_csv(out_dir / "table.csv", rows)
     _write_csv(out_dir / "per_image.csv", per_image)
     write_json(out_dir / "result.json", {"split": config.split, "rows": finite(rows), "per_image": finite(per_image)})
-    if sum(row.get("psnr") is not None for row in rows) > 1:
-        pictures.write_pareto(
-            out_dir / "pareto.png", {r["run"]: (r["seconds_per_frame"], r["psnr"]) for r in rows if "psnr" in r}
-        )
+    points = {r["run"]: (r["seconds_per_frame"], r["psnr"]) for r in rows if {"seconds_per_frame", "psnr"} <= r.keys()}
+    if len(points) > 1:
+        pictures.write_pareto(out_dir / "pareto.png", points)
     print(table)
     print(f"table:    {out_dir / 'table.md'}\npictures: {out_dir / 'images'}")
     return rows

@@ -44,10 +44,10 @@ def frames(pixels: list[int], sections: list[int], rounds: int) -> tuple[dict[st
 
 
 def images(counts: list[int], rounds: int) -> dict[str, float]:
-    """Return the seconds of a batch of 512 rays and of a frame of 48×48, by how many images the scene has."""
+    """Return the seconds of a batch of 512 rays and of a frame of 24×24, by how many images the scene has."""
     background, actions = torch.ones(3, device=DEVICE), {}
     for count in counts:
-        views = procedural("", "train", 48, count)
+        views = procedural("", "train", 24, count)
         volume = volume_of(sections=16)
         pixels, rays = Pixels(views, volume.hit, 512, 0), views.rays_of(0).to(DEVICE)
 
@@ -115,7 +115,7 @@ def shared(worlds: list[int], rays: int, steps: int) -> dict[str, float]:
 def run(quick: bool) -> Tables:
     """Measure."""
     sizes = [16, 24, 32, 40, 48] if quick else [32, 48, 64, 80, 96]
-    rounds = 5 if quick else 15
+    rounds = 3 if quick else 10
     by_pixels, by_sections = frames([size * size for size in sizes], [4, 8, 16, 32, 64], rounds)
     by_images = images([4, 16, 64], rounds)
     return {

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from autoint import build
-from autoint.config import RunConfig
+from autoint.config import FITS, RunConfig
 from autoint.data.loading import Batch, Pixels
 from autoint.data.procedural import procedural
 from benchmarks.measure import DEVICE, Tables, fastest
@@ -64,11 +64,11 @@ def fits(rays: int, rounds: int, sections: tuple[int, ...] = (8, 16, 32), **opti
     return out
 
 
-def compilation(rays: int, rounds: int, sections: int = 32, **options: Any) -> dict[str, float]:
-    """Return the time of an eager step over that of a compiled one, for both fits."""
+def compilation(fits: tuple[str, ...], rays: int, rounds: int, sections: int = 32, **options: Any) -> dict[str, float]:
+    """Return the time of an eager step over that of a compiled one."""
     batch, hull = batch_of(rays)
     out = {}
-    for fit in ("integral_net", "grad_net"):
+    for fit in fits:
         common = {"fit": fit, "sections": sections, **options}
         steps = {str(compile): step_of(batch, hull, compile=compile, **common) for compile in (False, True)}
         times = fastest(steps, rounds)
@@ -127,7 +127,7 @@ def run(quick: bool) -> Tables:
     rays, rounds = (128, 3) if quick else (512, 7)
     return {
         "step with grad_net / integral_net": fits(rays, rounds),
-        "eager / compiled step, N = 32": compilation(rays, 2 * rounds),
+        "eager / compiled step, N = 32": compilation(("grad_net",) if quick else FITS, rays, 2 * rounds),
         "share of a step outside of network and renderer": host(4096, 8 if quick else 20, sections=32),
     }
 

@@ -367,7 +367,7 @@ def test_what_several_processes_cannot_do(program, tiny, tmp_path):
     assert "error: -m with 2 devices: every process would begin the sweep anew; use trainer.devices=1" in err
     status, _, err = program("train", "task=function", "trainer.devices=2", "trainer.strategy=ddp")
     assert status == 2
-    assert "trainer.devices=2: task=function uses all points in every step; use 1" in err
+    assert "trainer.devices=2: task=function trains in one process; use 1" in err
 
 
 def environment():
