@@ -1,8 +1,8 @@
-# `make demo` and `make test` need Python 3.11 or newer, and nothing else.
+# `make demo`, `make test` and `make bench` need Python 3.11 or newer, and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all bench lint clean
 
 demo: .venv/ready
 	$(BIN)/python train.py trainer.max_steps=6000 hydra.run.dir=outputs/demo
@@ -11,6 +11,13 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-all: .venv/ready
+	$(BIN)/python -m pytest -m ""
+
+# Half an hour; `.venv/bin/python -m benchmarks --quick` takes three minutes.
+bench: .venv/ready
+	$(BIN)/python -m benchmarks --readme
 
 lint: .venv/ready
 	$(BIN)/ruff check .

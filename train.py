@@ -16,9 +16,9 @@ def train(composed):
     from hydra.core.hydra_config import HydraConfig
 
     from autoint.config import RunConfig
-    from autoint.training import fit
+    from autoint.training import fit, objective
 
-    fit(RunConfig.from_hydra(composed), Path(HydraConfig.get().runtime.output_dir))
+    return objective(fit(RunConfig.from_hydra(composed), Path(HydraConfig.get().runtime.output_dir)))
 
 
 if __name__ == "__main__":

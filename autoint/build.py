@@ -11,9 +11,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from autoint import checkpoints
 from autoint.config import RunConfig
@@ -22,6 +25,7 @@ from autoint.grad_nets import AbstractGradNet
 from autoint.networks import IntegralNet
 from autoint.registry import GRAD_NETS, LOGGERS, TASKS, nearest
 
+log = logging.getLogger(__name__)
 NOISE = (  # what Lightning says of choices that are ours, and would say in every run
     ".*does not have many workers.*",
     ".*Experiment logs directory.*",
@@ -55,7 +59,8 @@ def integral_net(
 
 def grad_net(config: RunConfig, net: IntegralNet) -> AbstractGradNet:
     """Build the configured grad network of ``net``."""
-    return GRAD_NETS.build(config.grad_net, net)
+    choice = {**config.grad_net, "compile": True} if config.compile else config.grad_net
+    return GRAD_NETS.build(choice, net)
 
 
 def task(config: RunConfig, with_data: bool = True) -> Task:
@@ -107,7 +112,43 @@ def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
         "logger": [CSVLogger(run_dir, name="", version=""), *LOGGERS.build(config.logger, run_dir)],
         "plugins": [checkpoints.WholeFileIO()],
     }
+    if options.get("strategy") == "ddp" and config.fit == "grad_net" and config.activation["name"] == "relu":
+        options["strategy"] = "ddp_find_unused_parameters_true"  # a bias that only shifts Φ gets no gradient
     try:
-        return pl.Trainer(**{**defaults, **options})
+        built = pl.Trainer(**{**defaults, **options})
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise ValueError(f"trainer: {str(error).splitlines()[0]}") from error
+    _check_processes(config, built)
+    _convert_batches(built)
+    return built
+
+
+def _convert_batches(trainer: pl.Trainer) -> None:
+    """Let a batch that knows how to go ``to`` a precision do so; Lightning would write into its frozen fields."""
+    plugin: Any = trainer.precision_plugin
+    of_lightning = plugin.convert_input
+    dtype = of_lightning(torch.empty(())).dtype
+    plugin.convert_input = lambda batch: batch.to(dtype) if hasattr(batch, "to") else of_lightning(batch)
+
+
+def _check_processes(config: RunConfig, trainer: pl.Trainer) -> None:
+    """Refuse several processes where they cannot work together; say what they share."""
+    count = trainer.num_devices * trainer.num_nodes
+    if count == 1:
+        return
+    if config.task in ("function", "ct"):
+        raise ValueError(f"trainer.devices={trainer.num_devices}: task={config.task} trains in one process; use 1")
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweep and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        raise ValueError(
+            f"-m with {trainer.num_devices} devices: every process would begin the sweep anew; use trainer.devices=1, "
+            "one command per run, or hydra/launcher=submitit_slurm with a task per device"
+        )
+    if trainer.global_rank == 0:
+        log.info(
+            "%d processes: every step takes %d rays together, %d each; optimizer.lr=%g is that of the whole batch",
+            count,
+            config.batch_size,
+            config.batch_size // count,
+            config.optimizer.lr,
+        )

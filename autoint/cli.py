@@ -54,7 +54,11 @@ def known_keys() -> list[str]:
     return sorted({*shared_fields(), *(key for name in TASKS.names() for key in TASKS.fields(name))})
 
 
-Job = Callable[[DictConfig], None]
+Job = Callable[[DictConfig], Any]
+
+
+class JobFailedError(Exception):
+    """What a job of a sweep in another process tells of its error: one line."""
 
 
 def entry(
@@ -81,7 +85,7 @@ def entry(
             sys.argv = [re.sub(r"^faithful=(true|false)$", r"faithful='\1'", a, flags=re.IGNORECASE) for a in sys.argv]
             program = hydra.main(config_path=str(conf), config_name=config_name, **VERSION)
             try:
-                program(_collecting(function, errors, sweeps))()
+                program(_collecting(function, errors, sweeps, known))()
                 if after is not None and sweeps:
                     after(*sweeps[-1])
             except KeyboardInterrupt as stop:
@@ -104,23 +108,28 @@ def entry(
     return decorate
 
 
-def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictConfig, Path]]) -> Job:
+def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictConfig, Path]], known: list[str]) -> Job:
     """Return ``function`` as a job that notes its error instead of raising it: the other jobs of a sweep go on.
 
-    A job of a sweep notes its configuration and the sweep's folder too.
+    A job of a sweep notes its configuration and the sweep's folder too. In a process of its own, which a launcher other
+    than Hydra's has started, there is nobody to read the notes: there the error is raised, as one line.
     """
 
-    def job(composed: DictConfig) -> None:
+    def job(composed: DictConfig) -> Any:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             sweeps.append((composed, Path(HydraConfig.get().sweep.dir)))
-        del os.environ[TRACE]  # for the processes that the job may start
+        os.environ.pop(TRACE, None)  # for the processes that the job may start
         try:
-            function(composed)
+            return function(composed)
         except BaseException as error:
             _remove_if_unused(HydraConfig.get())
             if not isinstance(error, Exception):
                 raise
+            if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
+                line = one_line(error, known)
+                raise error if line is None else JobFailedError(line) from error
             errors.append(error)
+            return None
         finally:
             os.environ[TRACE] = "1"
 
@@ -142,6 +151,8 @@ def _remove_if_unused(config: Any) -> None:
 
 def one_line(error: BaseException, known: list[str]) -> str | None:
     """Return what a user should read of ``error``, or None where the error is not the user's."""
+    if isinstance(error, JobFailedError):
+        return str(error)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _of_hydra(error, known)
     if isinstance(error, ValueError):

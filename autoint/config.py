@@ -96,6 +96,7 @@ class RunConfig:
     save_every: int = 500
     ckpt_path: str | None = None
     resume: bool = False
+    compile: bool = False
     network: Network = field(default_factory=Network)
     optimizer: Optimizer = field(default_factory=Optimizer)
     activation: Any = "swish"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -110,7 +112,8 @@ class Positional(AbstractEncoding):
             order = len(chosen)
             # Derivatives run through sin, cos, −sin, −cos, each bringing an ω_i; the normalised form has a 1/ω_i.
             sin, cos = waves if order % 2 == 0 else (waves[1], -waves[0])
-            factor = math.prod((t.unsqueeze(-1) for t in chosen), start=-1 if order % 4 in (2, 3) else 1)
+            sign: Any = -1 if order % 4 in (2, 3) else 1
+            factor = functools.reduce(operator.mul, [t.unsqueeze(-1) for t in chosen], sign)
             power = order - self.normalized
             if power:
                 factor = factor * (self.unit * self.octaves) ** power
@@ -248,7 +251,7 @@ class Grid(AbstractEncoding):
         for axes in itertools.permutations(range(self.in_features), len(tangents)):
             factors = [value[..., d] for d in range(self.in_features) if d not in axes]
             factors += [slope[:, d] * v[..., d, None] for d, v in zip(axes, tangents, strict=True)]
-            total = total + math.prod(factors[1:], start=factors[0])
+            total = total + functools.reduce(operator.mul, factors)
         return total
 
     def difference(self, x: Tensor, delta: Tensor) -> Tensor:

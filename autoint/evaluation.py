@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from autoint import build, metrics
+from autoint import build, memory, metrics, pictures
 from autoint.camera_paths import PATHS
 from autoint.files import write_json
 from autoint.registry import at_least_one, checked, fields_of, one_of
@@ -85,6 +85,7 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     A task's module has ``columns``, {key: (head, format)}, a ``label(run)``, and ``evaluate(config, run, folder)``,
     which returns the row (or rows) of a run and the values behind it, and writes its pictures into ``folder``.
     """
+    memory.keep_freed()
     files = find_checkpoints(config.runs)
     restored = [build.restored(f, **({"data_dir": config.data_dir} if config.data_dir else {})) for f in files]
     tables: dict[str, tuple[dict[str, tuple[str, str]], list[dict[str, Any]]]] = {}
@@ -103,6 +104,9 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     _write_csv(out_dir / "table.csv", rows)
     _write_csv(out_dir / "per_image.csv", per_image)
     write_json(out_dir / "result.json", {"split": config.split, "rows": finite(rows), "per_image": finite(per_image)})
+    points = {r["run"]: (r["seconds_per_frame"], r["psnr"]) for r in rows if {"seconds_per_frame", "psnr"} <= r.keys()}
+    if len(points) > 1:
+        pictures.write_pareto(out_dir / "pareto.png", points)
     print(table)
     print(f"table:    {out_dir / 'table.md'}\npictures: {out_dir / 'images'}")
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import tempfile
@@ -35,6 +36,18 @@ def peak_memory(action: Callable[[], Any], device: torch.device) -> int:
         now += event["args"]["Bytes"]
         peak = max(peak, now)
     return peak
+
+
+def keep_freed() -> None:
+    """Let the C library keep the memory of freed tensors for the next ones, instead of giving it back each time.
+
+    Otherwise large tensors are paged in anew at every step: half of the time of a step of 4,096 rays on a CPU. The most
+    memory that is taken stays the same. Only glibc has this setting.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: no mappings of their own for large tensors
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: what is free at the end of the heap stays there
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -71,6 +73,10 @@ class Nerf(AbstractVolume):
         super().__init__(occupancy)
         self.width = fields[0].density.in_features
         self.fields, self.coarse, self.fine = nn.ModuleList(fields), coarse, fine
+
+    @property
+    def nets(self) -> Iterable[nn.Module]:
+        return self.fields
 
     @property
     def evaluations(self) -> int:

@@ -143,6 +143,32 @@ def write_curves(file: Path, x: Tensor, curves: dict[str, Tensor], label: str) -
     write_figure(file, figure, dpi=120)
 
 
+def pareto(points: dict[str, tuple[float, float]]) -> list[str]:
+    """Return the names of the points (seconds, quality) that no other is faster than and at least as good, by time."""
+    front, best = [], -math.inf
+    for name, (_, quality) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if quality > best:
+            front.append(name)
+            best = quality
+    return front
+
+
+def write_pareto(file: Path, points: dict[str, tuple[float, float]]) -> Path:
+    """Plot PSNR in dB against seconds per frame, {run: (seconds, PSNR)}, with a line through the best, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*(points[name] for name in pareto(points)), strict=True), "-", color="0.7", zorder=0)
+    for name, (seconds, psnr) in points.items():
+        axes.plot(seconds, psnr, "o")
+        label = "/".join(Path(name).parts[-2:])
+        axes.annotate(label, (seconds, psnr), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    axes.set(xscale="log", xlabel="seconds per frame", ylabel="PSNR (dB)")
+    axes.grid(alpha=0.3)
+    return write_figure(file, figure, dpi=120)
+
+
 def write_figure(file: Path, figure: Figure, dpi: int) -> Path:
     """Write a figure as a PNG, whole or not at all; return ``file``."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -202,7 +202,7 @@ class DeviceCoordinates:
         They must look along −z. The parameter t becomes the distance in the cube, from 0.
         """
         start = rays.origins - ((self.near + rays.origins[:, 2]) / rays.directions[:, 2])[:, None] * rays.directions
-        d, scale = rays.directions, torch.tensor([-self.scale_x, -self.scale_y], dtype=start.dtype)
+        d, scale = rays.directions, start.new_tensor([-self.scale_x, -self.scale_y])
         # where they come from on the plane z = −n, and where they go to at infinity
         origins = torch.cat([scale * start[:, :2] / -self.near, -torch.ones_like(start[:, 2:])], dim=-1)
         ends = torch.cat([scale * d[:, :2] / d[:, 2:], torch.ones_like(start[:, 2:])], dim=-1)

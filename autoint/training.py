@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from autoint import build, checkpoints
+from autoint import build, checkpoints, memory
 from autoint.config import RunConfig
 from autoint.files import write_json
 
@@ -37,6 +37,7 @@ def fit(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         config = dataclasses.replace(config, ckpt_path=str(last))
     if config.ckpt_path is not None:
         _check_resumable(config)
+    memory.keep_freed()
     task = build.task(config)
     trainer = build.trainer(config, run_dir)
     start = time.perf_counter()
@@ -60,6 +61,13 @@ def fit(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     if last.exists():  # +trainer.fast_dev_run=true saves nothing
         log.info("checkpoint: %s\nnext: python evaluate.py runs=%s", last, run_dir)
     return result
+
+
+def objective(result: dict[str, Any]) -> float | None:
+    """Return what a search over configurations is to maximise: the validation's PSNR, or the accuracy of a function."""
+    metrics = result.get("metrics", {})
+    error = metrics.get("test/integral_rms")
+    return metrics.get("val/psnr", None if error is None else -float(error))
 
 
 def _check_same(config: RunConfig, last: Path) -> None:

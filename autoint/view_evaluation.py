@@ -18,6 +18,7 @@ from autoint.config import RunConfig
 from autoint.data.loading import WholeImages
 from autoint.data.views import Views
 from autoint.memory import peak_memory
+from autoint.speed import flops
 from autoint.volume import AbstractVolume, Volume
 
 if TYPE_CHECKING:
@@ -32,8 +33,11 @@ COLUMNS = {
     "ssim": ("SSIM", ".4f"),
     "lpips": ("LPIPS-{lpips}", ".4f"),
     "seconds_per_frame": ("s/frame", ".3f"),
-    "memory": ("memory/MB", ".1f"),
+    "frames_per_second": ("frames/s", ".2f"),
+    "rays_per_second": ("rays/s", ".2e"),
     "evaluations_per_ray": ("Φ/ray", ""),
+    "share_of_peak": ("of peak", ".1%"),
+    "memory": ("memory/MB", ".1f"),
     "images": ("images", ""),
     "run": ("run", ""),
 }
@@ -106,6 +110,13 @@ def evaluate(
     if seen < 1e-3:
         log.warning("%s: nothing but background was rendered; the training has collapsed", name)
     return values
+
+
+@torch.inference_mode()
+def rendering_work(volume: AbstractVolume, background: torch.Tensor, views: Views, chunk_size: int) -> int:
+    """Return the floating-point operations that the networks take while the first view is rendered."""
+    rays = WholeImages(views)[0].rays.to(background.device)
+    return flops(lambda: volume.view(rays, background, chunk_size))
 
 
 @torch.inference_mode()

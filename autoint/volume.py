@@ -6,7 +6,7 @@ import abc
 import gc
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from autoint import quadrature, rendering, sections
 from autoint.colors import AbstractColor
+from autoint.compilation import Compiled
 from autoint.grad_nets import AbstractGradNet
 from autoint.integrals import BLOCK
 from autoint.networks import IntegralNet
@@ -46,6 +47,16 @@ class AbstractVolume(nn.Module, abc.ABC):
 
     @property
     @abc.abstractmethod
+    def nets(self) -> Iterable[nn.Module]:
+        """The networks that are evaluated."""
+
+    def compile_networks(self) -> None:
+        """Evaluate the networks through ``torch.compile`` from now on."""
+        for net in self.nets:
+            net.forward = Compiled(net.forward, self.width)
+
+    @property
+    @abc.abstractmethod
     def evaluations(self) -> int:
         """How many evaluations of its networks a rendered ray costs."""
 
@@ -71,8 +82,12 @@ class AbstractVolume(nn.Module, abc.ABC):
         """Return which rays meet the scene, (R,) of bool."""
         return (_length(self.edges(rays.to(self.occupancy.lower.device))) > 0).cpu()
 
-    def look(self, rays: Rays, step: int, g: torch.Generator) -> None:
-        """Bring up to date, before a training step, what is learned without a gradient."""
+    def looks(self, step: int) -> bool:
+        """Whether :meth:`look` is due before this training step."""
+        return False
+
+    def look(self, directions: Tensor, g: torch.Generator) -> None:
+        """Bring up to date what is learned without a gradient, as seen along some of ``directions`` (R, 3)."""
         return
 
     def points(self, rays: Rays, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,6 +197,10 @@ class Volume(AbstractVolume):
         self.placement, self.color, self.training_options = placement, color, training
 
     @property
+    def nets(self) -> Iterable[nn.Module]:
+        return self.networks
+
+    @property
     def evaluations(self) -> int:
         return self.placement.sections + 1
 
@@ -189,7 +208,7 @@ class Volume(AbstractVolume):
         return self.placement(rays.clipped_to(self.occupancy.lower, self.occupancy.upper))
 
     def integral(self, rays: Rays, t: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Return Φ(o, d, t): t (R, …) → (R, …, C). Always in float32, because differences of it cancel.
+        """Return Φ(o, d, t): t (R, …) → (R, …, C). Never in less than float32, because differences cancel.
 
         ``seen`` (R, 3) is the direction that the network is told, if not the ray's.
         """
@@ -198,14 +217,17 @@ class Volume(AbstractVolume):
             return torch.cat([net(x, d) for net in self.networks], dim=-1)
 
     def integrand(self, rays: Rays, t: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Return Ψ = ∂Φ/∂t at x = o + t·d: t (R, …) → (R, …, C)."""
+        """Return Ψ = ∂Φ/∂t at x = o + t·d: t (R, …) → (R, …, C), in the precision of t, whatever autocast did."""
         (x, velocity), d = self.points(rays, t), _beside(rays.directions if seen is None else seen, t)
-        return torch.cat([grad.along(x, velocity.expand_as(x), d) for grad in self.grad_nets], dim=-1)
+        psi = torch.cat([grad.along(x, velocity.expand_as(x), d) for grad in self.grad_nets], dim=-1)
+        return psi.to(t.dtype)
 
     def means_from_samples(self, rays: Rays, edges: Tensor, u: Tensor, seen: Tensor | None = None) -> Tensor:
         """Return section means (R, N, C) from stratified samples of Ψ, placed by u (R, N, M): the paper's training."""
         nodes, node_weights = quadrature.stratified(edges, u)
-        return sections.means_from_samples(self.integrand(rays, nodes, seen), node_weights)
+        values = self.integrand(rays, nodes, seen)
+        with torch.autocast(values.device.type, enabled=False):
+            return sections.means_from_samples(values, node_weights)
 
     def means_from_differences(self, rays: Rays, edges: Tensor, seen: Tensor | None = None) -> Tensor:
         """Return section means (R, N, C) from differences of Φ over the edges: N + 1 evaluations per ray."""
@@ -257,12 +279,12 @@ class Volume(AbstractVolume):
         ends = torch.cat([-half, half], dim=1)
         return self.integral(Rays(points, directions, ends[:, 0], ends[:, 1]), ends)[..., 0].diff(dim=-1)[:, 0]
 
-    def look(self, rays: Rays, step: int, g: torch.Generator) -> None:
-        if not self.placement.adaptive or step < LOOK_AFTER or step % LOOK_EVERY:
-            return
+    def looks(self, step: int) -> bool:
+        return self.placement.adaptive and step >= LOOK_AFTER and step % LOOK_EVERY == 0
 
+    def look(self, directions: Tensor, g: torch.Generator) -> None:
         def density(points: Tensor) -> Tensor:
-            some = torch.randint(len(rays), (len(points),), generator=g)
-            return self._optical_depth(points, rays.directions[some]) / self.occupancy.cell
+            some = torch.randint(len(directions), (len(points),), generator=g).to(directions.device)
+            return self._optical_depth(points, directions[some]) / self.occupancy.cell
 
         self.occupancy.update(density, 1 / 8, g)

@@ -1,1 +1,1 @@
-"""Measurements against peers, as ratios within one run: ``python -m benchmarks.steps``."""
+"""Measurements against peers, as ratios within one run: ``python -m benchmarks --help``."""

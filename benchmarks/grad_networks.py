@@ -1,12 +1,10 @@
 """The cost of grad networks: every builder, eager and compiled, against the plain network in the same run.
 
-``python -m benchmarks.grad_networks`` takes a few minutes on 2 cores, most of them for the compiler, prints ratios of
-time and memory, and writes ``outputs/benchmarks/grad_networks.json`` with the environment. ``--help`` tells more.
+It takes a few minutes on 2 cores, most of them for the compiler.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,9 +14,11 @@ from torch import Tensor
 from autoint.grad_nets import grad_net
 from autoint.networks import IntegralNet
 from autoint.registry import ENCODINGS, GRAD_NETS
-from benchmarks.measure import DEVICE, medians, over, peak_memory, report
+from autoint.tables import markdown
+from benchmarks.measure import DEVICE, Tables, fastest, over, peak_memory
 
 PLAIN = "plain network"
+ITERATION, MEMORY = "iteration / plain", "peak memory / double_backward"
 
 
 @dataclass(frozen=True)
@@ -79,29 +79,26 @@ def measure(shape: Shape, points: int, width: int, layers: int, compiled: bool, 
         return torch.no_grad()(evaluate)
 
     return {
-        "iteration / plain": over(medians(iterations, rounds), PLAIN),
-        "forward / plain": over(medians({k: forward(v) for k, v in actions.items()}, rounds), PLAIN),
-        "peak memory / double_backward": over({k: peak_memory(v) for k, v in iterations.items()}, "double_backward"),
+        ITERATION: over(fastest(iterations, rounds), PLAIN),
+        "forward / plain": over(fastest({k: forward(v) for k, v in actions.items()}, rounds), PLAIN),
+        MEMORY: over({k: peak_memory(v) for k, v in iterations.items()}, "double_backward"),
     }
 
 
-def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=65536 if DEVICE.type == "cuda" else 8192)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--shape", choices=list(SHAPES), nargs="*", default=list(SHAPES))
-    parser.add_argument("--eager", action="store_true", help="leave out torch.compile")
-    given = parser.parse_args()
-    tables = {}
-    for name in given.shape:
+def run(quick: bool) -> Tables:
+    """Measure; the compiler is left out if ``quick``, because it takes minutes."""
+    tables: dict[str, dict[str, float]] = {}
+    points = 65536 if DEVICE.type == "cuda" else 1024 if quick else 8192
+    for name, shape in SHAPES.items():
         torch.compiler.reset()
-        ratios = measure(SHAPES[name], given.points, given.width, given.layers, not given.eager, given.rounds)
+        ratios = measure(shape, points, 256, 8, not quick, 3 if quick else 15)
         tables |= {f"{name}: {title}": numbers for title, numbers in ratios.items()}
-    report("grad_networks", tables)
+    return tables
 
 
-if __name__ == "__main__":
-    main()
+def readme(tables: Tables) -> str:
+    """Return what README.md says of it."""
+    columns = {name: tables[f"{name}: {ITERATION}"] for name in SHAPES} | {"memory": tables[f"1-D: {MEMORY}"]}
+    builders = [name for name in columns["memory"] if not name.startswith(PLAIN)]
+    rows = [{"builder": name, **{head: column[name] for head, column in columns.items()}} for name in builders]
+    return "\n" + markdown(rows, {"builder": ("builder", ""), **{head: (head, ".2f") for head in columns}}, {}) + "\n"

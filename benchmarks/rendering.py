@@ -1,8 +1,8 @@
 """Seconds per frame of integral networks against NeRF at the same widths, and the memory of rendering.
 
-``python -m benchmarks.rendering`` prints the ratios and writes ``outputs/benchmarks/rendering.json``. Where no empty
-rays are skipped, speed does not depend on the weights; ``runs=outputs/lego_8,outputs/lego_nerf data_dir=DATA`` times
-trained runs on a test view.
+Where no empty rays are skipped, speed does not depend on the weights. ``python -m benchmarks.rendering
+runs=outputs/lego_8,outputs/lego_nerf data_dir=DATA`` times trained runs on a test view instead, and ``image_size=800
+hidden_features=256 num_layers=8`` volumes of another size.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from omegaconf import OmegaConf
 
 from autoint import build
 from autoint.config import RunConfig
+from autoint.integrals import BLOCK
 from autoint.memory import peak_memory
 from autoint.occupancy import visual_hull
 from autoint.rays import Rays
+from autoint.speed import flops, peak_flops
 from autoint.tasks.volrend import load_views
-from benchmarks.measure import DEVICE, medians, over, report
+from benchmarks.measure import DEVICE, Tables, fastest, over, report
 
 METHODS: dict[str, dict[str, Any]] = {
     "nerf": {"model": "nerf"},
@@ -55,15 +57,64 @@ def trained(runs: list[str], data_dir: str) -> tuple[dict[str, Any], Any]:
 
 
 def measure(volumes: dict[str, Any], rays: Rays, rounds: int = 7) -> dict[str, dict[str, float]]:
-    """Return seconds per frame, how many times faster than the slowest each is, and its peak memory, by method."""
+    """Return, by method: seconds per frame, the times that is faster than the slowest, and what else there is to know.
+
+    The share of the peak is that of the products with the networks' weights in what the device does in a product of
+    large matrices.
+    """
     background = torch.ones(3, device=DEVICE)
     frames = {name: lambda v=volume: v.view(rays, background, 16384) for name, volume in volumes.items()}
     with torch.inference_mode():
-        seconds = medians(frames, rounds)
+        seconds, peak = fastest(frames, rounds), peak_flops(DEVICE)
         memory = {name: peak_memory(frame, DEVICE) / 1e6 for name, frame in frames.items()}
+    work = {name: flops(frame) for name, frame in frames.items()}
     slowest = max(seconds, key=lambda name: seconds[name])
     ratios = {name: 1 / value for name, value in over(seconds, slowest).items()}
-    return {"seconds per frame": seconds, f"times faster than {slowest}": ratios, "memory in MB": memory}
+    return {
+        "seconds per frame": seconds,
+        f"times faster than {slowest}": ratios,
+        "million rays per second": {name: len(rays) / value / 1e6 for name, value in seconds.items()},
+        "share of the device's peak": {name: work[name] / value / peak for name, value in seconds.items()},
+        "memory in MB": memory,
+    }
+
+
+def chunks(volume: Any, rays: Rays, rounds: int) -> dict[str, float]:
+    """Return the time of a frame by the numbers of a layer that are computed at once, over that of the default."""
+    background, kind = torch.ones(3, device=DEVICE), DEVICE.type == "cpu"
+    default = BLOCK[kind]
+
+    def frame(numbers: int) -> None:
+        BLOCK[kind] = numbers
+        volume.view(rays, background, 2**30)
+        BLOCK[kind] = default
+
+    sizes = {f"2^{k}": 2**k for k in range(default.bit_length() - 5, default.bit_length() + 4, 2)}
+    with torch.inference_mode():
+        seconds = fastest({name: lambda n=n: frame(n) for name, n in {**sizes, "default": default}.items()}, rounds)
+    return over(seconds, "default")
+
+
+def run(quick: bool) -> Tables:
+    """Measure."""
+    volumes, rays = untrained(32 if quick else 100, 64, 4, "procedural")
+    rounds = 3 if quick else 7
+    many = rays[torch.arange(10000, device=DEVICE) % len(rays)]
+    return {
+        **measure(volumes, rays, rounds),
+        "time by numbers at once / default, N = 16": chunks(volumes["N=16"], many, rounds),
+    }
+
+
+def readme(tables: Tables) -> str:
+    """Return what README.md says of it."""
+    faster = tables["times faster than nerf"]
+    return (
+        "A frame at 100×100 in the embedded scene's hull against NeRF's with 64 coarse and 128 fine samples, at the\n"
+        "same widths (4 layers of 64), in one run of `python -m benchmarks rendering`: "
+        f"{faster['N=8']:.1f} times faster at N = 8,\n"
+        f"{faster['N=16']:.1f} at N = 16 and {faster['N=32']:.1f} at N = 32.\n"
+    )
 
 
 def main() -> None:

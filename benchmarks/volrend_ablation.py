@@ -23,7 +23,7 @@ from autoint import build
 from autoint.config import RunConfig
 from autoint.data.procedural import procedural
 from autoint.tables import markdown
-from benchmarks.measure import medians
+from benchmarks.measure import fastest
 
 ROOT = Path(__file__).parent.parent
 RUNS = Path("outputs/ablation")
@@ -115,7 +115,7 @@ def step_times(names: list[str], data_dir: str) -> dict[str, float]:
             adam.step()
 
         actions[name] = step
-    return medians(actions)
+    return fastest(actions)
 
 
 def main() -> None:

@@ -90,3 +90,11 @@ TINY = (
 def tiny():
     """Overrides that make a run of the embedded scene small."""
     return TINY
+
+
+@pytest.fixture
+def no_lpips(monkeypatch):
+    """No look into the network for weights."""
+    from autoint import view_evaluation
+
+    monkeypatch.setattr(view_evaluation, "lpips_metric", lambda net, weights: None)

@@ -1,10 +1,18 @@
 """What benchmarks measure is for people to read; here they only have to run."""
 
+import importlib
+import json
+import sys
+
+import imageio.v3 as iio
 import pytest
+import torch
 
 import autoint
 from autoint.data.functions import target
-from benchmarks import grad_networks, integrals, rendering, steps, volrend_ablation
+from autoint.integrals import BLOCK
+from benchmarks import __main__ as suite
+from benchmarks import grad_networks, integrals, loading, measure, rendering, scaling, steps, volrend_ablation
 
 
 @pytest.mark.parametrize("shape", grad_networks.SHAPES)
@@ -21,16 +29,74 @@ def test_integrals():
     assert tables["ratio to Φ(b) − Φ(a)"]["Φ(b) − Φ(a)"] == 1.0
 
 
+TINY = {"network": {"hidden_features": 8, "num_layers": 2}, "image_size": 16}
+
+
 def test_steps():
-    ratios = steps.fits(rays=4, samples=32)
-    assert set(ratios) == {"N=8", "N=16", "N=32"}
-    assert all(ratio > 0 for ratio in ratios.values())
+    ratios = steps.fits(4, 1, sections=(4,), **TINY)
+    assert ratios["N = 4"] > 0
+    assert 0 < steps.host(8, 4, **TINY)["8 rays"] < 1
 
 
 def test_rendering():
-    tables = rendering.measure(*rendering.untrained(8, 8, 2, "procedural"), rounds=1)
+    volumes, rays = rendering.untrained(8, 8, 2, "procedural")
+    tables = rendering.measure(volumes, rays, rounds=1)
     assert set(tables["seconds per frame"]) == set(rendering.METHODS)
     assert tables["times faster than nerf"]["nerf"] == 1.0
+    assert rendering.chunks(volumes["N=16"], rays, 1)["default"] == 1.0
+    assert BLOCK == {True: 2**18, False: 2**26}
+
+
+def test_loading():
+    tables = loading.measure(16, 8, 2, 2)
+    assert tables["time of a batch / ours"][loading.OURS] == 1.0
+    assert tables["memory in MB"]["rays kept in memory"] == 12 * 2 * 8 * 8 * 4 / 1e6
+
+
+def test_scaling():
+    pixels, sections = scaling.frames([4, 9], [1, 2], 1)
+    assert [*pixels, *sections] == ["4", "9", "2", "3"]
+    assert set(scaling.images([2, 3], 1)) == {"2", "3"}
+    assert set(scaling.widths([4, 8], 4, 1)) == {"4", "8"}
+
+
+def test_a_straight_line_is_one():
+    assert measure.linearity({"1": 3.0, "2": 5.0, "4": 9.0}) == pytest.approx(1, abs=1e-12)
+    assert measure.linearity({"1": 1.0, "2": 4.0, "3": 9.0}) == pytest.approx(48 / 49, abs=1e-12)
+
+
+def test_results_are_printed_written_and_drawn(capsys):
+    measure.report("mine", {"curve": {"1": 2.0, "2": 4.0}, "bars": {"ours": 1.0, "theirs": 3.5}})
+    contents = json.loads((measure.FOLDER / "mine.json").read_text())
+    assert contents["bars"] == {"ours": 1.0, "theirs": 3.5}
+    assert contents["environment"]["torch"] == torch.__version__
+    assert iio.imread(measure.FOLDER / "mine.png").std() > 0
+    assert "theirs" in capsys.readouterr().out
+
+
+def test_what_the_readme_quotes(monkeypatch, tmp_path):
+    """The entry point runs a benchmark and replaces what stands between its marks, and nothing else."""
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- benchmark steps -->\nold\n<!-- end of steps -->after\n")
+    tables = {"a": dict.fromkeys("123", 2.0), "b": dict.fromkeys("12", 1.5), "c": {"1": 0.01}}
+    monkeypatch.setattr(suite, "README", page)
+    monkeypatch.setattr(steps, "run", lambda quick: tables)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "steps", "--readme"])
+    suite.main()
+    text = page.read_text()
+    assert text.startswith("before\n<!-- benchmark steps -->\nA step of")
+    assert "2.0 times longer at N = 8" in text
+    assert "old" not in text
+    assert text.endswith("<!-- end of steps -->after\n")
+    with pytest.raises(ValueError, match="no place for benchmark loading"):
+        suite.quote(text, "loading", "")
+
+
+def test_the_readme_has_a_place_for_every_benchmark_that_is_quoted():
+    page = suite.README.read_text(encoding="utf-8")
+    for name in suite.SUITE:
+        if hasattr(importlib.import_module(f"benchmarks.{name}"), "readme"):
+            suite.quote(page, name, "")
 
 
 def test_the_ablation_s_variants_compose(tmp_path):

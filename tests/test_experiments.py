@@ -19,14 +19,6 @@ QUICK = ("scale=tiny", "image_size=16", "trainer.max_steps=4", "+trainer.enable_
 
 
 @pytest.fixture
-def no_lpips(monkeypatch):
-    """No look into the network for weights."""
-    from autoint import view_evaluation
-
-    monkeypatch.setattr(view_evaluation, "lpips_metric", lambda net, weights: None)
-
-
-@pytest.fixture
 def scenes(tmp_path):
     """Blender scenes named as the paper's, made from the embedded one, under the default data folder."""
 

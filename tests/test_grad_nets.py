@@ -108,7 +108,7 @@ import copy, functools, sys, torch
 from autoint.grad_nets import grad_net
 from autoint.networks import IntegralNet
 
-torch.compile = functools.partial(torch.compile, backend="aot_eager")
+torch.compile = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
 torch.manual_seed(0)
 net, x = IntegralNet(2, 3, 16, 2, encoding="normalized_positional").double(), torch.rand(9, 2).double()
 for name in sys.argv[1:]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from autoint import build, checkpoints, metrics
-from autoint.config import RunConfig
+from autoint.config import FITS, RunConfig
 from autoint.integrals import BLOCK
 from autoint.registry import GRAD_NETS
 from autoint.tasks.volrend import load_views
@@ -23,6 +24,7 @@ from autoint.training import fit
 from benchmarks.measure import peak_memory
 from tests.conftest import ROOT
 
+DIRS = ("one", "two")
 GOLDEN = ROOT / "tests" / "golden" / "losses.json"
 
 
@@ -307,22 +309,65 @@ def test_training_stops_in_time_with_a_checkpoint(tmp_path):
     assert last["global_step"] == result["steps"]
 
 
-def test_two_processes_train_as_one(tmp_path):
-    """Gloo on two ranks: it finishes, and the ranks' batches together are one process's, so the weights agree."""
-    script = tmp_path / "two.py"
-    script.write_text(
-        "import sys\nfrom pathlib import Path\n"
-        "from tests.test_volrend import tiny_config\nfrom autoint.training import fit\n"
-        "if __name__ == '__main__':\n"
-        "    fit(tiny_config(trainer={'devices': 2, 'strategy': 'ddp'}, val_every=12), Path(sys.argv[1]))\n"
+@pytest.mark.parametrize(
+    ("fit_by", "steps"), [("integral_net", 8), *(pytest.param(f, 50, marks=pytest.mark.slow) for f in FITS)]
+)
+def test_two_processes_train_as_one(fit_by, steps, program, tiny, no_lpips):
+    """Gloo on two ranks: losses, metrics over 3 images and the evaluation are those of one process."""
+    run = [*tiny, f"fit={fit_by}", "trainer.precision=64-true", f"trainer.max_steps={steps}", f"val_every={steps // 2}"]
+    run += ["val_images=3", "+trainer.log_every_n_steps=1", "activation=softplus"]
+    run.remove("val_images=1")
+    command = [sys.executable, "-W", "ignore", str(ROOT / "train.py"), "trainer=ddp_cpu", *run, "hydra.run.dir=two"]
+    two = subprocess.run(command, check=True, timeout=300, env=environment(), capture_output=True, text=True)
+    assert two.stdout.count("2 processes: every step takes 32 rays together, 16 each; optimizer.lr=0.005") == 1
+    assert program("train", *run, "hydra.run.dir=one")[0] == 0
+    losses, results = (
+        [
+            [float(row[k]) for row in read_csv(Path(d) / "metrics.csv") for k in row if "/" in k and row[k]]
+            for d in DIRS
+        ],
+        [json.loads((Path(d) / "result.json").read_text())["metrics"] for d in DIRS],
     )
-    out = tmp_path / "two"
-    subprocess.run(
-        [sys.executable, "-W", "ignore", script, out], check=True, timeout=240, env=environment(), capture_output=True
-    )
-    fit(tiny_config(val_every=12), tmp_path / "one")
-    weights = [checkpoints.load(d / "checkpoints" / "last.ckpt")["state_dict"] for d in (out, tmp_path / "one")]
-    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*(w.values() for w in weights), strict=True))
+    assert len(losses[0]) == 2 * steps + 2 * 3
+    assert losses[0] == pytest.approx(losses[1], rel=0, abs=1e-8)
+    assert results[0] == pytest.approx(results[1], rel=0, abs=1e-6)
+    assert program("evaluate", "runs=.", "max_images=2", "hydra.run.dir=evaluation")[0] == 0
+    rows = json.loads(Path("evaluation/result.json").read_text())["rows"]
+    one, two = ({k: v for k, v in row.items() if k in ("psnr", "ssim", "images")} for row in rows)
+    assert one == pytest.approx(two, abs=1e-6)
+
+
+def test_every_image_is_counted_once_whatever_the_number_of_processes():
+    from autoint.data.loading import WholeImages
+
+    views = load_views(tiny_config(), "val", 3)
+    for world in (1, 2, 3, 5):
+        shares = [WholeImages(views, rank, world) for rank in range(world)]
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        items = [share[i] for share in shares for i in range(len(share))]
+        counted = [item.rgba for item in items if item.counted]
+        assert len(counted) == 3
+        sums = sorted(float(rgba.sum()) for rgba in counted)
+        assert sums == sorted(float(image.sum()) for image in views.images.reshape(3, -1))
+
+
+def test_processes_see_what_one_would(monkeypatch):
+    """What is gathered stands in the order of one process's batch, of which each has every second row."""
+    module = build.task(tiny_config(), with_data=False).module
+    rows = torch.arange(12.0).view(6, 2)
+    monkeypatch.setattr(type(module), "trainer", types.SimpleNamespace(world_size=2))
+    monkeypatch.setattr(module, "all_gather", lambda own: torch.stack([rows[0::2], rows[1::2]]))
+    assert torch.equal(module._of_all_processes(rows[0::2]), rows)
+
+
+def test_what_several_processes_cannot_do(program, tiny, tmp_path):
+    ddp = ["trainer=ddp_cpu", *(t for t in tiny if "accelerator" not in t), "trainer.max_steps=2"]
+    status, _, err = program("train", "-m", *ddp, "seed=1", "hydra.sweep.dir=sweep")
+    assert (status, len(err.strip().splitlines())) == (2, 1)
+    assert "error: -m with 2 devices: every process would begin the sweep anew; use trainer.devices=1" in err
+    status, _, err = program("train", "task=function", "trainer.devices=2", "trainer.strategy=ddp")
+    assert status == 2
+    assert "trainer.devices=2: task=function trains in one process; use 1" in err
 
 
 def environment():
@@ -367,3 +412,36 @@ def test_lpips_by_its_real_loading_path(tmp_path, monkeypatch, capsys):
     torch.save({"x": torch.zeros(1)}, tmp_path / "wrong.pth")
     with pytest.raises(ValueError, match="not torchvision's weights of alex"):
         metrics.load_lpips("alex", str(tmp_path / "wrong.pth"))
+
+
+def test_mixed_precision_keeps_what_needs_all_digits():
+    """Under bf16 the encoding, the first layer and Φ are as without; the rest of Ψ is not, but close."""
+    config = tiny_config(fit="grad_net", network={"hidden_features": 16, "num_layers": 3})
+    volume = build.task(config, with_data=False).module.volume
+    rays, psi = load_views(config, "train", 1).rays_of(0)[:50], volume.grad_nets[0]
+    edges, u = rays.even_edges(4), torch.rand(50, 4, 2)
+    seen = []
+
+    def results():
+        propagate = type(psi).propagate
+        psi.propagate = lambda streams: seen.append(streams) or propagate(psi, streams)
+        with torch.no_grad():
+            return volume.means_from_differences(rays, edges), volume.means_from_samples(rays, edges, u)
+
+    differences, samples = results()
+    with torch.autocast("cpu", torch.bfloat16):
+        lower_differences, lower_samples = results()
+    assert torch.equal(differences, lower_differences)
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+    assert lower_samples.dtype == torch.float32
+    assert 0 < float((samples - lower_samples).abs().max()) < 0.02 * float(samples.abs().max())
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_train(precision, tmp_path):
+    trainer = {"max_steps": 20, "precision": precision}
+    losses = {}
+    for name, options in (("full", {"max_steps": 20}), (precision, trainer)):
+        fit(tiny_config(fit="grad_net", trainer={**options, "log_every_n_steps": 20}), tmp_path / name)
+        losses[name] = float(read_csv(tmp_path / name / "metrics.csv")[0]["train/loss"])
+    assert losses[precision] == pytest.approx(losses["full"], rel=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +21,19 @@ Hit = Callable[[Rays], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Rays, the premultiplied RGBA (R, 4) that each of them shows, and the (height, width) of a whole image."""
+    """Rays, the premultiplied RGBA (R, 4) that each of them shows, and the (height, width) of a whole image.
+
+    An image that another process counts already is not ``counted``.
+    """
 
     rays: Rays
     rgba: Tensor
     shape: tuple[int, int] | None = None
+    counted: bool = True
 
-    def to(self, device: torch.device, **kwargs: bool) -> Batch:
-        """Return the batch on another device."""
-        return Batch(self.rays.to(device), self.rgba.to(device), self.shape)
+    def to(self, target: torch.device | torch.dtype, **kwargs: bool) -> Batch:
+        """Return the batch on another device or in another precision."""
+        return dataclasses.replace(self, rays=self.rays.to(target), rgba=self.rgba.to(target))
 
 
 class StepLoader:
@@ -67,6 +72,7 @@ class Pixels:
         seed: of the order.
         rank, world: this process's share of every batch, and the number of shares.
         images: how many images the rays of a batch come from, drawn anew each step; None takes the pixels in order.
+        device: where the images and the cameras are kept, and the rays made.
     """
 
     def __init__(
@@ -78,26 +84,30 @@ class Pixels:
         rank: int = 0,
         world: int = 1,
         images: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.views, self.batch_size, self.seed, self.images = views, batch_size, seed, images
+        self.batch_size, self.seed, self.images = batch_size, seed, images
         self.rank, self.world = rank, world
         hits = [hit(views.rays_of(v)) for v in range(len(views))]
         self.counts = torch.tensor([int(h.sum()) for h in hits])
         self.index = torch.cat(hits).nonzero()[:, 0]
         if not len(self.index):
             raise ValueError("no ray of the training views meets the scene's box; check the poses, near and far")
-        self.rgba = views.images.reshape(-1, 4)
+        self.views = views.to(device)
+        self.index, self.rgba = self.index.to(device), self.views.images.reshape(-1, 4)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of this ``step``."""
         if self.images is not None:
-            return self.at(self.index[self._of_few_images(step, self.images)[self.rank :: self.world]])
+            some = self._of_few_images(step, self.images)[self.rank :: self.world]
+            return self.at(self.index[some.to(self.index.device)])
         per_epoch = max(1, len(self.index) // self.batch_size)
         epoch, position = divmod(step, per_epoch)
         if epoch != self._epoch:
             g = generator(self.seed, epoch, "pixels")
-            self._epoch, self._order = epoch, torch.randperm(len(self.index), generator=g)
+            # Drawn on the CPU, so that the order is the same on every device.
+            self._epoch, self._order = epoch, torch.randperm(len(self.index), generator=g).to(self.index.device)
         chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
         chosen = chosen[self.rank :: self.world]
         return self.at(self.index[chosen])
@@ -119,17 +129,23 @@ class Pixels:
 
 
 class WholeImages(Dataset[Batch]):
-    """Every item is one whole image, as a batch of all of its rays."""
+    """Every item is one whole image, as a batch of all of its rays.
 
-    def __init__(self, views: Views) -> None:
-        self.views = views
+    Of several processes each has every ``world``-th image; one that would have none has one that is not counted, so
+    that all of them take part in what follows.
+    """
+
+    def __init__(self, views: Views, rank: int = 0, world: int = 1) -> None:
+        self.views, self.rank, self.world = views, rank, world
 
     def __len__(self) -> int:
-        return len(self.views)
+        return max(1, len(range(self.rank, len(self.views), self.world)))
 
-    def __getitem__(self, view: int) -> Batch:
-        image = self.views.images[view]
-        return Batch(self.views.rays_of(view), image.reshape(-1, 4), (image.shape[0], image.shape[1]))
+    def __getitem__(self, item: int) -> Batch:
+        view = self.rank + item * self.world
+        image = self.views.images[view % len(self.views)]
+        shape = (image.shape[0], image.shape[1])
+        return Batch(self.views.rays_of(view % len(self.views)), image.reshape(-1, 4), shape, view < len(self.views))
 
 
 class ViewsData(pl.LightningDataModule):
@@ -151,14 +167,19 @@ class ViewsData(pl.LightningDataModule):
             raise ValueError(f"batch_size={batch_size} must be a multiple of images_per_batch={images_per_batch}")
         self.train, self.hit, self.seed, self.images = train, hit, seed, images_per_batch
         self.batch_size, self.total_steps = batch_size, total_steps
-        self.val = WholeImages(val)
+        self.val = val
 
     def train_dataloader(self) -> StepLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = self._share()
         if self.batch_size % world:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of the {world} processes that share it")
-        pixels = Pixels(self.train, self.hit, self.batch_size, self.seed, rank, world, self.images)
+        device = self.trainer.strategy.root_device if self.trainer else "cpu"
+        pixels = Pixels(self.train, self.hit, self.batch_size, self.seed, rank, world, self.images, device)
         return StepLoader(pixels, self.total_steps)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(self.val, batch_size=None)
+        return DataLoader(WholeImages(self.val, *self._share()), batch_size=None)
+
+    def _share(self) -> tuple[int, int]:
+        """Return the number of this process, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

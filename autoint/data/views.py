@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,14 @@ class Views:
 
     def __len__(self) -> int:
         return len(self.poses)
+
+    def to(self, device: torch.device | str) -> Views:
+        """Return the views with images and cameras on another device."""
+        k = self.intrinsics
+        lens = None if k.distortion is None else k.distortion.to(device)
+        cameras = dataclasses.replace(k, pinhole=k.pinhole.to(device), distortion=lens)
+        images, poses = self.images.to(device), self.poses.to(device)
+        return dataclasses.replace(self, images=images, poses=poses, intrinsics=cameras)
 
     def rays(self, view: Tensor, row: Tensor, column: Tensor) -> Rays:
         """Return the rays through the centres of pixels (view, row, column), each (R,)."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from autoint.compilation import Compiled
 from autoint.networks import IntegralNet
 
 Field = Callable[[Tensor], Tensor]
@@ -32,12 +33,14 @@ class AbstractGradNet(nn.Module, abc.ABC):
     """
 
     compilable: ClassVar[bool] = True
+    mixed: ClassVar[bool] = False
+    """Whether it keeps its first layer in full precision by itself where autocast lowers it."""
 
     def __init__(self, integral_net: nn.Module, axes: Sequence[int] = (0,), *, compile: bool = False) -> None:
         super().__init__()
         self.integral_net, self.axes = integral_net, tuple(axes)
         self._compile = compile
-        self._compiled: Callable[..., Tensor] | None = None
+        self._compiled: Compiled | None = None
         if compile and not self.compilable:
             raise ValueError(
                 f"compile=True: torch.compile cannot differentiate a {type(self).__name__} grad network once more, as "
@@ -61,11 +64,15 @@ class AbstractGradNet(nn.Module, abc.ABC):
         return self._evaluate(x, [tangent], condition)
 
     def _evaluate(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
+        if not self.mixed and torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self._evaluate(x, tangents, condition)
         if not self._compile or torch._C._are_functorch_transforms_active():
             return self.derivative(x, tangents, condition)
         if self._compiled is None:
-            self._compiled = torch.compile(self.derivative)
-        return self._compiled(x, tangents, condition)
+            width = getattr(self.integral_net, "hidden_features", 64)
+            self._compiled = Compiled(lambda x, condition, *along: self.derivative(x, along, condition), width)
+        return cast(Tensor, self._compiled(x, condition, *tangents))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": None}  # a copy compiles for itself

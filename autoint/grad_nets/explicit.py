@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -29,8 +29,12 @@ class Explicit(AbstractGradNet):
     nonlinearity a_S = Σ_π NL^(|π|)(h) Π_{B ∈ π} h_B over the partitions π of S (Faà di Bruno). First-order code: one
     ordinary backward pass trains it, whatever the number of outputs, and it runs under ``inference_mode``.
 
+    Under autocast the encoding and the first layer stay in full precision, for the high bands have none to lose.
+
     A first derivative is one node of autograd's graph, made chunk by chunk, and keeps half of what autograd would.
     """
+
+    mixed = True
 
     def __init__(self, integral_net: nn.Module, axes: Sequence[int] = (0,), *, compile: bool = False) -> None:
         super().__init__(integral_net, axes, compile=compile)
@@ -43,13 +47,14 @@ class Explicit(AbstractGradNet):
 
     def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
         net = cast(IntegralNet, self.integral_net)
-        encoded = net.encoding.jet(x, tangents)
-        assert encoded[0] is not None
         weight = cast(nn.Linear, net.hidden[0]).weight
-        streams = [
-            net.first(encoded[0], condition),
-            *(None if stream is None else F.linear(stream, weight) for stream in encoded[1:]),
-        ]
+        with torch.autocast(x.device.type, enabled=False):
+            encoded = net.encoding.jet(x, tangents)
+            assert encoded[0] is not None
+            streams = [
+                net.first(encoded[0], condition),
+                *(None if stream is None else F.linear(stream, weight) for stream in encoded[1:]),
+            ]
         if len(streams) == 2 and _autograd_alone(x.device):
             h, tangent = torch.broadcast_tensors(*cast(list[Tensor], streams))
             layers = [p for layer in net.hidden[1:] for p in (layer.weight, layer.bias)]
@@ -153,7 +158,7 @@ def _activated(activation: Activation, streams: Streams, wanted: Iterable[int], 
             blocks = [streams[block] for block in partition]
             factors = [block for block in blocks if block is not None]
             if len(factors) == len(blocks):
-                terms.append(math.prod(factors, start=jet[len(blocks)]))
+                terms.append(functools.reduce(operator.mul, factors, jet[len(blocks)]))
         out.append(functools.reduce(torch.add, terms) if terms else None)
     return out
 

@@ -20,6 +20,7 @@ from autoint.occupancy import Occupancy, visual_hull
 from autoint.registry import DATASETS, MODELS, TASKS, at_least_one, one_of
 from autoint.schedule import learning_rate, used_budget
 from autoint.seeding import generator
+from autoint.speed import peak_flops
 from autoint.volume import AbstractVolume
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def volrend(
         train, val = load_views(config, "train"), load_views(config, "val", val_images)
         occupancy = visual_hull(train)
     volume = MODELS.build(model, config, occupancy)
+    if config.compile:
+        volume.compile_networks()
     data = None
     if with_data:
         steps = build.total_steps(config)
@@ -128,7 +131,9 @@ class VolumeRendering(pl.LightningModule):
         return torch.rand(rays * world, *shape, generator=g, device=self.device)[self.global_rank :: world]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.volume.look(batch.rays, self.global_step, generator(self.seed, self.global_step, "look"))
+        if self.volume.looks(self.global_step):
+            seen = self._of_all_processes(batch.rays.directions)
+            self.volume.look(seen, generator(self.seed, self.global_step, "look"))
         behind = self.canvas()
         if self.background == "random":
             behind = self._draw("background", len(batch.rays), 3)
@@ -143,26 +148,38 @@ class VolumeRendering(pl.LightningModule):
         if (shown or self.device.type == "cpu") and not loss.isfinite():  # on a GPU, looking costs a synchronisation
             raise ValueError(f"training diverged: the loss is {loss.item()} at step {batch_idx}; lower optimizer.lr")
         if shown:
-            self.log_dict({"train/loss": loss, "train/psnr": -10 * errors[-1].detach().log10()}, prog_bar=True)
+            own = torch.stack([loss.detach(), errors[-1].detach()])
+            mean, error = self._of_all_processes(own[None]).mean(dim=0)
+            self.log_dict({"train/loss": mean, "train/psnr": -10 * error.log10()}, prog_bar=True)
         return loss
+
+    def _of_all_processes(self, rows: Tensor) -> Tensor:
+        """Return the rows (R, …) of all processes, in the order in which one process would have them."""
+        if self.trainer.world_size == 1:
+            return rows
+        gathered = self.all_gather(rows)
+        assert isinstance(gathered, Tensor)
+        return gathered.transpose(0, 1).flatten(0, 1)
+
+    def on_validation_epoch_start(self) -> None:
+        self.sums = torch.zeros(4, device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         rgb, depth, acc = self.volume.view(batch.rays, self.canvas(), chunk_size=16384)
         truth = metrics.over(batch.rgba, self.canvas())
-        self.log_dict(
-            {"val/psnr": metrics.psnr(rgb, truth), "val/acc": acc.mean(), "val/true_acc": batch.rgba[:, 3].mean()},
-            on_epoch=True,
-            batch_size=1,
-            sync_dist=True,
-        )
+        if batch.counted:
+            one = torch.ones((), device=self.device)
+            self.sums = self.sums + torch.stack([metrics.psnr(rgb, truth), acc.mean(), batch.rgba[:, 3].mean(), one])
         if batch_idx == 0 and self.global_rank == 0 and batch.shape is not None:
             file = Path(self.trainer.default_root_dir) / "validation" / f"step_{self.global_step:07d}.png"
             pictures.write_view(file, batch.shape, truth, rgb, depth, acc)
 
     def on_validation_epoch_end(self) -> None:
-        seen = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
-        share = seen["val/acc"] / max(seen["val/true_acc"], 1e-9)
-        self.collapsed = share < 0.02 or math.isnan(seen["val/psnr"])
+        sums = self._of_all_processes(self.sums[None]).sum(dim=0)  # every image once, whoever rendered it
+        psnr, acc, true_acc = (sums[:3] / sums[3]).tolist()
+        self.log_dict({"val/psnr": psnr, "val/acc": acc, "val/true_acc": true_acc}, sync_dist=True)
+        share = acc / max(true_acc, 1e-9)
+        self.collapsed = share < 0.02 or math.isnan(psnr)
         if self.collapsed:
             log.warning(
                 "collapsed to the background: opacity is %.2g of the images'; try background=random or a lower "
@@ -182,11 +199,16 @@ class VolumeRendering(pl.LightningModule):
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the run's row of the table and the values of every image; write the pictures into ``folder``."""
         views, name = load_views(run, config.split, config.max_images), view_evaluation.scene_name(run)
+        # First of all, because the first frame may take longer.
+        scene = self.volume, self.canvas(), views, config.chunk_size
+        memory, work = view_evaluation.rendering_memory(*scene), view_evaluation.rendering_work(*scene)
         values = view_evaluation.evaluate(self.volume, self.canvas(), views, config, name, folder)
         keys, sections = ("psnr", "ssim", "lpips", "seconds_per_frame"), run.options["sections"]
         row = {"scene": name, "sections": sections, "fit": run.fit}
         row |= {key: sum(v[key] for v in values) / len(values) for key in keys}
-        row["memory"] = view_evaluation.rendering_memory(self.volume, self.canvas(), views, config.chunk_size)
+        row |= {"memory": memory, "frames_per_second": 1 / row["seconds_per_frame"]}
+        row["rays_per_second"] = views.images[0, ..., 0].numel() / row["seconds_per_frame"]
+        row["share_of_peak"] = work / values[0]["seconds_per_frame"] / peak_flops(self.device)
         if config.video != "none":
             cameras = load_views(run, "train", CAMERAS_OF_A_PATH)
             video.fly(self.volume, self.canvas(), cameras, config, folder / config.video)

@@ -194,6 +194,7 @@ def test_the_command_line_surface():
         "batch_size",
         "ckpt_path",
         "color",
+        "compile",
         "data_dir",
         "direction_encoding",
         "encoding",

@@ -1,0 +1,58 @@
+"""``torch.compile``, block by block, and with a way back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+
+log = logging.getLogger(__name__)
+BLOCK = 2**19  # numbers of a layer at a time on a CPU: what lies between two layers stays in its caches
+
+
+class Compiled:
+    """``function(x, *others)`` through ``torch.compile``: points x (R, …, D), and others of R rows, of none, or None.
+
+    The first calls take up to a minute. Where nothing can be compiled, for want of a C++ compiler for instance, one
+    warning says so, and ``function`` is called as it is.
+
+    Args:
+        function: maps rows to rows, of a tensor or of a tuple of them.
+        width: of the layers in it.
+    """
+
+    def __init__(self, function: Callable[..., Any], width: int) -> None:
+        self.function, self.width = function, width
+        self.compiled: Callable[..., Any] = torch.compile(function)
+
+    def __call__(self, x: Tensor, *others: Tensor | None) -> Any:
+        """Return ``function(x, *others)``."""
+        numbers = x.numel() // x.shape[-1] * self.width
+        count = -(-numbers // BLOCK) if x.device.type == "cpu" else 1
+        if count <= 1 or len(x) < 2:
+            return self._call(x, *others)
+        rows = x.chunk(count)
+        parts = [
+            o.chunk(count) if o is not None and o.ndim > 1 and len(o) == len(x) else [o] * len(rows) for o in others
+        ]
+        return _joined([self._call(*block) for block in zip(rows, *parts, strict=True)])
+
+    def _call(self, *inputs: Tensor | None) -> Any:
+        try:
+            return self.compiled(*inputs)
+        except TorchDynamoException as error:
+            if self.compiled is self.function:
+                raise
+            log.warning("compile=true: %s; going on without", str(error).strip().splitlines()[0])
+            self.compiled = self.function
+        return self.function(*inputs)
+
+
+def _joined(blocks: list[Any]) -> Any:
+    if isinstance(blocks[0], Tensor):
+        return torch.cat(blocks)
+    return tuple(None if part[0] is None else torch.cat(part) for part in zip(*blocks, strict=True))

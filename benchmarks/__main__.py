@@ -1,0 +1,67 @@
+"""All benchmarks: ``python -m benchmarks``, or some of them by name; ``--quick`` ends within 3 minutes on 2 cores.
+
+Each prints its numbers, most of them ratios within one run, and writes them with the environment to
+``outputs/benchmarks/NAME.json`` and as a plot to ``NAME.png``. ``--readme`` also writes what README.md quotes of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from pathlib import Path
+
+from autoint.memory import keep_freed
+from benchmarks.measure import report
+
+SUITE = {
+    "steps": "a training step: both ways to fit, compiled or not, and what the host adds",
+    "rendering": "a frame against NeRF's, and the number of rays at a time",
+    "integrals": "definite integrals against scipy and torchquad",
+    "loading": "drawing batches of rays",
+    "scaling": "with N, pixels, images, width and processes",
+    "grad_networks": "every builder against the plain network",
+}
+README = Path(__file__).parent.parent / "README.md"
+
+
+def quote(page: str, name: str, text: str) -> str:
+    """Return ``page`` with ``text`` between the marks of benchmark ``name``; ``ValueError`` where there are none."""
+    begin, end = f"<!-- benchmark {name} -->\n", f"<!-- end of {name} -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"README.md has no place for benchmark {name}: put {begin.strip()} and {end} into it")
+    return f"{before}{begin}{text}{end}{after}"
+
+
+def main() -> None:
+    """Run what was asked for."""
+    listed = "\n".join(f"  {name:14} {what}" for name, what in SUITE.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=f"{__doc__}\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which; all by default")
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer, to see that everything works")
+    parser.add_argument("--readme", action="store_true", help="write the numbers that README.md quotes")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(SUITE):
+        parser.error(f"unknown: {', '.join(sorted(unknown))} (available: {', '.join(SUITE)})")
+    if given.quick and given.readme:
+        parser.error("--readme needs the numbers of a whole run; leave out --quick")
+    keep_freed()
+    for name in given.names or SUITE:
+        start = time.perf_counter()
+        print(f"== {name}: {SUITE[name]}", flush=True)
+        module = importlib.import_module(f"benchmarks.{name}")
+        tables = module.run(given.quick)
+        report(name, tables, given.quick)
+        if given.readme and hasattr(module, "readme"):
+            README.write_text(quote(README.read_text(encoding="utf-8"), name, module.readme(tables)), encoding="utf-8")
+        print(f"{time.perf_counter() - start:.0f} s\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
