@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 demo: .venv/ready
 	$(BIN)/python train.py trainer.max_steps=6000 hydra.run.dir=outputs/demo
@@ -11,6 +11,9 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-all: .venv/ready
+	$(BIN)/python -m pytest -m ""
 
 lint: .venv/ready
 	$(BIN)/ruff check .

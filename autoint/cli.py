@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from autoint.registry import nearest, unknown
+from autoint.stopping import Stopped
 
 TRACE = "HYDRA_FULL_ERROR"
 # Hydra 1.4 does without `version_base`; 1.3 warns where it is missing.
@@ -84,9 +87,10 @@ def entry(
                 program(_collecting(function, errors, sweeps))()
                 if after is not None and sweeps:
                     after(*sweeps[-1])
-            except KeyboardInterrupt as stop:
-                print(*stop.args, file=sys.stderr)
-                sys.exit(130)
+            except (KeyboardInterrupt, Stopped) as stop:
+                lines = [stop.message] if isinstance(stop, Stopped) else []
+                print(*lines, *_not_run(sweeps), sep="\n", file=sys.stderr)
+                sys.exit(stop.code if isinstance(stop, Stopped) else 130)
             except Exception as error:
                 errors.append(error)
             lines = []
@@ -125,6 +129,18 @@ def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictC
             os.environ[TRACE] = "1"
 
     return job
+
+
+def _not_run(sweeps: list[tuple[DictConfig, Path]]) -> list[str]:
+    """Return a line per job of an interrupted sweep that was not begun."""
+    if not sweeps or not HydraConfig.initialized():
+        return []
+    sweeper, arguments = HydraConfig.get().sweeper, [a for a in sys.argv[1:] if not a.startswith("-")]
+    given = [*(f"{k}={v}" for k, v in (sweeper.get("params") or {}).items()), *arguments]
+    [jobs] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None)
+    left = jobs[len(sweeps) :]
+    head = [f"{len(left)} of {len(jobs)} jobs of the sweep were not begun:"] if left else []
+    return [*head, *(" ".join(job) for job in left)]
 
 
 def _remove_if_unused(config: Any) -> None:
