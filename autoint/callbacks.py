@@ -78,7 +78,7 @@ class SaveLast(Checkpoint):
         step, batches = trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress.current.completed
         for name, tensor in _tensors(checkpoint):
             if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise diverged(trainer, f"{name} is not finite", step - 1)
+                raise diverged(trainer, f"{name} is not finite", batches - 1)
         checkpoint["autoint"] = {"format": FORMAT, "version": autoint.__version__, "config": self.config}
         loop = checkpoint["loops"]["fit_loop"]
         done = dict.fromkeys(("ready", "started", "processed", "completed"), batches)
@@ -110,7 +110,7 @@ class Finite(Callback):
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         if _looks(trainer, pl_module) and not loss.isfinite().all():
-            raise diverged(trainer, f"the loss is {loss.detach().sum().item()}", trainer.global_step)
+            raise diverged(trainer, f"the loss is {loss.detach().sum().item()}", trainer.fit_loop.epoch_loop.batch_idx)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -121,7 +121,7 @@ class Finite(Callback):
         if grads and not torch.nn.utils.get_total_norm(list(grads.values())).isfinite():
             bad = [name for name, grad in grads.items() if not grad.isfinite().all()]
             what = f"the gradient of {bad[0]} is not finite" if bad else "the norm of the gradient is not finite"
-            raise diverged(trainer, what, trainer.global_step)
+            raise diverged(trainer, what, trainer.fit_loop.epoch_loop.batch_idx)
 
 
 def _looks(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
@@ -129,9 +129,9 @@ def _looks(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
     return module.device.type == "cpu" or (trainer.global_step + 1) % every == 0
 
 
-def diverged(trainer: Any, what: str, step: int) -> ValueError:
+def diverged(trainer: Any, what: str, batch: int) -> ValueError:
     """Return the error of a training that has gone wrong, with all that is needed to look into it or to go on."""
-    batch, seed = trainer.fit_loop.epoch_loop.batch_idx, getattr(trainer.lightning_module, "seed", None)
+    step, seed = batch // trainer.accumulate_grad_batches, getattr(trainer.lightning_module, "seed", None)
     saver = trainer.checkpoint_callback
     last = saver.path if isinstance(saver, SaveLast) and saver.path.exists() else None
     clip = " or add +trainer.gradient_clip_val=1" if trainer.lightning_module.automatic_optimization else ""

@@ -88,8 +88,7 @@ def entry(
                 if after is not None and sweeps:
                     after(*sweeps[-1])
             except (KeyboardInterrupt, Stopped) as stop:
-                lines = [stop.message] if isinstance(stop, Stopped) else []
-                print(*lines, *_not_run(sweeps), sep="\n", file=sys.stderr)
+                print(*([stop.message] if isinstance(stop, Stopped) else stop.args), file=sys.stderr)
                 sys.exit(stop.code if isinstance(stop, Stopped) else 130)
             except Exception as error:
                 errors.append(error)
@@ -123,6 +122,7 @@ def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictC
         except BaseException as error:
             _remove_if_unused(HydraConfig.get())
             if not isinstance(error, Exception):
+                print(*_not_begun(len(sweeps)), sep="\n", end="", file=sys.stderr)
                 raise
             errors.append(error)
         finally:
@@ -131,16 +131,16 @@ def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictC
     return job
 
 
-def _not_run(sweeps: list[tuple[DictConfig, Path]]) -> list[str]:
-    """Return a line per job of an interrupted sweep that was not begun."""
-    if not sweeps or not HydraConfig.initialized():
+def _not_begun(begun: int) -> list[str]:
+    """Return a line per job that is left of the sweep this job belongs to."""
+    if not begun:
         return []
-    sweeper, arguments = HydraConfig.get().sweeper, [a for a in sys.argv[1:] if not a.startswith("-")]
-    given = [*(f"{k}={v}" for k, v in (sweeper.get("params") or {}).items()), *arguments]
-    [jobs] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None)
-    left = jobs[len(sweeps) :]
-    head = [f"{len(left)} of {len(jobs)} jobs of the sweep were not begun:"] if left else []
-    return [*head, *(" ".join(job) for job in left)]
+    params, arguments = HydraConfig.get().sweeper.get("params") or {}, [a for a in sys.argv[1:] if a[:1] != "-"]
+    overrides = OverridesParser.create().parse_overrides([*(f"{k}={v}" for k, v in params.items()), *arguments])
+    [jobs] = BasicSweeper.split_arguments(overrides, None)
+    shared = set.intersection(*map(set, jobs))
+    left = [" ".join(part for part in job if part not in shared) for job in jobs[begun:]]
+    return [f"{len(left)} of {len(jobs)} jobs of the sweep were not begun:", *left, ""] if left else []
 
 
 def _remove_if_unused(config: Any) -> None:

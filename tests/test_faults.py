@@ -53,31 +53,40 @@ def send(*numbers):
     return action
 
 
+@pytest.fixture
+def whole_command(program, tiny, tmp_path_factory):
+    """Return the folder of a run of the command that is left alone, made once."""
+    if "command" not in WHOLE:
+        WHOLE["command"] = tmp_path_factory.mktemp("command")
+        assert program("train", *tiny, *COMMAND, f"hydra.run.dir={WHOLE['command']}")[0] == 0
+    return WHOLE["command"]
+
+
 def step_of(checkpoint: Path) -> int:
     return checkpoints.load(checkpoint)["global_step"]
 
 
 @pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
-def test_a_signal_saves_after_the_step_and_says_how_to_go_on(number, during, program, tiny, whole):  # noqa: F811
+def test_a_signal_saves_after_the_step_and_says_how_to_go_on(number, whole_command, during, program, tiny):
     calm = during("on_before_backward", 5, send(number))
     before = signal.getsignal(number)
     status, _, err = program("train", *tiny, *COMMAND, "hydra.run.dir=run")
     assert status == {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 75}[number.name]
-    assert f"stopped by {number.name} at step 6; run/checkpoints/last.ckpt is whole" in err
-    assert "the same command with ckpt_path=last hydra.run.dir=run goes on from there" in err
+    assert f"stopped by {number.name} at step 6; {Path.cwd()}/run/checkpoints/last.ckpt is whole" in err
+    assert f"the same command with ckpt_path=last hydra.run.dir={Path.cwd()}/run goes on from there" in err
     assert "Traceback" not in err
     assert step_of(Path("run/checkpoints/last.ckpt")) == 6
     assert signal.getsignal(number) == before
     calm()
     assert program("train", *tiny, *COMMAND, "hydra.run.dir=run", "ckpt_path=last")[0] == 0
-    assert_same_run(Path("run"), whole("integral_net"))
+    assert_same_run(Path("run"), whole_command)
 
 
 def test_a_signal_while_validating_waits_for_its_end(during, program, tiny):
     during("on_validation_batch_start", 5, send(signal.SIGTERM))
     status, _, err = program("train", *tiny, *COMMAND, "hydra.run.dir=run")
     assert status == 143
-    assert "at step 6; run/checkpoints/last.ckpt is whole" in err
+    assert "stopped by SIGTERM at step 6; " in err
     assert Path("run/metrics.csv").read_text().count("\n") == 1 + 3 + 2
 
 
@@ -85,7 +94,7 @@ def test_a_second_ctrl_c_leaves_at_once(during, program, tiny):
     during("on_before_backward", 5, send(signal.SIGINT, signal.SIGINT))
     status, _, err = program("train", *tiny, *COMMAND, "hydra.run.dir=run")
     assert status == 130
-    assert "stopped by SIGINT at step 5; run/checkpoints/last.ckpt is whole" in err
+    assert "stopped by SIGINT at step 5; " in err
     assert step_of(Path("run/checkpoints/last.ckpt")) == 4
 
 
@@ -105,12 +114,9 @@ def test_a_signal_ends_a_sweep_and_tells_what_is_left(during, program, tiny):
     status, _, err = program("train", "-m", *sweep, *COMMAND, "sections=4,2", "seed=0,1", "hydra.sweep.dir=sweep")
     assert status == 143
     lines = err.strip().splitlines()
-    assert lines[-4] == "3 of 4 jobs of the sweep were not begun:"
-    assert [line.split()[-2:] for line in lines[-3:]] == [
-        ["sections=4", "seed=1"],
-        ["sections=2", "seed=0"],
-        ["sections=2", "seed=1"],
-    ]
+    assert lines[-5] == "3 of 4 jobs of the sweep were not begun:"
+    assert lines[-1].startswith("stopped by SIGTERM at step 6")
+    assert lines[-4:-1] == ["sections=4 seed=1", "sections=2 seed=0", "sections=2 seed=1"]
     assert len(list(Path("sweep").rglob("last.ckpt"))) == 1
 
 
@@ -175,7 +181,7 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
     assert not folder.exists()
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(monkeypatch, program, tiny, whole):  # noqa: F811
+def test_a_full_disk_leaves_the_checkpoint_before(whole_command, monkeypatch, program, tiny):
     """The system refuses files beyond a size, as it does where no room is left."""
     real, limits = checkpoints.WholeFileIO.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -190,15 +196,15 @@ def test_a_full_disk_leaves_the_checkpoint_before(monkeypatch, program, tiny, wh
     monkeypatch.setattr(checkpoints.WholeFileIO, "save_checkpoint", save)
     status, out, err = program("train", *tiny, *COMMAND, "hydra.run.dir=run")
     assert status == 2
-    [line] = err.strip().splitlines()
-    assert line.startswith("error: run/checkpoints/last.ckpt: the checkpoint could not be saved ([Errno 27]")
-    assert "MB are free); the one before it is whole: run/checkpoints/last.ckpt; make room, then resume" in line
-    assert "the same command with ckpt_path=last hydra.run.dir=run goes on from there" in out
+    [line], last = err.strip().splitlines(), Path.cwd() / "run/checkpoints/last.ckpt"
+    assert line.startswith(f"error: {last}: the checkpoint could not be saved ([Errno 27]")
+    assert f"MB are free); the one before it is whole: {last}; make room, then resume" in line
+    assert f"the same command with ckpt_path=last hydra.run.dir={Path.cwd()}/run goes on from there" in out
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["last.ckpt"]
     assert step_of(Path("run/checkpoints/last.ckpt")) == 4
     monkeypatch.setattr(checkpoints.WholeFileIO, "save_checkpoint", real)
     assert program("train", *tiny, *COMMAND, "hydra.run.dir=run", "ckpt_path=last")[0] == 0
-    assert_same_run(Path("run"), whole("integral_net"))
+    assert_same_run(Path("run"), whole_command)
 
 
 def poison_gradient(trainer):
@@ -227,7 +233,7 @@ def test_numbers_that_are_none_stop_the_training(hook, batch, poison, what, duri
     assert line.startswith("error: training diverged: ")
     assert what in line
     assert "lower optimizer.lr or add +trainer.gradient_clip_val=1" in line
-    assert line.endswith("last good checkpoint: run/checkpoints/last.ckpt")
+    assert line.endswith(f"last good checkpoint: {Path.cwd()}/run/checkpoints/last.ckpt")
     last = checkpoints.load("run/checkpoints/last.ckpt")
     assert last["global_step"] == 4
     assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
@@ -265,7 +271,7 @@ def test_a_server_out_of_reach_does_not_hold_up_the_training(monkeypatch, tmp_pa
     assert logger.inner._offline
     assert "http://127.0.0.1:9 does not answer: logging offline; later, wandb sync" in caplog.text
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert not loggers.answers("http://127.0.0.1:%d" % silent.getsockname()[1])
+        assert not loggers.answers(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 def test_a_logger_that_fails_does_not_stop_the_training(monkeypatch, tmp_path, caplog):

@@ -144,7 +144,7 @@ class FunctionFitting(pl.LightningModule):
             loss = second.step(self.problem.linearization)
         error = math.sqrt(float(loss.detach()))
         if not math.isfinite(error):
-            raise diverged(self.trainer, f"the error is {error}", self.global_step)
+            raise diverged(self.trainer, f"the error is {error}", batch_idx)
         self.log("train/relative_error", error, prog_bar=True)
         trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
         trainer.should_stop = error <= self.tolerance or second.optimizer.stalled or trainer.should_stop
