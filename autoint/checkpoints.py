@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import pickletools
@@ -16,12 +17,14 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import autoint
 
 log = logging.getLogger(__name__)
 FORMAT = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # what autoint.export writes
 PLAIN = (dict, list, tuple, str, int, float, bool, type(None), torch.Tensor)
 # All that plain data and tensors need; torch's own list has more, with which one can ask for any amount of memory.
 NAMES = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
@@ -101,6 +104,12 @@ def _assert_plain(value: Any, where: str) -> None:
             _assert_plain(item, f"{where}[{i}]")
 
 
+def refuse_address(path: str | Path) -> None:
+    """Refuse what is not on this machine: whoever downloads a checkpoint should know that and from where."""
+    if URL.match(str(path)):
+        raise ValueError(f"{path}: a checkpoint is a file, not an address; download it, and give the file")
+
+
 def load(path: str | Path) -> dict[str, Any]:
     """Return the contents of a checkpoint, on the CPU; ``ValueError`` if it is missing, damaged or not ours.
 
@@ -108,8 +117,9 @@ def load(path: str | Path) -> dict[str, Any]:
     checksum is verified, which ``torch.load`` does not do, and nothing takes more memory than the file is large.
     """
     file = Path(path)
-    if URL.match(str(path)):
-        raise ValueError(f"{path}: a checkpoint is a file, not an address; download it, look at it, and give the file")
+    refuse_address(path)
+    if file.name == WEIGHTS and file.is_file():
+        return _exported(file)
     if not file.is_file():
         raise ValueError(f"{file}: no such checkpoint; give a .ckpt file, as in ckpt_path=RUN/checkpoints/last.ckpt")
     try:
@@ -122,13 +132,29 @@ def load(path: str | Path) -> dict[str, Any]:
     try:
         if foreign:
             raise ValueError(", ".join(foreign[:3])[:200])
-        contents = torch.load(file, map_location="cpu", weights_only=True)
+        contents = read(file)
     except Exception as error:  # torch raises many kinds; whatever it is, nothing in the file was run
         reason = str(error).splitlines()[0][:200]
         raise ValueError(f"{file}: refused, it holds more than plain data ({reason}); nothing in it was run") from error
     if any(_size(tensor) > tensor.untyped_storage().nbytes() for tensor in _tensors(contents)):
         raise ValueError(f"{file}: refused, it holds a tensor larger than what is stored of it")
     return _ours(file, contents)
+
+
+def read(file: Path) -> Any:
+    """Return what ``torch.save`` has written, on the CPU: nothing else calls ``torch.load``."""
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _exported(file: Path) -> dict[str, Any]:
+    """Return what :mod:`autoint.export` has made of a checkpoint: its weights and its configuration."""
+    try:
+        about = json.loads(file.with_name(CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(file)
+    except Exception as error:  # safetensors raises its own kind
+        raise ValueError(f"{file}: damaged, or without its {CONFIG} ({error}); export the run again") from error
+    about = about if isinstance(about, dict) else {}
+    return _ours(file, {"autoint": about, "global_step": about.get("global_step"), "state_dict": weights})
 
 
 def _verified(file: Path) -> list[str]:

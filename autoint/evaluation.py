@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from autoint import build, metrics
+from autoint import build, checkpoints, metrics
 from autoint.camera_paths import PATHS
 from autoint.files import write_json
 from autoint.registry import at_least_one, checked, fields_of, one_of
@@ -69,6 +69,7 @@ class EvaluateConfig:
 
 def find_checkpoints(runs: str) -> list[Path]:
     """Return the checkpoints named by ``runs``: a file, a run's folder, or a folder of runs at any depth."""
+    checkpoints.refuse_address(runs)
     place = Path(runs)
     if place.is_file():
         return [place]
