@@ -47,7 +47,7 @@ def volrend_config(**overrides) -> RunConfig:
 
 def accumulating(**overrides) -> RunConfig:
     trainer = {"accumulate_grad_batches": 3, **overrides.pop("trainer", {})}
-    return volrend_config(save_every=1, trainer=trainer, **overrides)
+    return volrend_config(**{"save_every": 1, "trainer": trainer, **overrides})
 
 
 # Every task and fit, and what else has a state of its own: a line more covers another task.

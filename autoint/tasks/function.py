@@ -17,6 +17,7 @@ from autoint.callbacks import diverged
 from autoint.config import Optimizer, RunConfig
 from autoint.data.functions import Target, target
 from autoint.data.loading import StepLoader
+from autoint.files import write_whole
 from autoint.optimizers import LevenbergMarquardt
 from autoint.registry import TASKS
 from autoint.tables import markdown
@@ -159,7 +160,7 @@ class FunctionFitting(pl.LightningModule):
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()})
         self.write_plot(folder / "plot.png")
         table = markdown([row], {key: head for key, head in COLUMNS.items() if key in row}, {})
-        (folder / "errors.md").write_text(table, encoding="utf-8")
+        write_whole(folder / "errors.md", table.encode())
         log.info("\n%s\nplot: %s", table, folder / "plot.png")
 
     def errors(self) -> dict[str, Any]:

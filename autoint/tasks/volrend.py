@@ -180,7 +180,7 @@ class VolumeRendering(pl.LightningModule):
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the run's row of the table and the values of every image; write the pictures into ``folder``."""
         views, name = load_views(run, config.split, config.max_images), view_evaluation.scene_name(run)
-        values = view_evaluation.evaluate(self.volume, self.canvas(), views, config, name, folder)
+        values = view_evaluation.evaluate(self.volume, self.canvas(), views, config, name, folder, run)
         keys, sections = ("psnr", "ssim", "lpips", "seconds_per_frame"), run.options["sections"]
         row = {"scene": name, "sections": sections, "fit": run.fit}
         row |= {key: sum(v[key] for v in values) / len(values) for key in keys}
