@@ -44,7 +44,7 @@ def integrate(
         shrinks: in float32 an interval of 1e-6 is noise.
         ``differences``, one axis: the error relative to the largest of the C integrals is below 512·eps for intervals
         from 1 down to 1e-9, and an integral from a to a is 0. Both bounds are tested against 50 digits, for one axis
-        and networks of a few layers; with the many octaves of an encoding, the wider and deeper, the more of them is used up.
+        and networks of a few layers; octaves of an encoding, width and depth use more of them up.
 
     Raises:
         ValueError: for bounds that do not broadcast, axes out of range, bounds that differ on a fixed axis, and a
