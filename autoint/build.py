@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import logging
 import warnings
@@ -28,6 +29,7 @@ NOISE = (  # what Lightning says of choices that are ours, and would say in ever
     ".*Experiment logs directory.*",
     ".*The `srun` command is available.*",
 )
+PATIENCE = datetime.timedelta(minutes=5)  # of processes that train together, with one of them; torch's is half an hour
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,9 @@ def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
         "plugins": [checkpoints.WholeFileIO()],
     }
     try:
-        return pl.Trainer(**{**defaults, **options})
+        made = pl.Trainer(**{**defaults, **options})
+        if hasattr(made.strategy, "_timeout"):  # of several processes; a strategy given by its name has no other way
+            made.strategy._timeout = PATIENCE
+        return made
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise ValueError(f"trainer: {str(error).splitlines()[0]}") from error

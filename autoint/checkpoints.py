@@ -74,6 +74,7 @@ def _keep_previous(target: Path) -> None:
         except OSError:  # a file system without links
             shutil.copyfile(target, spare)
         os.replace(spare, target.with_name("previous.ckpt"))
+        spare.unlink(missing_ok=True)  # it is still there if the two were the same file, as after a kill right here
 
 
 def _sync(folder: Path) -> None:

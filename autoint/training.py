@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from autoint.files import write_json
 from autoint.stopping import Stopped
 
 log = logging.getLogger(__name__)
+LOST = re.compile("gloo|nccl|peer|timeout|timed out", re.IGNORECASE)  # what torch says of it has no type of its own
 NOT_OF_THE_RUN = ("data_dir", "ckpt_path", "resume", "report")
 
 
@@ -67,9 +69,11 @@ def _run(config: RunConfig, trainer: pl.Trainer, task: build.Task, path: Path | 
             trainer.fit(task.module, task.data, ckpt_path=path, weights_only=True)
     except Stopped as stop:
         raise Stopped(stop.number, f"{stop.message} at step {trainer.global_step}{_hint(config, saver.path)}") from None
-    except Exception:
-        if saver.path.exists():
-            log.error("the training failed at step %d%s", trainer.global_step, _hint(config, saver.path))
+    except Exception as error:
+        lost = trainer.world_size > 1 and isinstance(error, RuntimeError) and LOST.search(str(error))
+        if saver.path.exists() or lost:
+            why = f" of process {trainer.global_rank}: another process of this training is gone" if lost else ""
+            log.error("the training failed at step %d%s%s", trainer.global_step, why, _hint(config, saver.path))
         raise
 
 

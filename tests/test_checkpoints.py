@@ -1,3 +1,4 @@
+import os
 import pickle
 import zipfile
 
@@ -19,6 +20,15 @@ def test_the_one_before_is_kept_and_no_part_is_left(tmp_path):
     assert checkpoints.load(path)["state_dict"]["w"][0] == 3
     assert checkpoints.load(tmp_path / "previous.ckpt")["state_dict"]["w"][0] == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
+def test_a_save_after_one_that_was_killed_in_the_middle(tmp_path):
+    """Killed between its two renamings, it has left last.ckpt and previous.ckpt as one file."""
+    WholeFileIO().save_checkpoint(contents(1), tmp_path / "last.ckpt")
+    os.link(tmp_path / "last.ckpt", tmp_path / "previous.ckpt")
+    WholeFileIO().save_checkpoint(contents(2), tmp_path / "last.ckpt")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
+    assert checkpoints.load(tmp_path / "previous.ckpt")["state_dict"]["w"][0] == 1
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
