@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -34,6 +35,8 @@ def fit(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     if config.resume and path is not None and (run_dir / "result.json").is_file():
         log.info("%s: finished before, nothing to do", run_dir)
         return dict(json.loads((run_dir / "result.json").read_text(encoding="utf-8")))
+    if path is None:
+        _put_aside(run_dir)
     contents = None if path is None else checkpoints.load(path)
     if path is not None and contents is not None:
         _check_same_model(config, path, contents)
@@ -106,6 +109,17 @@ def _start_from(config: RunConfig, run_dir: Path) -> Path | None:
     if here and path is not None:
         _check_same(config, path)
     return path
+
+
+def _put_aside(run_dir: Path) -> None:
+    """Keep the checkpoints of an earlier run in this folder apart: nothing shall go on from them unasked."""
+    folder = run_dir / "checkpoints"
+    if any(folder.glob("*.ckpt")):
+        aside = run_dir / f"checkpoints_{len(list(run_dir.glob('checkpoints_*')))}"
+        log.warning("%s holds another run, which this one replaces; its checkpoints are kept in %s", run_dir, aside)
+        with contextlib.suppress(FileNotFoundError):  # another process of this training was faster
+            folder.rename(aside)
+    (run_dir / "result.json").unlink(missing_ok=True)
 
 
 def _check_same(config: RunConfig, last: Path) -> None:

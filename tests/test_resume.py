@@ -77,8 +77,7 @@ class Kill(pl.Callback):
 
 
 def interrupt_after(config: RunConfig, run_dir: Path, batches: int, resumed: Path | None = None) -> None:
-    task, trainer = build.task(config), build.trainer(config, run_dir)
-    trainer.callbacks.insert(0, Kill(batches))
+    task, trainer = build.task(config), with_kill(build.trainer(config, run_dir), batches)
     with pytest.raises(KilledError):
         trainer.fit(task.module, task.data, ckpt_path=resumed, weights_only=True)
 
@@ -228,6 +227,25 @@ def test_auto_never_starts_from_zero_where_something_was_saved(tmp_path, caplog)
         file.write_bytes(b"")
     with pytest.raises(ValueError, match=r"last.ckpt: damaged .*previous.ckpt: damaged .*; to start from zero, remove"):
         fit(volrend_config(ckpt_path="auto"), tmp_path)
+
+
+def test_a_new_run_in_an_old_folder_does_not_go_on_from_it(monkeypatch, tmp_path):
+    """Killed before it has saved anything, it has nothing to go on from, and is not finished."""
+    fit(volrend_config(), tmp_path)
+    real = build.trainer
+    monkeypatch.setattr(build, "trainer", lambda *args: with_kill(real(*args), 2))
+    with pytest.raises(KilledError):
+        fit(volrend_config(seed=1), tmp_path)
+    monkeypatch.setattr(build, "trainer", real)
+    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / "result.json").exists()
+    assert checkpoints.load(tmp_path / "checkpoints_0" / "last.ckpt")["global_step"] == STEPS
+    assert fit(volrend_config(seed=1, resume=True), tmp_path)["steps"] == STEPS
+
+
+def with_kill(trainer: pl.Trainer, batches: int) -> pl.Trainer:
+    trainer.callbacks.insert(0, Kill(batches))
+    return trainer
 
 
 def test_last_is_that_of_the_runs_folder(tmp_path):
