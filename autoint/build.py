@@ -72,8 +72,7 @@ def restored(checkpoint: str | Path, **overrides: Any) -> tuple[RunConfig, pl.Li
     contents = checkpoints.load(checkpoint)
     config = stored_config(checkpoint, contents, **overrides)
     module = task(config, with_data=False).module
-    checkpoints.check_weights(Path(checkpoint), contents, module)
-    module.load_state_dict(contents["state_dict"])
+    checkpoints.load_weights(Path(checkpoint), contents, module)
     return config, module.eval()
 
 

@@ -51,7 +51,10 @@ class SaveLast(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        trainer.fit_loop.epoch_loop._batches_that_stepped = step  # the number under which Lightning logs
+        loop = trainer.fit_loop.epoch_loop
+        loop._batches_that_stepped = step  # the number under which Lightning logs
+        for key in [key for key, value in loop._results.items() if not value.meta.on_epoch]:
+            del loop._results[key]  # of an earlier step: a resumed run could not log it once more
         if batch_idx % trainer.accumulate_grad_batches or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         received = self._received(trainer)
@@ -76,7 +79,7 @@ class SaveLast(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         step, batches = trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        for name, tensor in _tensors(checkpoint):
+        for name, tensor in _tensors(pl_module, checkpoint):
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise diverged(trainer, f"{name} is not finite", batches - 1)
         checkpoint["autoint"] = {"format": FORMAT, "version": autoint.__version__, "config": self.config}
@@ -164,9 +167,9 @@ def _same(first: Path, second: Path) -> bool:
     return second.exists() and os.path.samefile(first, second)
 
 
-def _tensors(checkpoint: dict[str, Any]) -> list[tuple[str, Tensor]]:
-    """Return the weights, and what the optimizers remember of each of them, by name."""
-    found = list(checkpoint["state_dict"].items())
+def _tensors(module: pl.LightningModule, checkpoint: dict[str, Any]) -> list[tuple[str, Tensor]]:
+    """Return the weights, and what the optimizers remember of each of them, by name; a buffer may hold infinity."""
+    found: list[tuple[str, Any]] = list(module.named_parameters())
     for state in checkpoint.get("optimizer_states", []):
         for number, values in state["state"].items():
             found += [(f"{key} of weight {number} in the optimizer", v) for key, v in values.items()]

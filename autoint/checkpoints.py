@@ -236,24 +236,19 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def check_weights(path: Path, contents: dict[str, Any], module: nn.Module) -> None:
-    """Refuse a checkpoint whose weights are not those of ``module``, naming the first that differ."""
-    there, here = contents.get("state_dict"), module.state_dict()
-    if not isinstance(there, dict):
-        raise ValueError(f"{path}: it holds no weights; give a file that train.py wrote")
-    shapes = [{k: tuple(v.shape) for k, v in s.items() if isinstance(v, Tensor)} for s in (there, here)]
-    names = [k for k in {**shapes[1], **shapes[0]} if shapes[0].get(k) != shapes[1].get(k)]
-    if names:
-        told = [f"{k} ({shapes[0].get(k, 'nothing')} there, {shapes[1].get(k, 'nothing')} here)" for k in names[:3]]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise ValueError(
-            f"{path}: its weights are not this model's: {', '.join(told)}{more}; use the run's own settings"
-        )
+def load_weights(path: Path, contents: dict[str, Any], module: nn.Module) -> None:
+    """Load a checkpoint's weights into ``module``; ``ValueError`` names the first that are not the module's."""
+    try:
+        module.load_state_dict(contents["state_dict"])
+    except Exception as error:  # whatever a module makes of weights that it does not expect
+        lines = str(error).splitlines()
+        told = "; ".join(line.strip() for line in lines[1:3] or lines)[:300]
+        raise ValueError(f"{path}: its weights are not this model's ({told}); use the run's own settings") from error
 
 
 def check_resumable(path: Path, contents: dict[str, Any], module: nn.Module) -> None:
-    """Refuse to resume from a checkpoint that lacks the optimizers' state, or has another model's."""
-    check_weights(path, contents, module)
+    """Refuse to resume from a checkpoint that lacks the optimizers' state, or has another model's; load its weights."""
+    load_weights(path, contents, module)
     if not {"loops", "optimizer_states", "lr_schedulers", "global_step"} <= contents.keys():
         raise ValueError(f"{path}: weights alone, without what is needed to go on training; give a run's last.ckpt")
     shapes = {tuple(p.shape) for p in module.parameters()} | {(), (1,)}

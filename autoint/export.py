@@ -36,7 +36,7 @@ def export(run: str, to: str | None = None) -> Path:
     file = Path(run) / "checkpoints" / "last.ckpt" if Path(run).is_dir() else Path(run)
     contents = checkpoints.load(file)
     config = build.stored_config(file, contents)
-    checkpoints.check_weights(file, contents, build.task(config, with_data=False).module)
+    checkpoints.load_weights(file, contents, build.task(config, with_data=False).module)
     folder = Path(to) if to else (Path(run) if Path(run).is_dir() else Path(run).parent) / "export"
     if folder.exists():
         raise ValueError(f"{folder} exists; remove it, or give another folder by --to")
