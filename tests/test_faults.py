@@ -66,7 +66,11 @@ def step_of(checkpoint: Path) -> int:
     return checkpoints.load(checkpoint)["global_step"]
 
 
-@pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
+LESS_OFTEN = (signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = [pytest.param(n, marks=[pytest.mark.slow] * (n in LESS_OFTEN), id=n.name) for n in STATUS]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_saves_after_the_step_and_says_how_to_go_on(number, whole_command, during, program, tiny):
     calm = during("on_before_backward", 5, send(number))
     before = signal.getsignal(number)
@@ -128,7 +132,10 @@ def fail(trainer):
     raise BrokenError("out of order")
 
 
-@pytest.mark.parametrize("hook", ["on_before_backward", "on_after_backward", "on_train_batch_end", "on_validation_end"])
+HOOKS = ("on_before_backward", "on_after_backward", "on_train_batch_end")
+
+
+@pytest.mark.parametrize("hook", [*(pytest.param(h, marks=pytest.mark.slow) for h in HOOKS), "on_validation_end"])
 def test_an_error_leaves_a_whole_checkpoint_and_says_so(hook, during, tmp_path, caplog, whole):  # noqa: F811
     calm = during(hook, 8, fail)
     with pytest.raises(BrokenError):
