@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TARGETS = {
     "autoint/rendering.py": ["tests/test_rendering.py", "tests/test_shapes.py"],
-    "autoint/sections.py": ["tests/test_sections.py", "tests/test_rendering.py"],
+    "autoint/sections.py": ["tests/test_sections.py", "tests/test_occupancy.py"],
     "autoint/integrals.py": ["tests/test_integrals.py", "tests/test_accuracy.py"],
     "autoint/grad_nets/base.py": ["tests/test_grad_nets.py", "tests/test_integrals.py"],
     "autoint/grad_nets/automatic.py": ["tests/test_grad_nets.py", "tests/test_integrals.py"],
