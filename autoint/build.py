@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import logging
 import warnings
@@ -15,13 +16,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from autoint import checkpoints
+import autoint
+from autoint import callbacks, checkpoints
 from autoint.config import RunConfig
 from autoint.encodings import AbstractEncoding
 from autoint.grad_nets import AbstractGradNet
+from autoint.loggers import MetricsFile
 from autoint.networks import IntegralNet
 from autoint.registry import GRAD_NETS, LOGGERS, TASKS, nearest
 
@@ -31,6 +33,7 @@ NOISE = (  # what Lightning says of choices that are ours, and would say in ever
     ".*Experiment logs directory.*",
     ".*The `srun` command is available.*",
 )
+PATIENCE = datetime.timedelta(minutes=5)  # of processes that train together, with one of them; torch's is half an hour
 
 
 @dataclass(frozen=True)
@@ -72,25 +75,42 @@ def task(config: RunConfig, with_data: bool = True) -> Task:
 def restored(checkpoint: str | Path, **overrides: Any) -> tuple[RunConfig, pl.LightningModule]:
     """Rebuild the module of a checkpoint from the configuration stored in it, in evaluation mode on the CPU."""
     contents = checkpoints.load(checkpoint)
-    config = RunConfig.from_plain({**contents["autoint"]["config"], **overrides})
+    config = stored_config(checkpoint, contents, **overrides)
     module = task(config, with_data=False).module
-    module.load_state_dict(contents["state_dict"])
+    checkpoints.load_weights(Path(checkpoint), contents, module)
     return config, module.eval()
 
 
+def stored_config(checkpoint: str | Path, contents: dict[str, Any], **overrides: Any) -> RunConfig:
+    """Return the configuration stored in a checkpoint; ``ValueError`` names the file if this version lacks a part."""
+    try:
+        return RunConfig.from_plain({**contents["autoint"]["config"], **overrides})
+    except ValueError as error:
+        raise ValueError(
+            f"{checkpoint}: its configuration does not fit AutoInt {autoint.__version__}: {error}"
+        ) from error
+
+
+def accumulated(config: RunConfig) -> int:
+    """Return how many batches make a step: ``trainer.accumulate_grad_batches``."""
+    batches = config.trainer.get("accumulate_grad_batches", 1)
+    if not isinstance(batches, int) or batches < 1:
+        raise ValueError(f"trainer.accumulate_grad_batches={batches!r} must be an integer of at least 1")
+    return batches
+
+
 def total_steps(config: RunConfig) -> int:
-    """Return the number of training steps: ``trainer.max_steps``."""
+    """Return the number of training batches: ``trainer.max_steps``, times as many as are accumulated for a step."""
     steps = config.trainer.get("max_steps")
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"trainer.max_steps={steps!r} must be an integer of at least 1")
-    return steps
+    return steps * accumulated(config)
 
 
 def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
     """Build the Trainer: one epoch of ``max_steps`` batches, which is what makes a resumed run exact."""
     options = dict(config.trainer)
-    steps = total_steps(config)
-    options.pop("max_steps")
+    batches, steps = total_steps(config), int(options.pop("max_steps"))
     known = inspect.signature(pl.Trainer).parameters
     for key in options:
         if key not in known:
@@ -98,24 +118,26 @@ def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
-    save_last = checkpoints.SaveLast(run_dir / "checkpoints", config.save_every, config.to_plain())
+    save_last = callbacks.SaveLast(run_dir / "checkpoints", config.save_every, config.to_plain())
     bar = [TQDMProgressBar(refresh_rate=20)] if options.get("enable_progress_bar", True) else []
     defaults: dict[str, Any] = {
         "default_root_dir": run_dir,
         "max_epochs": 1,
-        "val_check_interval": min(config.val_every, steps),
+        "val_check_interval": min(config.val_every * accumulated(config), batches),
         "num_sanity_val_steps": 0,
         "log_every_n_steps": min(50, steps),
         "enable_model_summary": False,
         "use_distributed_sampler": False,
-        "callbacks": [save_last, *bar],
-        "logger": [CSVLogger(run_dir, name="", version=""), *LOGGERS.build(config.logger, run_dir)],
+        "callbacks": [callbacks.Finite(), save_last, *bar],
+        "logger": [MetricsFile(run_dir), *LOGGERS.build(config.logger, run_dir)],
         "plugins": [checkpoints.WholeFileIO()],
     }
     if options.get("strategy") == "ddp" and config.fit == "grad_net" and config.activation["name"] == "relu":
         options["strategy"] = "ddp_find_unused_parameters_true"  # a bias that only shifts Φ gets no gradient
     try:
         built = pl.Trainer(**{**defaults, **options})
+        if hasattr(built.strategy, "_timeout"):  # of several processes; a strategy given by its name has no other way
+            built.strategy._timeout = PATIENCE
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise ValueError(f"trainer: {str(error).splitlines()[0]}") from error
     _check_processes(config, built)

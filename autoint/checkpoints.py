@@ -1,23 +1,34 @@
-"""Checkpoints: plain data, written whole or not at all, on optimizer-step boundaries."""
+"""Checkpoints: plain data, written whole or not at all, and verified before anything in them is used."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
+import pickletools
+import re
+import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import Checkpoint
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 import autoint
 
+log = logging.getLogger(__name__)
 FORMAT = 1
-PLAIN = (dict, list, tuple, set, str, bytes, int, float, bool, type(None), torch.Tensor, torch.Size, torch.dtype)
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # what autoint.export writes
+PLAIN = (dict, list, tuple, str, int, float, bool, type(None), torch.Tensor)
+# All that plain data and tensors need; torch's own list has more, with which one can ask for any amount of memory.
+NAMES = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -27,9 +38,10 @@ class WholeFileIO(TorchCheckpointIO):
         """Save ``checkpoint`` at ``path``; at every instant ``path`` is absent, the old file or the new one."""
         _assert_plain(checkpoint, "checkpoint")
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-", suffix=".part")
+        name = ""
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-", suffix=".part")
             with os.fdopen(descriptor, "wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
@@ -37,13 +49,15 @@ class WholeFileIO(TorchCheckpointIO):
             with zipfile.ZipFile(name) as archive:
                 damaged = archive.testzip()
             if damaged:
-                raise OSError(f"{target}: the checkpoint could not be read back ({damaged}); check the disk")
+                raise OSError(f"it could not be read back, {damaged} differs")
             _keep_previous(target)
             os.replace(name, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+            _sync(target.parent)
+        except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # torch makes RuntimeErrors of a disk's
+            raise ValueError(_not_saved(target, error)) from error
+        finally:
+            if name:
+                Path(name).unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint as :func:`load` does."""
@@ -55,45 +69,136 @@ def _keep_previous(target: Path) -> None:
     if target.exists():
         spare = target.with_name(".previous.part")
         spare.unlink(missing_ok=True)
-        os.link(target, spare)
+        try:
+            os.link(target, spare)
+        except OSError:  # a file system without links
+            shutil.copyfile(target, spare)
         os.replace(spare, target.with_name("previous.ckpt"))
+        spare.unlink(missing_ok=True)  # it is still there if the two were the same file, as after a kill right here
+
+
+def _sync(folder: Path) -> None:
+    """Have the renaming on the disk, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _not_saved(target: Path, error: Exception) -> str:
+    free = ""
+    with contextlib.suppress(OSError):
+        free = f", {shutil.disk_usage(target.parent).free / 1e6:.0f} MB are free"
+    before = f"the one before it is whole: {target}" if target.exists() else "there is none before it"
+    reason = str(error.__cause__ or error.__context__ or error).splitlines()[0]
+    return f"{target}: the checkpoint could not be saved ({reason}{free}); {before}; make room, then resume"
 
 
 def _assert_plain(value: Any, where: str) -> None:
-    assert isinstance(value, PLAIN), f"{where} is a {type(value).__name__}, which weights_only=True would refuse"
+    assert isinstance(value, PLAIN), f"{where} is a {type(value).__name__}, which would be refused when loaded"
     if isinstance(value, dict):
         for key, item in value.items():
             _assert_plain(item, f"{where}[{key!r}]")
-    elif isinstance(value, (list, tuple, set)):
+    elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             _assert_plain(item, f"{where}[{i}]")
+
+
+def refuse_address(path: str | Path) -> None:
+    """Refuse what is not on this machine: whoever downloads a checkpoint should know that and from where."""
+    if URL.match(str(path)):
+        raise ValueError(f"{path}: a checkpoint is a file, not an address; download it, and give the file")
 
 
 def load(path: str | Path) -> dict[str, Any]:
     """Return the contents of a checkpoint, on the CPU; ``ValueError`` if it is missing, damaged or not ours.
 
-    Only plain data is unpickled (``weights_only=True``), and every record's checksum is verified first, which
-    ``torch.load`` does not do.
+    Nothing in the file is run (``weights_only=True``, and no other names than those of tensors), every record's
+    checksum is verified, which ``torch.load`` does not do, and nothing takes more memory than the file is large.
     """
     file = Path(path)
+    refuse_address(path)
+    if file.name == WEIGHTS and file.is_file():
+        return _exported(file)
     if not file.is_file():
         raise ValueError(f"{file}: no such checkpoint; give a .ckpt file, as in ckpt_path=RUN/checkpoints/last.ckpt")
     try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise zipfile.BadZipFile(f"bad checksum in {damaged}")
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        names = _verified(file)
+    except Exception as error:  # zipfile raises many kinds
         spare = file.with_name("previous.ckpt")
-        mend = f"use {spare}" if spare.is_file() and spare != file else "use another checkpoint"
+        mend = f"use {spare}, or ckpt_path=auto" if spare.is_file() and spare != file else "use another checkpoint"
         raise ValueError(f"{file}: damaged checkpoint ({error}); {mend}") from error
+    foreign = [name.replace(" ", ".") for name in names if not NAMES.fullmatch(name)]
     try:
-        contents = torch.load(file, map_location="cpu", weights_only=True)
+        if foreign:
+            raise ValueError(", ".join(foreign[:3])[:200])
+        contents = read(file)
     except Exception as error:  # torch raises many kinds; whatever it is, nothing in the file was run
         reason = str(error).splitlines()[0][:200]
         raise ValueError(f"{file}: refused, it holds more than plain data ({reason}); nothing in it was run") from error
+    if any(_size(tensor) > tensor.untyped_storage().nbytes() for tensor in _tensors(contents)):
+        raise ValueError(f"{file}: refused, it holds a tensor larger than what is stored of it")
+    return _ours(file, contents)
+
+
+def read(file: Path) -> Any:
+    """Return what ``torch.save`` has written, on the CPU: nothing else calls ``torch.load``."""
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _exported(file: Path) -> dict[str, Any]:
+    """Return what :mod:`autoint.export` has made of a checkpoint: its weights and its configuration."""
+    try:
+        about = json.loads(file.with_name(CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(file)
+    except Exception as error:  # safetensors raises its own kind
+        raise ValueError(f"{file}: damaged, or without its {CONFIG} ({error}); export the run again") from error
+    about = about if isinstance(about, dict) else {}
+    return _ours(file, {"autoint": about, "global_step": about.get("global_step"), "state_dict": weights})
+
+
+def _verified(file: Path) -> list[str]:
+    """Verify the checksums of a checkpoint and return the global names in it, without running anything."""
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+        if packed or sum(record.file_size for record in records) > file.stat().st_size:
+            raise zipfile.BadZipFile("its records are larger than the file")
+        damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"bad checksum in {damaged}")
+        pickled = [record for record in records if record.filename.endswith("data.pkl")]
+        if len(pickled) != 1:
+            raise zipfile.BadZipFile("not written by torch.save")
+        names = []
+        for opcode, argument, _ in pickletools.genops(archive.read(pickled[0])):
+            if opcode.name in ("GLOBAL", "INST"):
+                names.append(str(argument))
+            elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+                names.append(opcode.name)
+        return names
+
+
+def _tensors(contents: Any) -> Iterator[Tensor]:
+    """Yield all tensors, however deep or often they are in there."""
+    stack, seen = [contents], set()
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            stack.extend(value.values() if isinstance(value, dict) else value)
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _ours(file: Path, contents: Any) -> dict[str, Any]:
     ours = contents.get("autoint") if isinstance(contents, dict) else None
-    if not isinstance(ours, dict):
+    if not isinstance(ours, dict) or (ours.get("format") == FORMAT and not isinstance(ours.get("config"), dict)):
         raise ValueError(f"{file}: not a checkpoint of AutoInt; give a file that train.py wrote")
     if ours.get("format") != FORMAT:
         made_by = ours.get("version")
@@ -101,31 +206,52 @@ def load(path: str | Path) -> dict[str, Any]:
             f"{file}: format {ours.get('format')} (made by AutoInt {made_by}), but AutoInt {autoint.__version__} "
             f"reads format {FORMAT}; use the version that made it"
         )
-    return contents
+    return dict(contents)
 
 
-class SaveLast(Checkpoint):
-    """Saves ``last.ckpt`` every ``every`` steps and at the end, keeping the one before as ``previous.ckpt``.
+def newest(folder: Path) -> Path | None:
+    """Return the newest good checkpoint of a run's folder ``checkpoints``, or None where nothing was ever saved.
 
-    Only between optimizer steps: a state saved from the middle of a step cannot be resumed exactly. Lightning calls a
-    ``Checkpoint`` after all other callbacks, so it sees when one of them, such as the timer, has stopped the training.
+    A damaged ``last.ckpt`` is told of and put aside as ``damaged.ckpt``, so that the next save does not put it in the
+    place of ``previous.ckpt``. Where there are checkpoints but none is good, that is an error: nothing starts from zero
+    unasked.
     """
+    problems = []
+    for file in (folder / "last.ckpt", folder / "previous.ckpt"):
+        if not os.path.lexists(file):
+            continue
+        try:
+            step = load(file)["global_step"]
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            log.warning("%s\ngoing on from %s, of step %d; what came after it is done again", problems[0], file, step)
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(folder / "last.ckpt", folder / "damaged.ckpt")
+        return file
+    if problems or any(folder.glob("*.ckpt")):
+        found = "; ".join(problems) or f"{folder}: there is neither last.ckpt nor previous.ckpt"
+        raise ValueError(f"{found}; to start from zero, remove {folder} or choose another folder by hydra.run.dir")
+    return None
 
-    def __init__(self, folder: Path, every: int, config: dict[str, Any]) -> None:
-        self.path, self.every, self.config = folder / "last.ckpt", every, config
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        checkpoint["autoint"] = {"format": FORMAT, "version": autoint.__version__, "config": self.config}
-        # Whether a batch is the last one is for the resumed run's max_steps to say.
-        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+def load_weights(path: Path, contents: dict[str, Any], module: nn.Module) -> None:
+    """Load a checkpoint's weights into ``module``; ``ValueError`` names the first that are not the module's."""
+    try:
+        module.load_state_dict(contents["state_dict"])
+    except Exception as error:  # whatever a module makes of weights that it does not expect
+        lines = str(error).splitlines()
+        told = "; ".join(line.strip() for line in lines[1:3] or lines)[:300]
+        raise ValueError(f"{path}: its weights are not this model's ({told}); use the run's own settings") from error
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.fit_loop._should_accumulate():
-            return
-        last = trainer.should_stop or batch_idx + 1 == trainer.num_training_batches
-        if last or trainer.global_step % self.every == 0:
-            trainer.save_checkpoint(self.path, weights_only=False)
+
+def check_resumable(path: Path, contents: dict[str, Any], module: nn.Module) -> None:
+    """Refuse to resume from a checkpoint that lacks the optimizers' state, or has another model's; load its weights."""
+    load_weights(path, contents, module)
+    if not {"loops", "optimizer_states", "lr_schedulers", "global_step"} <= contents.keys():
+        raise ValueError(f"{path}: weights alone, without what is needed to go on training; give a run's last.ckpt")
+    shapes = {tuple(p.shape) for p in module.parameters()} | {(), (1,)}
+    states = contents["optimizer_states"]
+    if any(tuple(tensor.shape) not in shapes for tensor in _tensors(states)):
+        raise ValueError(f"{path}: its optimizer belongs to another model; use the run's own settings")

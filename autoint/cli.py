@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from autoint.registry import nearest, unknown
+from autoint.stopping import Stopped
 
 TRACE = "HYDRA_FULL_ERROR"
 # Hydra 1.4 does without `version_base`; 1.3 warns where it is missing.
@@ -88,9 +91,9 @@ def entry(
                 program(_collecting(function, errors, sweeps, known))()
                 if after is not None and sweeps:
                     after(*sweeps[-1])
-            except KeyboardInterrupt as stop:
-                print(*stop.args, file=sys.stderr)
-                sys.exit(130)
+            except (KeyboardInterrupt, Stopped) as stop:
+                print(*([stop.message] if isinstance(stop, Stopped) else stop.args), file=sys.stderr)
+                sys.exit(stop.code if isinstance(stop, Stopped) else 130)
             except Exception as error:
                 errors.append(error)
             lines = []
@@ -124,6 +127,7 @@ def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictC
         except BaseException as error:
             _remove_if_unused(HydraConfig.get())
             if not isinstance(error, Exception):
+                print(*_not_begun(len(sweeps)), sep="\n", end="", file=sys.stderr)
                 raise
             if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
                 line = one_line(error, known)
@@ -134,6 +138,18 @@ def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictC
             os.environ[TRACE] = "1"
 
     return job
+
+
+def _not_begun(begun: int) -> list[str]:
+    """Return a line per job that is left of the sweep this job belongs to."""
+    if not begun:
+        return []
+    params, arguments = HydraConfig.get().sweeper.get("params") or {}, [a for a in sys.argv[1:] if a[:1] != "-"]
+    overrides = OverridesParser.create().parse_overrides([*(f"{k}={v}" for k, v in params.items()), *arguments])
+    [jobs] = BasicSweeper.split_arguments(overrides, None)
+    shared = set.intersection(*map(set, jobs))
+    left = [" ".join(part for part in job if part not in shared) for job in jobs[begun:]]
+    return [f"{len(left)} of {len(jobs)} jobs of the sweep were not begun:", *left, ""] if left else []
 
 
 def _remove_if_unused(config: Any) -> None:

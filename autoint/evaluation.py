@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from autoint import build, memory, metrics, pictures
+from autoint import build, checkpoints, memory, metrics, pictures
 from autoint.camera_paths import PATHS
-from autoint.files import write_json
+from autoint.files import write_json, write_whole
 from autoint.registry import at_least_one, checked, fields_of, one_of
 from autoint.tables import markdown
+from autoint.view_evaluation import Unfinished
 
 
 @dataclass
@@ -69,6 +71,7 @@ class EvaluateConfig:
 
 def find_checkpoints(runs: str) -> list[Path]:
     """Return the checkpoints named by ``runs``: a file, a run's folder, or a folder of runs at any depth."""
+    checkpoints.refuse_address(runs)
     place = Path(runs)
     if place.is_file():
         return [place]
@@ -92,7 +95,12 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     per_image = []
     for number, (file, (run, built)) in enumerate(zip(files, restored, strict=True)):
         module = on_device(built, config)
-        row, values = module.evaluate(config, run, out_dir / "images" / f"{number:02d}_{module.label(run)}")
+        folder = out_dir / "images" / f"{number:02d}_{module.label(run)}"
+        try:
+            row, values = module.evaluate(config, run, folder)
+        except KeyboardInterrupt:
+            mend = f"the same command with hydra.run.dir={out_dir} goes on with the images that are not done yet"
+            raise KeyboardInterrupt(f"stopped at {_name(file)}; {mend}") from None
         rows = row if isinstance(row, list) else [row]
         tables.setdefault(run.task, (module.columns, []))[1].extend({**r, "run": _name(file)} for r in rows)
         per_image += [{"run": _name(file), **value} for value in values]
@@ -100,13 +108,14 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     table = "\n".join(markdown(rows, columns, heads) for columns, rows in tables.values())
     rows = [row for _, of_task in tables.values() for row in of_task]
     out_dir.mkdir(parents=True, exist_ok=True)
-    (out_dir / "table.md").write_text(table, encoding="utf-8")
+    write_whole(out_dir / "table.md", table.encode())
     _write_csv(out_dir / "table.csv", rows)
     _write_csv(out_dir / "per_image.csv", per_image)
     write_json(out_dir / "result.json", {"split": config.split, "rows": finite(rows), "per_image": finite(per_image)})
     points = {r["run"]: (r["seconds_per_frame"], r["psnr"]) for r in rows if {"seconds_per_frame", "psnr"} <= r.keys()}
     if len(points) > 1:
         pictures.write_pareto(out_dir / "pareto.png", points)
+    Unfinished.clear(out_dir)
     print(table)
     print(f"table:    {out_dir / 'table.md'}\npictures: {out_dir / 'images'}")
     return rows
@@ -129,7 +138,8 @@ def finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(finite(rows))
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(finite(rows))
+    write_whole(file, stream.getvalue().encode())

@@ -94,4 +94,5 @@ def evaluated(config: EvaluateConfig, file: Path) -> Evaluated:
     row, values = on_device(restored, config).evaluate(config, run, known.parent)
     contents: dict[str, Any] = {"key": key, "row": finite([row])[0], "per_image": finite(values)}
     write_json(known, contents)
+    view_evaluation.Unfinished.clear(known.parent)
     return Evaluated(run, run_dir, contents["row"], contents["per_image"])

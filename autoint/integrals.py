@@ -32,13 +32,19 @@ def integrate(
         lower: a, (…, D).
         upper: b, (…, D), equal to ``lower`` on the axes that are not integrated; the two broadcast.
         axes: the integrated axes, all by default. Swapping a and b on one axis changes the sign.
-        method: ``corners`` evaluates Φ at every corner. Its absolute error is below 32·2ⁿ·eps·max|Φ|, whatever the
-            size of the box: the relative error grows as the box shrinks. ``differences`` carries the difference along
-            the last of the axes through the layers of an :class:`~autoint.IntegralNet` instead, without cancellation:
-            for one axis the relative error stays a few hundred eps down to the shortest interval.
+        method: ``corners`` evaluates Φ at every corner. ``differences`` carries the difference along the last of the
+            axes through the layers of an :class:`~autoint.IntegralNet` instead, without cancellation.
 
     Returns:
         (…, C).
+
+    Accuracy, of rounding alone, with eps = 1.2e-7 in float32 and 2.2e-16 in float64, whose type the result has:
+        ``corners``: the absolute error is below 32·2ⁿ⁻¹·eps·S, where S is the largest Σ|w·h| of the output layer at a
+        corner (|Φ|, unless that layer cancels), whatever the size of the box. The relative error grows as the box
+        shrinks: in float32 an interval of 1e-6 is noise.
+        ``differences``, one axis: the error relative to the largest of the C integrals is below 512·eps for intervals
+        from 1 down to 1e-9, and an integral from a to a is 0. Both bounds are tested against 50 digits, for one axis
+        and networks of a few layers; octaves of an encoding, width and depth use more of them up.
 
     Raises:
         ValueError: for bounds that do not broadcast, axes out of range, bounds that differ on a fixed axis, and a

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from autoint import checkpoints
+
 
 def over(rgba: Float[Tensor, "*n 4"], background: Float[Tensor, "*#n 3"]) -> Float[Tensor, "*n 3"]:
     """Return premultiplied RGBA (…, 4) over a background (…, 3)."""
@@ -66,7 +68,7 @@ def load_lpips(net: str, weights: str | None) -> torch.nn.Module:
 
 def _fill_backbone(metric: torch.nn.Module, net: str, weights: str) -> None:
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = checkpoints.read(Path(weights))
         features = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
         backbone: Any = metric.net
         for name, parameter in backbone.named_parameters():

@@ -31,7 +31,7 @@ def learning_rate(trainer: Any, optimizer: Optimizer) -> Callable[[int], float]:
 
 def used_budget(trainer: Any, step: int) -> float:
     """Return the part of the run's budget that is used up at this step, in [0, 1]."""
-    used = step / trainer.num_training_batches
+    used = step * trainer.accumulate_grad_batches / trainer.num_training_batches
     for timer in (c for c in trainer.callbacks if isinstance(c, Timer)):
         left = timer.time_remaining()
         if left is not None:

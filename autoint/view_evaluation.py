@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
+import hashlib
+import json
 import logging
 import math
 import socket
 import time
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +22,7 @@ from autoint import metrics, pictures, ray_panel
 from autoint.config import RunConfig
 from autoint.data.loading import WholeImages
 from autoint.data.views import Views
+from autoint.files import write_json
 from autoint.memory import peak_memory
 from autoint.speed import flops
 from autoint.volume import AbstractVolume, Volume
@@ -69,16 +75,72 @@ def scene_name(run: RunConfig) -> str:
     return Path(scene["path"]).name if scene.get("path") else scene["name"]
 
 
+class Unfinished:
+    """The images of an evaluation that are done, kept in its folder until the whole of it is, and found there again.
+
+    Only as long as the weights, the settings and the image itself are the same.
+    """
+
+    NAME = "unfinished.json"
+
+    def __init__(self, folder: Path, volume: AbstractVolume, settings: dict[str, Any]) -> None:
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+        for weight in volume.state_dict().values():
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        self.file, self.key = folder / self.NAME, digest.hexdigest()
+        self.done: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            kept = json.loads(self.file.read_text(encoding="utf-8"))
+            self.done = kept["done"] if kept["key"] == self.key else {}
+
+    def note(self, image: str, truth: torch.Tensor, found: dict[str, Any]) -> None:
+        """Keep what was found of an image."""
+        self.done[image] = {"checksum": _checksum(truth), **found}
+        write_json(self.file, {"key": self.key, "done": self.done})
+
+    def found(self, image: str, truth: torch.Tensor) -> dict[str, Any] | None:
+        """Return what was found of an image before, if it was."""
+        known = self.done.get(image)
+        return dict(known) if known and known["checksum"] == _checksum(truth) else None
+
+    @classmethod
+    def clear(cls, folder: Path) -> None:
+        """Forget all evaluations below ``folder``: they are finished, and the next begins anew."""
+        for file in folder.rglob(cls.NAME):
+            file.unlink()
+
+
+def _checksum(image: torch.Tensor) -> int:
+    return zlib.crc32(image.cpu().contiguous().numpy().tobytes())
+
+
 @torch.inference_mode()
 def evaluate(
-    volume: AbstractVolume, background: torch.Tensor, views: Views, config: EvaluateConfig, name: str, folder: Path
+    volume: AbstractVolume,
+    background: torch.Tensor,
+    views: Views,
+    config: EvaluateConfig,
+    name: str,
+    folder: Path,
+    run: RunConfig,
 ) -> list[dict[str, Any]]:
-    """Render ``views``; return one dict of values per image, and write the pictures into ``folder``."""
+    """Render ``views``; return one dict of values per image, and write the pictures into ``folder``.
+
+    Images that an interrupted evaluation has done in the same folder are not done again.
+    """
     images = WholeImages(views)
     metric = lpips_metric(config.lpips, config.lpips_weights)
     values, seen = [], 0.0
+    way = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("runs", "data_dir")}
+    unfinished = Unfinished(folder, volume, {"run": run.to_plain(), "way": way, "lpips": metric is not None})
+    if unfinished.done:
+        log.info("%s: %d of %d images were done before", name, len(unfinished.done), len(images))
     for item in tqdm(range(len(images)), desc=name, unit="image"):
-        batch = images[item].to(background.device)
+        batch, view = images[item].to(background.device), views.names[item]
+        if known := unfinished.found(view, batch.rgba):
+            values.append(known["values"])
+            seen = max(seen, known["acc"])
+            continue
         start = time.perf_counter()
         rgb, depth, acc = volume.view(batch.rays, background, config.chunk_size)
         rgb_cpu = rgb.cpu()  # waits for the device, so that the time is that of the whole frame
@@ -86,7 +148,7 @@ def evaluate(
         truth = metrics.over(batch.rgba, background).cpu()
         assert batch.shape is not None
         image, target = rgb_cpu.reshape(*batch.shape, 3), truth.reshape(*batch.shape, 3)
-        view, seen = views.names[item], max(seen, float(acc.max()))
+        seen = max(seen, float(acc.max()))
         values.append(
             {
                 "image": view,
@@ -105,6 +167,7 @@ def evaluate(
             profile = ray_panel.ray_profile(volume, chosen, background)
             file = folder / f"ray_{view}_{row}_{column}.png"
             ray_panel.write_ray(file, f"{name}, {view}", (row, column), target, image, profile)
+        unfinished.note(view, batch.rgba, {"values": values[-1], "acc": float(acc.max())})
     if config.ray != "none" and not isinstance(volume, Volume):
         log.warning("%s: ray=%s shows the sections of integral networks, which this model has not", name, config.ray)
     if seen < 1e-3:

@@ -1,7 +1,10 @@
 """Shared fixtures: tiny scenes on disk, and the programs run inside this process."""
 
+import copy
+import functools
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +24,24 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))  # more than are free are slower than one
+
+
+@functools.cache
+def known_hull(image_size):
+    from autoint.occupancy import visual_hull
+    from autoint.tasks.volrend import load_views
+    from tests.test_volrend import tiny_config
+
+    return visual_hull(load_views(tiny_config(image_size=image_size), "train"))
+
+
+@pytest.fixture
+def hull_once(monkeypatch):
+    """Carve the embedded scene's hull once: tests that train a dozen tiny runs would do little else."""
+    from autoint.tasks import volrend
+
+    monkeypatch.setattr(volrend, "visual_hull", lambda views: copy.deepcopy(known_hull(views.images.shape[2])))
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import os
 import pickle
 import zipfile
 
@@ -21,6 +22,15 @@ def test_the_one_before_is_kept_and_no_part_is_left(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
 
 
+def test_a_save_after_one_that_was_killed_in_the_middle(tmp_path):
+    """Killed between its two renamings, it has left last.ckpt and previous.ckpt as one file."""
+    WholeFileIO().save_checkpoint(contents(1), tmp_path / "last.ckpt")
+    os.link(tmp_path / "last.ckpt", tmp_path / "previous.ckpt")
+    WholeFileIO().save_checkpoint(contents(2), tmp_path / "last.ckpt")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
+    assert checkpoints.load(tmp_path / "previous.ckpt")["state_dict"]["w"][0] == 1
+
+
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
     WholeFileIO().save_checkpoint(contents(1), path)
@@ -30,7 +40,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ValueError, match=r"could not be saved \(\[Errno 28\] No space left.* is whole: .*last.ckpt"):
         WholeFileIO().save_checkpoint(contents(2), path)
     assert checkpoints.load(path)["state_dict"]["w"][0] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
@@ -53,7 +63,7 @@ def test_damage_is_found_before_the_file_is_used(damage, tmp_path):
     else:
         data = bytearray(b"<html>")
     path.write_bytes(bytes(data))
-    with pytest.raises(ValueError, match=r"last.ckpt: damaged checkpoint .*; use .*previous.ckpt"):
+    with pytest.raises(ValueError, match=r"last.ckpt: damaged checkpoint .*; use .*previous.ckpt, or ckpt_path=auto"):
         checkpoints.load(path)
 
 

@@ -211,6 +211,7 @@ def test_a_tangent_has_the_shape_of_its_value(function, axes):
 SMOOTH = {
     "silu": F.silu,
     "softplus": lambda h: torch.logaddexp(h, h.new_zeros(())),
+    "softplus_beta": lambda h: F.softplus(h, beta=2.0),
     "sine": lambda h: torch.sin(2 * h),
     "tanh": torch.tanh,
     "sigmoid": lambda h: h.sigmoid(),

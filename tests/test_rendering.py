@@ -125,3 +125,12 @@ def test_the_procedural_scene_has_exact_images():
     assert float(acc.max()) > 0.9
     assert torch.allclose(rgb, dense.rgb, atol=1e-6, rtol=0)
     assert torch.allclose(acc, dense.acc, atol=1e-6, rtol=0)
+
+
+def test_the_depth_of_next_to_nothing_is_that_of_the_far_end():
+    """With an opacity whose reciprocal is no number in float32, the gradient is still one."""
+    density = torch.full((4,), 1e-40, requires_grad=True)
+    out = composite(density, torch.zeros(4, 3), torch.linspace(1, 2, 5), torch.ones(3))
+    out.depth.backward()
+    assert out.depth.item() == 2.0
+    assert density.grad.isfinite().all()

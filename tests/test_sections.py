@@ -151,3 +151,13 @@ def test_the_noise_of_directions_is_told_to_the_network_alone():
             model.render(rays, edges, background).rgb, model.composite(rays, plain, edges, background).rgb
         )
     assert not torch.allclose(*rendered, atol=1e-5)
+
+
+def test_subdivided_and_inverse_cdf_by_hand():
+    edges = torch.tensor([[0.0, 1.0, 3.0]], dtype=torch.float64)
+    assert sections.subdivided(edges, 2).tolist() == [[0.0, 0.5, 1.0, 2.0, 3.0]]
+    bounds, weights = torch.tensor([[0.0, 1, 2, 4]], dtype=torch.float64), torch.tensor([[2.0, 0, 6]]).double()
+    expected = torch.tensor([[0.0, 1, 2 + 2 / 3, 3 + 1 / 3, 4]], dtype=torch.float64)
+    assert torch.allclose(sections.inverse_cdf(bounds, weights, 4), expected, atol=1e-15)
+    inside = sections.inverse_cdf(bounds, torch.tensor([[0.0, 5, 0]]).double(), 2)
+    assert inside.tolist() == [[1.0, 1.5, 2.0]]

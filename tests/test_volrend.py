@@ -1,13 +1,10 @@
 """The volume-rendering task from end to end, on tiny runs of the embedded scene."""
 
 import csv
-import functools
 import hashlib
 import json
-import signal
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -63,56 +60,6 @@ def digest(checkpoint: Path) -> str:
     return out.hexdigest()
 
 
-@pytest.mark.parametrize("fit_by", ["integral_net", "grad_net"])
-@pytest.mark.parametrize("every", [4, 5])
-def test_a_resumed_run_is_the_same_run(fit_by, every, tmp_path):
-    """Killed at different steps, twice in a row: same weights as of a run that was left alone, bit by bit."""
-    options = {"fit": fit_by, "save_every": every, "val_every": 3, "background": "random"}
-    whole = tmp_path / "whole"
-    fit(tiny_config(**options), whole)
-    path, done = None, tmp_path
-    for stop in (every, 2 * every, 12):
-        done = tmp_path / f"until_{stop}"
-        interrupt_after(tiny_config(**options, ckpt_path=path), done, stop)
-        path = str(done / "checkpoints" / "last.ckpt")
-        assert checkpoints.load(path)["global_step"] == stop
-    assert digest(done / "checkpoints" / "last.ckpt") == digest(whole / "checkpoints" / "last.ckpt")
-    schedule = checkpoints.load(path)["lr_schedulers"][0]
-    assert schedule["last_epoch"] == 12
-
-
-def interrupt_after(config: RunConfig, run_dir: Path, steps: int) -> None:
-    """Train as planned, but die right after ``steps`` steps, as if the process had been killed."""
-    import pytorch_lightning as pl
-
-    class KilledError(Exception):
-        pass
-
-    class Kill(pl.Callback):
-        def on_train_batch_start(self, trainer, module, batch, batch_idx):
-            if trainer.global_step == steps and steps < 12:
-                raise KilledError
-
-    task = build.task(config)
-    trainer = build.trainer(config, run_dir)
-    trainer.callbacks.append(Kill())
-    try:
-        trainer.fit(task.module, task.data, ckpt_path=config.ckpt_path, weights_only=True)
-    except KilledError:
-        return
-    assert steps == 12
-
-
-def test_a_resumed_run_may_go_on_for_longer(tmp_path):
-    fit(tiny_config(), tmp_path / "first")
-    path = str(tmp_path / "first" / "checkpoints" / "last.ckpt")
-    result = fit(tiny_config(trainer={"max_steps": 20}, ckpt_path=path), tmp_path / "second")
-    assert result["steps"] == 20
-    fit(tiny_config(trainer={"max_steps": 20}), tmp_path / "whole")
-    contents = [checkpoints.load(tmp_path / d / "checkpoints" / "last.ckpt") for d in ("second", "whole")]
-    assert all(c["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["step"] == 20 for c in contents)
-
-
 def test_resuming_another_architecture_is_refused(tmp_path):
     fit(tiny_config(trainer={"max_steps": 1}), tmp_path)
     path = str(tmp_path / "checkpoints" / "last.ckpt")
@@ -144,31 +91,6 @@ def test_other_loggers_log_beside_the_csv(logger, tiny, tmp_path):
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, timeout=240)
     assert (tmp_path / "run" / "metrics.csv").is_file()
     assert list((tmp_path / "run" / logger).rglob("*events*" if logger == "tensorboard" else "*.wandb"))
-
-
-def test_ctrl_c_says_where_to_go_on(tiny, tmp_path):
-    command = [
-        sys.executable,
-        ROOT / "train.py",
-        *tiny,
-        "trainer.max_steps=1000000",
-        "save_every=5",
-        "hydra.run.dir=run",
-    ]
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    options = {"cwd": tmp_path, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
-    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
-    with subprocess.Popen(command, preexec_fn=listen, **options) as child:
-        for _ in range(1200):
-            if last.exists():
-                break
-            time.sleep(0.1)
-        child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert "goes on from there" in err
-    assert "Traceback" not in err
-    assert checkpoints.load(last)["global_step"] % 5 == 0
 
 
 def test_a_checkpoint_is_plain_data(tmp_path):
@@ -290,16 +212,6 @@ def test_a_collapsed_run_says_so(tmp_path, caplog, monkeypatch):
     result = fit(tiny_config(trainer={"max_steps": 2}), tmp_path)
     assert result["collapsed"] is True
     assert "collapsed to the background" in caplog.text
-
-
-def test_a_diverged_run_stops(tmp_path, monkeypatch):
-    from autoint.volume import Volume
-
-    real = Volume.integral
-    monkeypatch.setattr(Volume, "integral", lambda self, rays, t, seen=None: real(self, rays, t, seen) * float("nan"))
-    with pytest.raises(ValueError, match=r"training diverged: the loss is nan at step 0; lower optimizer\.lr"):
-        fit(tiny_config(), tmp_path)
-    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_training_stops_in_time_with_a_checkpoint(tmp_path):

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from autoint import antiderivatives, build, fitting, pictures
+from autoint.callbacks import diverged
 from autoint.config import Optimizer, RunConfig
 from autoint.data.functions import Target, target
 from autoint.data.loading import StepLoader
+from autoint.files import write_whole
 from autoint.optimizers import LevenbergMarquardt
 from autoint.registry import TASKS
 from autoint.tables import markdown
@@ -66,6 +68,8 @@ def function(
         raise ValueError(f"fit={config.fit}: task=function observes the integrand, not integrals; use fit=grad_net")
     if adam_steps < 0 or not tolerance > 0:
         raise ValueError(f"adam_steps={adam_steps} must not be negative, and tolerance={tolerance} must be positive")
+    if build.accumulated(config) > 1:
+        raise ValueError("trainer.accumulate_grad_batches: every step of task=function sees all points; leave it at 1")
     goal = target(function)
     low, high = _box(goal, function, lower, upper)
     u, y, squeeze = fitting.samples(goal.integrand, low, high, points if with_data else 1, config.seed)
@@ -141,7 +145,7 @@ class FunctionFitting(pl.LightningModule):
             loss = second.step(self.problem.linearization)
         error = math.sqrt(float(loss.detach()))
         if not math.isfinite(error):
-            raise ValueError(f"training diverged: the error is {error} at step {batch_idx}; lower optimizer.lr")
+            raise diverged(self.trainer, f"the error is {error}", batch_idx)
         self.log("train/relative_error", error, prog_bar=True)
         trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
         trainer.should_stop = error <= self.tolerance or second.optimizer.stalled or trainer.should_stop
@@ -156,7 +160,7 @@ class FunctionFitting(pl.LightningModule):
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()})
         self.write_plot(folder / "plot.png")
         table = markdown([row], {key: head for key, head in COLUMNS.items() if key in row}, {})
-        (folder / "errors.md").write_text(table, encoding="utf-8")
+        write_whole(folder / "errors.md", table.encode())
         log.info("\n%s\nplot: %s", table, folder / "plot.png")
 
     def errors(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from pathlib import Path
@@ -124,30 +125,27 @@ class VolumeRendering(pl.LightningModule):
         """Return the background colour of rendered images, (3,)."""
         return torch.full((3,), BACKGROUNDS[self.background], device=self.device)
 
-    def _draw(self, name: str, rays: int, *shape: int) -> Tensor:
-        """Random numbers in [0, 1) for this step's ``rays``, drawn for all ranks together: ranks do not matter."""
+    def _draw(self, number: int, name: str, rays: int, *shape: int) -> Tensor:
+        """Random numbers in [0, 1) for a batch's ``rays``, drawn for all ranks together: ranks do not matter."""
         world = self.trainer.world_size
-        g = generator(self.seed, self.global_step, name, device=self.device)
+        g = generator(self.seed, number, name, device=self.device)
         return torch.rand(rays * world, *shape, generator=g, device=self.device)[self.global_rank :: world]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.volume.looks(self.global_step):
             seen = self._of_all_processes(batch.rays.directions)
-            self.volume.look(seen, generator(self.seed, self.global_step, "look"))
-        behind = self.canvas()
+            self.volume.look(seen, generator(self.seed, batch_idx, "look"))
+        behind, draw = self.canvas(), functools.partial(self._draw, batch_idx)
         if self.background == "random":
-            behind = self._draw("background", len(batch.rays), 3)
+            behind = draw("background", len(batch.rays), 3)
         used = used_budget(self.trainer, self.global_step)
         edges = self.volume.edges(batch.rays)
-        renderings, penalty = self.volume.renderings(batch.rays, edges, behind, self._draw, used)
+        renderings, penalty = self.volume.renderings(batch.rays, edges, behind, draw, used)
         truth = metrics.over(batch.rgba, behind)
         errors = [F.mse_loss(rendering.rgb, truth) for rendering in renderings]
         loss = sum(errors, torch.as_tensor(penalty))
         trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
-        shown = (batch_idx + 1) % trainer.log_every_n_steps == 0
-        if (shown or self.device.type == "cpu") and not loss.isfinite():  # on a GPU, looking costs a synchronisation
-            raise ValueError(f"training diverged: the loss is {loss.item()} at step {batch_idx}; lower optimizer.lr")
-        if shown:
+        if (self.global_step + 1) % trainer.log_every_n_steps == 0:
             own = torch.stack([loss.detach(), errors[-1].detach()])
             mean, error = self._of_all_processes(own[None]).mean(dim=0)
             self.log_dict({"train/loss": mean, "train/psnr": -10 * error.log10()}, prog_bar=True)
@@ -202,7 +200,7 @@ class VolumeRendering(pl.LightningModule):
         # First of all, because the first frame may take longer.
         scene = self.volume, self.canvas(), views, config.chunk_size
         memory, work = view_evaluation.rendering_memory(*scene), view_evaluation.rendering_work(*scene)
-        values = view_evaluation.evaluate(self.volume, self.canvas(), views, config, name, folder)
+        values = view_evaluation.evaluate(self.volume, self.canvas(), views, config, name, folder, run)
         keys, sections = ("psnr", "ssim", "lpips", "seconds_per_frame"), run.options["sections"]
         row = {"scene": name, "sections": sections, "fit": run.fit}
         row |= {key: sum(v[key] for v in values) / len(values) for key in keys}

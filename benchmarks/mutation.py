@@ -1,0 +1,187 @@
+"""Is the test-suite one that notices? Small faults are put into the mathematics, one at a time, and the tests run.
+
+``python -m benchmarks.mutation --seconds 600 --seed 0`` draws faults from the files below at random (a comparison, an
+arithmetic operator, a sign, a constant, ``and`` for ``or``), until the time is up, and writes which ones survived, as
+JSON with ``--out FILE``. A fault that no test can see because it changes nothing that anybody could see counts too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TARGETS = {
+    "autoint/rendering.py": ["tests/test_rendering.py", "tests/test_shapes.py"],
+    "autoint/sections.py": ["tests/test_sections.py", "tests/test_occupancy.py"],
+    "autoint/integrals.py": ["tests/test_integrals.py", "tests/test_accuracy.py"],
+    "autoint/grad_nets/base.py": ["tests/test_grad_nets.py", "tests/test_integrals.py"],
+    "autoint/grad_nets/automatic.py": ["tests/test_grad_nets.py", "tests/test_integrals.py"],
+    "autoint/grad_nets/explicit.py": ["tests/test_grad_nets.py", "tests/test_integrals.py"],
+    "autoint/grad_nets/graph.py": ["tests/test_graph.py", "tests/test_grad_nets.py"],
+    "autoint/grad_nets/operations.py": ["tests/test_graph.py"],
+    "autoint/grad_nets/rules.py": ["tests/test_graph.py"],
+}
+SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.RShift: ast.LShift,
+    ast.BitAnd: ast.BitOr,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.USub: ast.UAdd,
+    ast.Not: ast.UAdd,
+}
+
+
+def sites(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes that can be changed: none of annotations, error messages, or what only documents."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)):
+            continue
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            continue  # of zip: it guards against what does not happen
+        if isinstance(node, (ast.operator, ast.cmpop, ast.boolop, ast.unaryop)) and type(node) in SWAPS:
+            yield node
+        if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
+            yield node
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            # without annotations, decorators and defaults of arguments that only say what a user may give
+            for part in node.body:
+                yield from sites(ast.Module([part], []))
+        elif isinstance(node, ast.AnnAssign):
+            if node.value is not None:
+                yield from sites(ast.Expression(node.value))
+        else:
+            yield from sites(node)
+
+
+def mutated(source: str, number: int) -> tuple[str, str]:
+    """Return the source with its ``number``-th site changed, and what was changed."""
+    tree = ast.parse(source)
+    node = list(sites(tree))[number]
+    parent = next(p for p in ast.walk(tree) if any(c is node for c in ast.iter_child_nodes(p)))
+    line, before = getattr(parent, "lineno", getattr(node, "lineno", 0)), ast.unparse(parent)
+    if isinstance(node, ast.Constant):
+        node.value = (not node.value) if isinstance(node.value, bool) else node.value + 1
+    else:
+        swapped = SWAPS[type(node)]()
+        for field, value in ast.iter_fields(parent):
+            if value is node:
+                setattr(parent, field, swapped)
+            elif isinstance(value, list):
+                setattr(parent, field, [swapped if item is node else item for item in value])
+    return ast.unparse(tree), f"line {line}: {before[:80]}  ->  {ast.unparse(parent)[:80]}"
+
+
+def survives(file: str, source: str, limit: float, say: bool = False) -> bool:
+    """Run the tests of ``file`` with another source, in a copy of the project and a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        for part in ("autoint", "tests", "conf", "benchmarks"):
+            shutil.copytree(ROOT / part, place / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("train.py", "evaluate.py", "pyproject.toml"):
+            shutil.copy(ROOT / part, place / part)
+        (place / file).write_text(source, encoding="utf-8")
+        child = os.fork()
+        if not child:
+            os._exit(_run_tests(place, TARGETS[file]))
+        end = time.monotonic() + limit
+        while time.monotonic() < end:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                if say and status:
+                    print((place / "log").read_text()[-3000:])
+                return status == 0
+            time.sleep(0.05)
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return False  # it hangs, which is noticed too
+
+
+def _run_tests(place: Path, tests: list[str]) -> int:
+    os.setsid()
+    os.chdir(place)
+    nowhere = os.open(place / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    sys.path.insert(0, str(place))
+    sys.dont_write_bytecode = True
+    import pytest
+
+    try:
+        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def main() -> None:
+    """Draw faults until the time is up, and report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="part of a file's name")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    import pytest  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    sources = {file: (ROOT / file).read_text(encoding="utf-8") for file in TARGETS if given.only in file}
+    faults = [(file, n) for file, text in sources.items() for n in range(len(list(sites(ast.parse(text)))))]
+    order = copy.copy(faults)
+    random.Random(given.seed).shuffle(order)
+    start, limits, tried, survivors = time.monotonic(), {}, 0, []
+    for file, number in order:
+        if time.monotonic() - start > given.seconds:
+            break
+        if file not in limits:
+            begun = time.monotonic()
+            if not survives(file, sources[file], 3600, say=True):
+                sys.exit(f"the tests of {file} fail without any fault")
+            limits[file] = 3 * (time.monotonic() - begun) + 10
+        source, what = mutated(sources[file], number)
+        tried += 1
+        if survives(file, source, limits[file]):
+            survivors.append(f"{file}, {what}")
+        print(f"{'SURVIVES' if survivors and survivors[-1].endswith(what) else 'killed':9}{file}, {what}", flush=True)
+    report = {"faults": len(faults), "tried": tried, "killed": tried - len(survivors), "survivors": survivors}
+    print(json.dumps(report, indent=2))
+    if given.out:
+        given.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
