@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
 
@@ -27,6 +27,8 @@ NOISE = (  # what Lightning says of choices that are ours, and would say in ever
     ".*Experiment logs directory.*",
     ".*The `srun` command is available.*",
 )
+OURS = ("callbacks", "default_root_dir", "logger", "max_epochs", "plugins")
+"""Arguments of Lightning's Trainer that are objects, or that folders and exact resuming rest on."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,9 @@ def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
     for key in options:
         if key not in known:
             raise ValueError(f"unknown key 'trainer.{key}'{nearest(key, known)} (see Lightning's Trainer)")
+        if key in OURS:
+            raise ValueError(f"trainer.{key}={options[key]!r:.80}: this program sets it itself; remove the key")
+    _check_devices(options)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
@@ -109,5 +114,24 @@ def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
     }
     try:
         return pl.Trainer(**{**defaults, **options})
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        raise ValueError(f"trainer: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # Lightning raises many kinds
+        raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _check_devices(options: Mapping[str, Any]) -> None:
+    """Refuse processes on devices that are not there, and 16-bit numbers where Lightning would take others."""
+    accelerator, devices = options.get("accelerator", "auto"), options.get("devices", "auto")
+    gpus = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and not gpus:
+        raise ValueError(f"trainer.accelerator={accelerator}: this machine has no GPU; use trainer.accelerator=cpu")
+    if accelerator == "auto" and not gpus and isinstance(devices, int) and devices > 1:
+        raise ValueError(
+            f"trainer.devices={devices}: this machine has no GPU; use trainer.devices=1, or "
+            "trainer.accelerator=cpu for so many processes on the CPU"
+        )
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not gpus and not torch.backends.mps.is_available())
+    precision = options.get("precision")
+    if on_cpu and precision in ("16", 16, "16-mixed", "16-true"):
+        raise ValueError(
+            f"trainer.precision={precision} needs a GPU; on a CPU use trainer.precision=32-true or bf16-mixed"
+        )

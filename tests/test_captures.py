@@ -14,10 +14,10 @@ from autoint import build, metrics
 from autoint.config import RunConfig
 from autoint.data.blender import blender
 from autoint.data.deepvoxels import deepvoxels
+from autoint.data.images import read_rgba
 from autoint.data.llff import llff
 from autoint.data.loading import WholeImages
 from autoint.data.procedural import orbit
-from autoint.data.reading import read_rgba
 from autoint.data.transforms import nearest_point, transforms
 from autoint.data.views import Views, held_out
 from autoint.rays import DeviceCoordinates, Intrinsics, distorted, undistorted

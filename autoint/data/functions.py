@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from autoint.registry import FUNCTIONS, nearest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def target(name: str) -> Target:
                 "function=package.module:callable)"
             )
         return FUNCTIONS[name]()
+    log.warning("function=%s: importing %s, which runs the code in it", name, module)
     try:
         found = importlib.import_module(module)
         for part in attribute.split("."):
