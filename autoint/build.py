@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +61,8 @@ def grad_net(config: RunConfig, net: IntegralNet) -> AbstractGradNet:
 
 def task(config: RunConfig, with_data: bool = True) -> Task:
     """Build the task's module, with initial weights from the seed, and its data."""
+    if with_data:
+        _check_trainer(config)  # now, rather than after the data was read
     torch.manual_seed(config.seed)
     return TASKS[config.task](config, with_data, **config.options)
 
@@ -85,16 +86,9 @@ def total_steps(config: RunConfig) -> int:
 
 def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
     """Build the Trainer: one epoch of ``max_steps`` batches, which is what makes a resumed run exact."""
+    _check_trainer(config)
     options = dict(config.trainer)
-    steps = total_steps(config)
-    options.pop("max_steps")
-    known = inspect.signature(pl.Trainer).parameters
-    for key in options:
-        if key not in known:
-            raise ValueError(f"unknown key 'trainer.{key}'{nearest(key, known)} (see Lightning's Trainer)")
-        if key in OURS:
-            raise ValueError(f"trainer.{key}={options[key]!r:.80}: this program sets it itself; remove the key")
-    _check_devices(options)
+    steps = options.pop("max_steps")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
@@ -118,8 +112,18 @@ def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
         raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
 
 
-def _check_devices(options: Mapping[str, Any]) -> None:
-    """Refuse processes on devices that are not there, and 16-bit numbers where Lightning would take others."""
+def _check_trainer(config: RunConfig) -> None:
+    """Refuse unknown keys, those that are not the user's to set, and processes on devices that are not there.
+
+    Refuses 16-bit numbers on a CPU, too, where Lightning would silently take others.
+    """
+    total_steps(config)
+    options, known = config.trainer, inspect.signature(pl.Trainer).parameters
+    for key in options:
+        if key not in known and key != "max_steps":
+            raise ValueError(f"unknown key 'trainer.{key}'{nearest(key, known)} (see Lightning's Trainer)")
+        if key in OURS:
+            raise ValueError(f"trainer.{key}={options[key]!r:.80}: this program sets it itself; remove the key")
     accelerator, devices = options.get("accelerator", "auto"), options.get("devices", "auto")
     gpus = torch.cuda.device_count()
     if accelerator in ("gpu", "cuda") and not gpus:

@@ -83,6 +83,8 @@ def entry(
             sys.argv = [re.sub(r"^faithful=(true|false)$", r"faithful='\1'", a, flags=re.IGNORECASE) for a in sys.argv]
             program = hydra.main(config_path=str(conf), config_name=config_name, **VERSION)
             try:
+                if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
+                    raise ValueError("--experimental-rerun reads a pickle, which is code; give the overrides anew")
                 if groups:
                     store_groups()
                 known = known_keys() if groups else list(OmegaConf.load(conf / f"{config_name}.yaml"))

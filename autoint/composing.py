@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 CODE = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_", "()", "searchpath")
@@ -35,11 +35,10 @@ MAX_BYTES, MAX_NODES, MAX_JOBS = 2**20, 10_000, 1000
 @contextlib.contextmanager
 def as_data() -> Iterator[None]:
     """While it lasts, Hydra refuses files, compositions and sweeps by the functions of this module."""
-    load, compose, split = (
-        FileConfigSource.load_config,
-        ConfigLoaderImpl.load_configuration,
-        BasicSweeper.split_arguments,
-    )
+    # Hydra imports its plugins by itself, so that these classes are not those that an import statement gives.
+    sweeper: Any = Plugins.instance().class_name_to_class["hydra._internal.core_plugins.basic_sweeper.BasicSweeper"]
+    source: Any = SourcesRegistry.instance().resolve("file")
+    load, split, compose = source.load_config, sweeper.split_arguments, ConfigLoaderImpl.load_configuration
 
     def checked_load(self: Any, config_path: str) -> Any:
         file = Path(self.path) / self._normalize_file_name(config_path)
@@ -57,9 +56,9 @@ def as_data() -> Iterator[None]:
         return split(overrides, max_batch_size)
 
     places = {
-        (FileConfigSource, "load_config"): (load, checked_load),
+        (source, "load_config"): (load, checked_load),
         (ConfigLoaderImpl, "load_configuration"): (compose, checked_compose),
-        (BasicSweeper, "split_arguments"): (staticmethod(split), staticmethod(checked_split)),
+        (sweeper, "split_arguments"): (staticmethod(split), staticmethod(checked_split)),
     }
     for (owner, name), (_, ours) in places.items():
         setattr(owner, name, ours)

@@ -125,7 +125,7 @@ def test_unreadable_images_are_named(contents, blender_scene):
 
 
 def test_a_missing_scene_says_where_to_get_it(tmp_path, blender_scene):
-    with pytest.raises(ValueError, match=r"disk; did you mean 'disc'\? \(there: disc\); get .*nerf_synthetic.zip.* set data_dir="):
+    with pytest.raises(ValueError, match=r"disk; did you mean 'disc'\? \(there: disc\); get .*zip.* set data_dir="):
         blender(str(blender_scene), "train", None, path="nerf_synthetic/disk")
     with pytest.raises(ValueError, match=r"scene\.path is empty"):
         blender(str(blender_scene), "train", None)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from autoint.data import reading
+from autoint.memory import installed_memory
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,14 +36,6 @@ BEGINNINGS = {
     b"<": "a web page",
     b"version https://git-lfs": "a pointer of git-lfs, whose file was not fetched",
 }
-
-
-@dataclass(frozen=True)
-class Header:
-    """What is known of a picture before it is decoded: (width, height), and how EXIF says that it is to be turned."""
-
-    size: tuple[int, int]
-    turn: int
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -80,7 +71,7 @@ def read_images(files: Sequence[Path], image_size: int | None) -> tuple[Tensor, 
         views = [i for i, file in enumerate(files) if file == twice[0]]
         log.warning("%s is the image of %d views (%s); check the file that names it", twice[0], len(views), views)
     width, height = _reduced_size(first[0], image_size)
-    needed, there = len(files) * width * height * 16, memory()
+    needed, there = len(files) * width * height * 16, installed_memory()
     if needed > there:
         raise ValueError(
             f"{files[0].parent}: {len(files)} images of {width}x{height} take {needed / 2**30:.1f} GiB, and this "
@@ -89,35 +80,29 @@ def read_images(files: Sequence[Path], image_size: int | None) -> tuple[Tensor, 
     return torch.stack(reading.gathered(lambda file: read_rgba(file, image_size)[0], files)), first[0]
 
 
-def memory() -> int:
-    """Return this machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def read_rgba(file: Path, image_size: int | None) -> tuple[Tensor, tuple[int, int]]:
     """Read an image as premultiplied RGBA (H, W, 4) in [0, 1], reduced to ``image_size``, and its (width, height).
 
     PNG or JPEG; grey, palette, CMYK and pictures without alpha are expanded. 16-bit grey keeps its 16 bits, 16-bit
-    colour is decoded to its high byte. A picture that EXIF says is to be turned, or of more than 2²⁶ pixels, is refused
-    before it is decoded.
+    colour is decoded to its high byte. A picture of more than 2²⁶ pixels is refused before it is decoded, and one that
+    EXIF says is to be turned.
     """
     size = image_size_of(file)
-    rgba = _opened(file, _pixels)
+    rgba, turn = _opened(file, lambda image: (_pixels(image), image.getexif().get(ORIENTATION, 1)))
+    if turn not in (0, 1):
+        raise ValueError(
+            f"{file}: EXIF orientation {turn} says that the picture is to be turned, but cameras refer to the "
+            "pixels as they are stored: remove the tag if the cameras were found so, or turn the pixels"
+        )
     rgba[..., :3] *= rgba[..., 3:]
     return torch.from_numpy(reduced(rgba, image_size)), size
 
 
 def image_size_of(file: Path) -> tuple[int, int]:
     """Return an image's (width, height) from its header, which is all that is read."""
-    header = _opened(file, lambda image: Header(image.size, image.getexif().get(ORIENTATION, 1)))
-    width, height = header.size
+    width, height = _opened(file, lambda image: image.size)
     if width * height > MAX_PIXELS:
         raise ValueError(f"{file}: too large an image ({width}x{height}; at most {MAX_PIXELS} pixels); reduce it")
-    if header.turn not in (0, 1):
-        raise ValueError(
-            f"{file}: EXIF orientation {header.turn} says that the picture is to be turned, but cameras refer to the "
-            "pixels as they are stored: remove the tag if the cameras were found so, or turn the pixels"
-        )
     return width, height
 
 
