@@ -433,16 +433,7 @@ SCENES = {
 }
 
 
-@pytest.fixture
-def _one_thread():
-    """Such small batches are no faster on two, and far slower where the second is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", SCENES)
 def test_a_scene_of_every_format_trains(name, tmp_path):
     steps, options, write = SCENES[name]
