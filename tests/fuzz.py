@@ -34,7 +34,7 @@ class Target(NamedTuple):
 
 
 def scene(folder: Path) -> list[bytes]:
-    """Three pictures of 4x3 pixels, and files that describe them as Blender's exporter, instant-ngp and nerfstudio do."""
+    """Three pictures of 4x3 pixels, and files about them like those of Blender, instant-ngp and nerfstudio."""
     import numpy as np
     from PIL import Image
 
