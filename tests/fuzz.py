@@ -85,6 +85,24 @@ def read_poses_bounds(folder: Path, data: bytes) -> None:
         explained(lambda: llff(str(folder), "train", None, path=".", ndc=ndc))  # noqa: B023
 
 
+def posed(folder: Path) -> list[bytes]:
+    from autoint.data.procedural import orbit
+    from tests import captures
+
+    captures.write_deepvoxels(folder, captures.Camera(5.0, 5.0, 2.0, 1.5, 4, 3), orbit(3, 0.0))
+    return [(folder / name).read_bytes() for name in ("intrinsics.txt", "pose/000001.txt")]
+
+
+def read_posed(folder: Path, data: bytes) -> None:
+    from autoint.data.deepvoxels import deepvoxels
+
+    for name in ("intrinsics.txt", "pose/000001.txt"):
+        good = (folder / name).read_bytes()
+        (folder / name).write_bytes(data)
+        explained(lambda: deepvoxels(str(folder), "train", None, path="."))
+        (folder / name).write_bytes(good)
+
+
 def pictures(folder: Path) -> list[bytes]:
     from PIL import Image
 
@@ -113,6 +131,7 @@ JSON_WORDS = (
 TARGETS = {
     "transforms": Target(scene, read_transforms, JSON_WORDS),
     "poses_bounds": Target(capture, read_poses_bounds, ("descr", "<f8", "|O", "fortran_order", "True", "(3, 17)")),
+    "intrinsics": Target(posed, read_posed, ("nan", "inf", "1e400", "0x1")),
     "images": Target(pictures, read_image, ("IHDR", "PLTE", "tRNS", "IDAT", "eXIf", "acTL", "iCCP", "zTXt", "IEND")),
 }
 

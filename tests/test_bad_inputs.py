@@ -3,7 +3,9 @@
 A row is its number, what is given, and what the one line on stderr must say. Scenes: ``test_bad_scenes.py``.
 """
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -199,6 +201,7 @@ FUNCTIONS = [
     Row(55, ("function=mine:changing",), "function=mine:changing gives other values when called again"),
     Row(55, ("function=mine:value",), "function=mine:value: it is a int, and must be callable"),
     Row(55, ("function=mine:nothing",), "function=mine:nothing: module 'mine' has no attribute 'nothing'"),
+    Row(55, ("function='../../mine:nan'",), "function='../../mine:nan' is not of the form package.module:callable"),
     Row(55, ("function=cosx",), "function='cosx' is unknown; did you mean"),
     Row(56, ("lower=1", "upper=-1"), "lower=[1], upper=[-1]: they must be finite, and lower below upper on every axis"),
     Row(56, ("lower=1", "upper=1"), "lower below upper on every axis"),
@@ -251,6 +254,18 @@ def test_a_run_does_not_go_on_as_another_and_evaluation_says_what_is_missing(run
         refused(program, words, *evaluate, *arguments, name="evaluate")
     (blender_scene / "nerf_synthetic" / "disc" / "test" / "r_1.png").write_bytes(b"")
     refused(program, "r_1.png: not a readable PNG or JPEG image (the file is empty)", *evaluate, name="evaluate")
+
+
+def test_nothing_in_the_package_reads_code():
+    """No unpickling, no evaluation of text, no YAML with tags; what is loaded by torch is data only."""
+    for file in (ROOT / "autoint").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called, given = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert not re.fullmatch(r"eval|exec|(cloud)?pickle\..*|yaml\.(full_|unsafe_)?load|os\.system", called), file
+            assert called != "torch.load" or given.get("weights_only") == "True", file
+            assert called != "np.load" or given.get("allow_pickle") == "False", file
 
 
 def outside(folder: Path, *arguments: str, script: str = "train", **environment: str) -> subprocess.CompletedProcess:
