@@ -135,9 +135,10 @@ POSES = [
 ]  # fmt: skip
 
 
-def png(width: int, height: int) -> bytes:
-    """A PNG that announces a size, and holds one pixel."""
+def png(width: int, height: int, text: bytes = b"") -> bytes:
+    """A PNG that announces a size, and holds one pixel and perhaps a compressed text."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(4)))]
+    chunks.insert(1, (b"zTXt", b"a\0\0" + zlib.compress(text)))
     out = b"\x89PNG\r\n\x1a\n"
     for kind, data in [*chunks, (b"IEND", b"")]:
         out += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -184,6 +185,7 @@ IMAGES = [
     Row(41, "144 Mpx", write(R2, png(12000, 12000)), r"r_2.png: too large an image \(12000x12000; at most 67108864"),
     Row(41, "400 Mpx", write(R2, png(20000, 20000)), "r_2.png: too large an image"),
     Row(41, "strip", write(R2, png(10**9, 1)), "r_2.png: too large an image"),
+    Row(41, "text", write(R2, png(8, 6, bytes(10**8))), "r_2.png: not a readable PNG or JPEG image"),
     Row(42, "EPS", write(R2, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n"), r"\(EPS\)"),
     Row(42, "PSD", write(R2, b"8BPS\0\1" + bytes(40)), r"\(PSD\)"),
     Row(42, "FITS", write(R2, b"SIMPLE  =                    T" + bytes(50)), r"\(FITS\)"),
