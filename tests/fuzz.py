@@ -124,6 +124,44 @@ def read_image(folder: Path, data: bytes) -> None:
     explained(lambda: read_images([folder / "a.png"], None))
 
 
+def scans(folder: Path) -> list[bytes]:
+    import h5py
+    import numpy as np
+
+    counts = 100 + np.arange(4 * 2 * 6).reshape(4, 2, 6) % 7
+    with h5py.File(folder / "seed.h5", "w") as file:
+        for name, array in (("data", counts), ("data_white", counts + 60), ("data_dark", counts % 3)):
+            file[f"exchange/{name}"] = array.astype(np.uint16)
+        file["exchange/theta"] = np.arange(4) * 40.0
+    return [(folder / "seed.h5").read_bytes()]
+
+
+def read_scan(folder: Path, data: bytes) -> None:
+    from autoint.data.scans import scan
+
+    (folder / "scan.h5").write_bytes(data)
+    explained(lambda: scan(str(folder), None, None, path="scan.h5"))
+
+
+def sinograms(folder: Path) -> list[bytes]:
+    import numpy as np
+
+    values, out = np.sin(np.arange(24.0)).reshape(4, 6) + 2, []
+    for save in (np.save, lambda file, array: np.savez(file, sinogram=array, theta=np.arange(4) * 40.0), np.savetxt):
+        stream = io.BytesIO()
+        save(stream, values)
+        out.append(stream.getvalue())
+    return out
+
+
+def read_sinogram(folder: Path, data: bytes) -> None:
+    from autoint.data.scans import sinogram
+
+    for name in ("a.npy", "a.npz", "a.txt", "a.tif"):
+        (folder / name).write_bytes(data)
+        explained(lambda: sinogram(str(folder), None, None, path=name))  # noqa: B023
+
+
 JSON_WORDS = (
     "frames", "file_path", "transform_matrix", "camera_angle_x", "fl_x", "cx", "w", "h", "k1", "k4", "camera_model",
     "train_filenames", "offset", "scale", "aabb_scale", "NaN", "Infinity", "1e999", "null", "true", "[[", "{}", "../",
@@ -132,6 +170,8 @@ TARGETS = {
     "transforms": Target(scene, read_transforms, JSON_WORDS),
     "poses_bounds": Target(capture, read_poses_bounds, ("descr", "<f8", "|O", "fortran_order", "True", "(3, 17)")),
     "intrinsics": Target(posed, read_posed, ("nan", "inf", "1e400", "0x1")),
+    "hdf5": Target(scans, read_scan, ("exchange", "data_white", "theta", "HDF", "OHDR", "TREE", "SNOD", "HEAP")),
+    "sinograms": Target(sinograms, read_sinogram, ("descr", "<f8", "|O", "(4, 6)", "PK", "nan", "II*")),
     "images": Target(pictures, read_image, ("IHDR", "PLTE", "tRNS", "IDAT", "eXIf", "acTL", "iCCP", "zTXt", "IEND")),
 }
 

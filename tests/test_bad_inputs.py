@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from autoint import build, registry
+from autoint.composing import check_file
 from autoint.config import RunConfig
 from autoint.data.functions import target
 from autoint.training import fit
@@ -134,6 +135,11 @@ def test_a_file_of_configuration_is_data(name, program, monkeypatch):
     Path("conf/experiment/evil.yaml").write_bytes(contents if isinstance(contents, bytes) else contents.encode())
     refused(program, words, "--config-dir", "conf", "experiment=evil", "sections=0")
     assert not Path("canary").exists()
+
+
+def test_the_files_of_this_program_are_data():
+    for file in (ROOT / "conf").rglob("*.yaml"):
+        check_file(file)
 
 
 def test_the_command_line_may_do_what_files_may_not(program, monkeypatch):

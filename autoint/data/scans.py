@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from autoint.data.reading import read_npy
 from autoint.data.sinograms import Scan
 from autoint.registry import PHANTOMS, one_of
 
@@ -266,7 +268,7 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{file}: suffix '{file.suffix}' is unknown (available: {', '.join(READERS)})")
     try:
         arrays = READERS[file.suffix.lower()](file)
-    except (ValueError, OSError, EOFError, SyntaxError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile and Pillow raise many kinds on damaged files
         if str(error).startswith(str(file)):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -292,11 +294,14 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npy(file: Path) -> dict[str, np.ndarray]:
-    return {"sinogram": np.array(np.load(file, mmap_mode="r", allow_pickle=False))}
+    return {"sinogram": read_npy(file, "give the sinogram's file")}
 
 
 def _read_tif(file: Path) -> dict[str, np.ndarray]:
-    with Image.open(file, formats=("TIFF",)) as image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(file, formats=("TIFF",))
+    with image:
         return {"sinogram": np.asarray(image)}
 
 
