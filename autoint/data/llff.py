@@ -99,10 +99,12 @@ def _poses_bounds(file: Path) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError(f"{file}: NaN or infinity in row {int(np.argmin(usable))}; restore it")
     rows = torch.from_numpy(table.astype(np.float64))
     matrices, bounds = rows[:, :15].view(-1, 3, 5), rows[:, 15:]
-    wrong = (bounds[:, 0] <= 0) | (bounds[:, 1] <= bounds[:, 0])
+    wrong = (bounds[:, 0] < 1e-9) | (bounds[:, 1] <= bounds[:, 0])
     if wrong.any():
         view = int(wrong.nonzero()[0, 0])
-        raise ValueError(f"{file}: row {view} has the bounds {bounds[view].tolist()}; need 0 < near < far")
+        raise ValueError(
+            f"{file}: row {view} has the bounds {bounds[view].tolist()}; need 0 < near < far, near above 1e-9"
+        )
     sizes = matrices[:, :, 4]
     if (sizes <= 0).any() or (sizes[:, :2] != sizes[0, :2]).any():
         raise ValueError(f"{file}: height, width and focal length must be positive, and one size for all views")
