@@ -316,6 +316,7 @@ def header(shape: str) -> bytes:
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text.encode()
 
 
+# Sinograms, rows 47 to 54: a list SINOGRAMS of such rows belongs here, with a test like that of ARRAYS.
 ARRAYS = [
     Row(53, "pickled", lambda f: np.save(f, np.array([Canary()] * 17, dtype=object)), "pickled objects"),
     Row(53, "10^12 rows", lambda f: f.write_bytes(header("(1000000000000, 17)")), r"takes 136000000000000 bytes"),
