@@ -241,9 +241,10 @@ def _read_exchange(file: Path, row: int) -> tuple[np.ndarray, np.ndarray, np.nda
                 if not 0 <= row < arrays[name].shape[1]:
                     raise ValueError(f"phantom.row={row}: {where} has rows 0 to {arrays[name].shape[1] - 1}")
                 out.append(_bounded(where, arrays[name], (slice(None), row)))
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except Exception as error:  # HDF5 raises many kinds on damaged files
+        _pass_own(error, (str(file), "phantom."))
         raise ValueError(
-            f"{file}: not a readable HDF5 file ({str(error).splitlines()[0]}); restore the file"
+            f"{file}: not a readable HDF5 file ({str(error).partition(chr(10))[0]:.100}); restore the file"
         ) from error
     if not (len(out[1]) and len(out[2])) or len({a.shape[1] for a in out}) > 1:
         shapes = ", ".join(str(a.shape) for a in out)
@@ -252,6 +253,12 @@ def _read_exchange(file: Path, row: int) -> tuple[np.ndarray, np.ndarray, np.nda
             "columns"
         )
     return out[0], out[1], out[2], arrays["theta"]
+
+
+def _pass_own(error: Exception, beginnings: tuple[str, ...]) -> None:
+    """Raise an error again that names its place already."""
+    if isinstance(error, ValueError) and str(error).startswith(beginnings):
+        raise error
 
 
 def _bounded(where: str, dataset: Any, part: Any) -> np.ndarray:
@@ -269,9 +276,8 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
     try:
         arrays = READERS[file.suffix.lower()](file)
     except Exception as error:  # numpy, zipfile and Pillow raise many kinds on damaged files
-        if str(error).startswith(str(file)):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        _pass_own(error, (str(file),))
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise ValueError(f"{file}: cannot be read ({reason}); save a plain array of numbers") from error
     for name, array in arrays.items():
         if array.dtype.kind not in "iuf":
