@@ -246,7 +246,7 @@ def _read_exchange(file: Path, row: int) -> tuple[np.ndarray, np.ndarray, np.nda
         raise ValueError(
             f"{file}: not a readable HDF5 file ({str(error).partition(chr(10))[0]:.100}); restore the file"
         ) from error
-    if not (len(out[1]) and len(out[2])) or len({a.shape[1] for a in out}) > 1:
+    if not all(a.size for a in out) or len({a.shape[1] for a in out}) > 1:
         shapes = ", ".join(str(a.shape) for a in out)
         raise ValueError(
             f"{file}: data, data_white and data_dark have (frames, columns) {shapes}; they need frames, and the same "
