@@ -146,23 +146,23 @@ def absorption(file: Path, data: np.ndarray, white: np.ndarray, dark: np.ndarray
                 "give raw counts"
             )
     flat = white.mean(0) - dark.mean(0)
+    if not (flat > 0).any():
+        raise ValueError(
+            f"{file}: white ≤ dark in every detector column; check exchange/data_white and exchange/data_dark"
+        )
     transmission = (data - dark.mean(0)) / np.where(flat > 0, flat, np.nan)
     blocked = transmission <= 0
-    if blocked.mean() > 0.2:
+    if blocked.mean() > 0.2 or not (transmission > 0).any():
         raise ValueError(
             f"{file}: no light in {blocked.mean():.0%} of the pixels (data − dark ≤ 0); check data, data_white "
             "and data_dark"
         )
     if blocked.any():
-        least = transmission[~blocked & np.isfinite(transmission)].min()
+        least = transmission[transmission > 0].min()
         log.warning(
             "%s: %d pixels without light count as having the least that was seen, %.2g", file, blocked.sum(), least
         )
         transmission = np.where(blocked, least, transmission)
-    if not (flat > 0).any():
-        raise ValueError(
-            f"{file}: white ≤ dark in every detector column; check exchange/data_white and exchange/data_dark"
-        )
     return _mended(str(file), -np.log(transmission))
 
 
