@@ -324,7 +324,7 @@ ARRAYS = [
     Row(53, "cut", lambda f: f.write_bytes(f.read_bytes()[:-8]), "takes 408 bytes, but 400 are there"),
     Row(53, "npz", lambda f: f.write_bytes(b"PK\3\4" + bytes(99)), "not a readable .npy array"),
     Row(53, "code", lambda f: f.write_bytes(header("__import__('os').system('touch canary')")), "not a readable .npy"),
-    Row(53, "complex", lambda f: np.save(f, np.zeros((3, 17), complex)), "an array of complex128; it must hold real"),
+    Row(53, "complex", lambda f: np.save(f, np.zeros((3, 17), complex)), "holds complex128, not real numbers; save"),
     Row(53, "text", lambda f: f.write_text("1 2 3"), "not a readable .npy array"),
     Row(53, "tiny", lambda f: np.save(f, np.where(np.arange(17) == 15, 1e-300, np.load(f))), "need 0 < near < far"),
     Row(53, "huge", lambda f: np.save(f, np.load(f) * 1e300), "NaN or infinity in row 0"),

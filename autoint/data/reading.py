@@ -180,7 +180,7 @@ def read_npy(file: Path, needs: str) -> np.ndarray:
         raise ValueError(f"{file}: not a readable .npy array ({reason}); restore it") from error
     if dtype.kind not in "fiu":
         what = "pickled objects, which could run code" if dtype.hasobject else f"{dtype}"
-        raise ValueError(f"{file}: an array of {what}; it must hold real numbers; nothing in it was run")
+        raise ValueError(f"{file}: holds {what}, not real numbers; save integers or floats")
     wanted, there = math.prod(shape) * dtype.itemsize, file.stat().st_size - start
     if wanted != there or min(shape, default=0) < 0:
         raise ValueError(f"{file}: shape {shape} of {dtype} takes {wanted} bytes, but {there} are there; restore it")
