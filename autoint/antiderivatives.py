@@ -173,6 +173,8 @@ def values(function: Function, x: Tensor) -> tuple[Tensor, bool]:
     wanted = f"a tensor of shape ({len(x)},) or ({len(x)}, C) for x of shape {tuple(x.shape)}"
     if not isinstance(out, Tensor):
         raise ValueError(f"the function returned a {type(out).__name__}; it must return {wanted}")
+    if out.is_complex():
+        raise ValueError("the function returned complex numbers; give the real and imaginary parts as two columns")
     if out.shape[:1] != x.shape[:1] or out.dim() not in (1, 2):
         raise ValueError(f"the function returned a tensor of shape {tuple(out.shape)}; it must return {wanted}")
     flat, y = out.dim() == 1, out.to(x.dtype).reshape(len(x), -1)

@@ -14,7 +14,6 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
@@ -34,6 +33,8 @@ NOISE = (  # what Lightning says of choices that are ours, and would say in ever
     ".*The `srun` command is available.*",
 )
 PATIENCE = datetime.timedelta(minutes=5)  # of processes that train together, with one of them; torch's is half an hour
+OURS = ("callbacks", "default_root_dir", "logger", "max_epochs", "plugins")
+"""Arguments of Lightning's Trainer that are objects, or that folders and exact resuming rest on."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def grad_net(config: RunConfig, net: IntegralNet) -> AbstractGradNet:
 
 def task(config: RunConfig, with_data: bool = True) -> Task:
     """Build the task's module, with initial weights from the seed, and its data."""
+    if with_data:
+        _check_trainer(config)  # now, rather than after the data was read
     torch.manual_seed(config.seed)
     return TASKS[config.task](config, with_data, **config.options)
 
@@ -109,12 +112,9 @@ def total_steps(config: RunConfig) -> int:
 
 def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
     """Build the Trainer: one epoch of ``max_steps`` batches, which is what makes a resumed run exact."""
+    _check_trainer(config)
     options = dict(config.trainer)
     batches, steps = total_steps(config), int(options.pop("max_steps"))
-    known = inspect.signature(pl.Trainer).parameters
-    for key in options:
-        if key not in known:
-            raise ValueError(f"unknown key 'trainer.{key}'{nearest(key, known)} (see Lightning's Trainer)")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
@@ -138,8 +138,8 @@ def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
         built = pl.Trainer(**{**defaults, **options})
         if hasattr(built.strategy, "_timeout"):  # of several processes; a strategy given by its name has no other way
             built.strategy._timeout = PATIENCE
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        raise ValueError(f"trainer: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # Lightning raises many kinds
+        raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
     _check_processes(config, built)
     _convert_batches(built)
     return built
@@ -173,4 +173,33 @@ def _check_processes(config: RunConfig, trainer: pl.Trainer) -> None:
             config.batch_size,
             config.batch_size // count,
             config.optimizer.lr,
+        )
+
+
+def _check_trainer(config: RunConfig) -> None:
+    """Refuse unknown keys, those that are not the user's to set, and processes on devices that are not there.
+
+    Refuses 16-bit numbers on a CPU, too, where Lightning would silently take others.
+    """
+    total_steps(config)
+    options, known = config.trainer, inspect.signature(pl.Trainer).parameters
+    for key in options:
+        if key not in known and key != "max_steps":
+            raise ValueError(f"unknown key 'trainer.{key}'{nearest(key, known)} (see Lightning's Trainer)")
+        if key in OURS:
+            raise ValueError(f"trainer.{key}={options[key]!r:.80}: this program sets it itself; remove the key")
+    accelerator, devices = options.get("accelerator", "auto"), options.get("devices", "auto")
+    gpus = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and not gpus:
+        raise ValueError(f"trainer.accelerator={accelerator}: this machine has no GPU; use trainer.accelerator=cpu")
+    if accelerator == "auto" and not gpus and isinstance(devices, int) and devices > 1:
+        raise ValueError(
+            f"trainer.devices={devices}: this machine has no GPU; use trainer.devices=1, or "
+            "trainer.accelerator=cpu for so many processes on the CPU"
+        )
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not gpus and not torch.backends.mps.is_available())
+    precision = options.get("precision")
+    if on_cpu and precision in ("16", 16, "16-mixed", "16-true"):
+        raise ValueError(
+            f"trainer.precision={precision} needs a GPU; on a CPU use trainer.precision=32-true or bf16-mixed"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import re
 import shutil
@@ -22,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from autoint.composing import as_data
 from autoint.registry import nearest, unknown
 from autoint.stopping import Stopped
 
@@ -79,36 +82,58 @@ def entry(
         def main() -> None:
             wants_trace = os.environ.get(TRACE, "0") != "0"
             os.environ[TRACE] = "1"  # so that errors reach us, instead of being printed by Hydra
-            if groups:
-                store_groups()
-            known = known_keys() if groups else list(OmegaConf.load(conf / f"{config_name}.yaml"))
+            _bear_with_terminals()
+            known: list[str] = []
             errors: list[Exception] = []
             sweeps: list[tuple[DictConfig, Path]] = []
             # Hydra would read these as booleans, and takes the options of a group as strings only.
             sys.argv = [re.sub(r"^faithful=(true|false)$", r"faithful='\1'", a, flags=re.IGNORECASE) for a in sys.argv]
             program = hydra.main(config_path=str(conf), config_name=config_name, **VERSION)
             try:
-                program(_collecting(function, errors, sweeps, known))()
+                if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
+                    raise ValueError("--experimental-rerun reads a pickle, which is code; give the overrides anew")
+                if groups:
+                    store_groups()
+                known += known_keys() if groups else list(OmegaConf.load(conf / f"{config_name}.yaml"))
+                with as_data():
+                    program(_collecting(function, errors, sweeps, known))()
                 if after is not None and sweeps:
                     after(*sweeps[-1])
+                sys.stdout.flush()
             except (KeyboardInterrupt, Stopped) as stop:
                 print(*([stop.message] if isinstance(stop, Stopped) else stop.args), file=sys.stderr)
                 sys.exit(stop.code if isinstance(stop, Stopped) else 130)
+            except BrokenPipeError:  # "| head": what is still to be flushed goes nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(141)
             except Exception as error:
                 errors.append(error)
-            lines = []
-            for failure in errors:
-                line = one_line(failure, known)
-                if line is None or wants_trace:
-                    raise failure
-                lines.append(f"error: {line}")
-            if lines:
-                print(*dict.fromkeys(lines), sep="\n", file=sys.stderr)
-                sys.exit(2)
+            _tell(errors, known, wants_trace)
 
         return main
 
     return decorate
+
+
+def _bear_with_terminals() -> None:
+    """Take a terminal that knows ASCII only, and a log that nobody reads any more, as no error."""
+    logging.raiseExceptions = False
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _tell(errors: list[Exception], known: list[str], wants_trace: bool) -> None:
+    """End with exit status 2 and a line for each error; raise it where a traceback is due."""
+    lines = []
+    for failure in errors:
+        line = one_line(failure, known)
+        if line is None or wants_trace:
+            raise failure
+        lines += [f"error: {finding}" for finding in line.splitlines()]
+    if lines:
+        print(*dict.fromkeys(lines), sep="\n", file=sys.stderr)
+        sys.exit(2)
 
 
 def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictConfig, Path]], known: list[str]) -> Job:
@@ -126,8 +151,9 @@ def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictC
             return function(composed)
         except BaseException as error:
             _remove_if_unused(HydraConfig.get())
-            if not isinstance(error, Exception):
-                print(*_not_begun(len(sweeps)), sep="\n", end="", file=sys.stderr)
+            if not isinstance(error, Exception) or isinstance(error, BrokenPipeError):
+                if not isinstance(error, Exception):
+                    print(*_not_begun(len(sweeps)), sep="\n", end="", file=sys.stderr)
                 raise
             if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
                 line = one_line(error, known)
@@ -176,6 +202,8 @@ def one_line(error: BaseException, known: list[str]) -> str | None:
         raised_in = frames[-1][0].f_globals.get("__name__", "") if frames else ""
         if raised_in.startswith("autoint") or raised_in == "__main__":
             return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; check the path, its rights and the disk"
     return None
 
 

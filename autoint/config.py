@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from autoint.composing import check_plain
 from autoint.registry import (
     ACTIVATIONS,
     COLORS,
@@ -112,12 +114,15 @@ class RunConfig:
         try:
             plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
-            raise ValueError(str(error).splitlines()[0]) from error
+            missing = re.search(r"Interpolation key '([^']+)' not found", str(error))
+            near = nearest(missing[1], map(str, composed)) if missing else ""
+            raise ValueError(f"{error.full_key}: {str(error).splitlines()[0]}{near}") from error
         return RunConfig.from_plain(plain)
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> RunConfig:
         """Return the configuration held by a nested mapping, such as a checkpoint's."""
+        check_plain(plain)
         plain = {**plain, **plain.get("options", {})}
         plain.pop("options", None)
         task = plain.get("task", "")
@@ -158,6 +163,8 @@ class RunConfig:
             **{f"report.{key}": getattr(self.report, key) for key in ("max_images", "chunk_size")},
             **{f"network.{key}": value for key, value in dataclasses.asdict(self.network).items()},
         )
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must be between 0 and 2⁶³ − 1")
         at_least_one(**{"optimizer.decay_steps": self.optimizer.decay_steps})
         if not 0 < self.optimizer.lr <= 10:
             raise ValueError(f"optimizer.lr={self.optimizer.lr} must be positive and at most 10")

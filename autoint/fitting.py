@@ -33,6 +33,10 @@ def box_of(lower: Any, upper: Any) -> tuple[list[float], list[float]]:
         raise ValueError(f"lower={lower!r}, upper={upper!r}: they must have the same length, from 1 to 6")
     if not all(math.isfinite(h - a) and a < h for a, h in zip(low, high, strict=True)):
         raise ValueError(f"lower={lower!r}, upper={upper!r}: they must be finite, and lower below upper on every axis")
+    if any(h - a < 1e-12 * max(abs(a), abs(h)) for a, h in zip(low, high, strict=True)):
+        raise ValueError(
+            f"lower={lower!r}, upper={upper!r}: float64 has hardly a number between them; move the box to the origin"
+        )
     return low, high
 
 
@@ -58,7 +62,12 @@ def samples(
     at_least_one(points=points)
     u = chebyshev_points(points or (512 if len(lower) == 1 else 2048), len(lower), seed)
     low, high = torch.tensor([lower, upper], dtype=torch.float64)
-    return u, *values(function, low + (u + 1) / 2 * (high - low))
+    x = low + (u + 1) / 2 * (high - low)
+    y, squeeze = values(function, x)
+    again, _ = values(function, x[:16])
+    if not torch.allclose(y[:16], again, rtol=1e-4, atol=1e-6 * float(y.abs().max())):
+        raise ValueError("the function gives other values when called again at the same points; make it deterministic")
+    return u, y, squeeze
 
 
 class LeastSquares:

@@ -14,6 +14,13 @@ from typing import Any
 import torch
 
 
+def installed_memory(device: str = "cpu") -> int:
+    """Return the bytes of memory of this machine, or of its first GPU for ``cuda``."""
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def peak_memory(action: Callable[[], Any], device: torch.device) -> int:
     """Return by how many bytes of tensors ``action`` exceeds, at its worst moment, what was allocated before it.
 

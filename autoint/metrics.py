@@ -76,9 +76,8 @@ def _fill_backbone(metric: torch.nn.Module, net: str, weights: str) -> None:
             with torch.no_grad():
                 parameter.copy_(features[key])
     except Exception as error:
-        raise ValueError(
-            f"lpips_weights={weights}: not torchvision's weights of {net} ({error}); give {BACKBONES[net]}"
-        ) from error
+        found = f"not torchvision's weights of {net} ({type(error).__name__})"
+        raise ValueError(f"lpips_weights={weights}: {found}; give {BACKBONES[net]}") from error
 
 
 def lpips(metric: torch.nn.Module, image: Tensor, truth: Tensor) -> Tensor:

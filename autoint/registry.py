@@ -152,8 +152,11 @@ def load_plugins() -> None:
         try:
             entry.load()
         except Exception as error:
+            _plugins_loaded = False
             package = entry.dist.name if entry.dist else "an unknown package"
-            raise ImportError(f"plugin '{entry.name}' ({entry.value}) of {package} failed to load: {error}") from error
+            raise ValueError(
+                f"plugin '{entry.name}' ({entry.value}) of {package} failed to load: {error}; mend or uninstall it"
+            ) from error
 
 
 ACTIVATIONS: Registry[Any] = Registry("activation", "autoint.activations")

@@ -45,6 +45,15 @@ def hull_once(monkeypatch):
 
 
 @pytest.fixture
+def one_thread():
+    """Such small batches are no faster on two, and far slower where the second is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def blender_scene(tmp_path):
     """A Blender scene of 8×6 images of a disc, under DATA/nerf_synthetic/disc; returns DATA."""
     from autoint.data.procedural import orbit

@@ -14,10 +14,10 @@ from autoint import build, metrics
 from autoint.config import RunConfig
 from autoint.data.blender import blender
 from autoint.data.deepvoxels import deepvoxels
+from autoint.data.images import read_rgba
 from autoint.data.llff import llff
 from autoint.data.loading import WholeImages
 from autoint.data.procedural import orbit
-from autoint.data.reading import read_rgba
 from autoint.data.transforms import nearest_point, transforms
 from autoint.data.views import Views, held_out
 from autoint.rays import DeviceCoordinates, Intrinsics, distorted, undistorted
@@ -433,16 +433,7 @@ SCENES = {
 }
 
 
-@pytest.fixture
-def _one_thread():
-    """Such small batches are no faster on two, and far slower where the second is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", SCENES)
 def test_a_scene_of_every_format_trains(name, tmp_path):
     steps, options, write = SCENES[name]

@@ -361,7 +361,7 @@ def test_sinograms_in_arrays_and_pictures(tmp_path, suffix):
         (np.zeros((4, 5)), {}, "nothing to reconstruct"),
         (np.linspace(-1, 1, 20).reshape(4, 5), {}, "values go down to -1"),
         (np.ones((4, 5), complex), {}, "holds complex128, not real numbers"),
-        (np.array([[object()]]), {}, "cannot be read"),
+        (np.array([[object()]]), {}, "holds pickled objects"),
         (np.ones(5), {}, "expected \\(angles, detector pixels\\)"),
         (np.ones((1, 5)), {}, "expected \\(angles, detector pixels\\)"),
         (np.arange(20.0).reshape(4, 5), {"angles": "five.txt"}, "4 views but 5 angles; .* may be transposed"),

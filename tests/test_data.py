@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from autoint.data.blender import blender
+from autoint.data.images import reduced
 from autoint.data.loading import Pixels, StepLoader, WholeImages
 from autoint.data.procedural import procedural
-from autoint.data.reading import reduced
 from autoint.metrics import over
 from autoint.rays import Intrinsics, Rays, rays_from_camera
 from tests import reference
@@ -125,7 +125,7 @@ def test_unreadable_images_are_named(contents, blender_scene):
 
 
 def test_a_missing_scene_says_where_to_get_it(tmp_path, blender_scene):
-    with pytest.raises(ValueError, match=r"disk \(there: disc\); get .*nerf_synthetic.zip.* set data_dir="):
+    with pytest.raises(ValueError, match=r"disk; did you mean 'disc'\? \(there: disc\); get .*zip.* set data_dir="):
         blender(str(blender_scene), "train", None, path="nerf_synthetic/disk")
     with pytest.raises(ValueError, match=r"scene\.path is empty"):
         blender(str(blender_scene), "train", None)

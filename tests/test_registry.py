@@ -66,5 +66,5 @@ def test_plugins_register_by_being_imported(tmp_path, monkeypatch):
 
 def test_a_plugin_that_fails_to_load_raises(monkeypatch):
     install_plugin(monkeypatch, "no_such_module_at_all")
-    with pytest.raises(ImportError, match="plugin 'mine'"):
+    with pytest.raises(ValueError, match="plugin 'mine'"):
         ACTIVATIONS.names()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import torch
+import logging
+from pathlib import Path
+from typing import Any
 
 from autoint.data import reading
+from autoint.data.images import read_images
+from autoint.data.poses import poses_of, warn_of_twins
 from autoint.data.views import Views, evenly
 from autoint.rays import Intrinsics
 from autoint.registry import DATASETS
 
+log = logging.getLogger(__name__)
 SOURCE = "the NeRF-synthetic archive (nerf_synthetic.zip) linked from the NeRF project page, https://www.matthewtancik.com/nerf"
 NEEDS = "a Blender scene has transforms_train.json, _val.json and _test.json"
 
@@ -43,15 +48,23 @@ def blender(
     transforms = reading.read_json(file, NEEDS)
     frames = reading.frames_of(transforms, file)
     fov = reading.angle(transforms.get("camera_angle_x"), f"{file}: camera_angle_x")
-    files, poses = [], []
-    for i in evenly(len(frames), at_most):
-        where = f"{file}: frames[{i}]"
-        name = frames[i].get("file_path")
-        image, exists = reading.image_file(folder, name, where)
-        if not exists:
-            raise ValueError(f"{where}.file_path={name!r}: image {image}[.png] not found; restore the file")
-        files.append(image)
-        poses.append(reading.pose_of(frames[i], where))
-    images, size = reading.read_images(files, image_size)
+    poses = poses_of(frames, file)
+    train = folder / "transforms_train.json"
+    if split != "train" and train.is_file():
+        seen = poses_of(reading.frames_of(reading.read_json(train, NEEDS), train), train)
+        warn_of_twins(poses, [f"{file}: frames[{i}]" for i in range(len(frames))], seen, train.name)
+    chosen = evenly(len(frames), at_most)
+    files = reading.gathered(lambda i: _image(folder, frames[i], f"{file}: frames[{i}]"), chosen)
+    images, size = read_images(files, image_size)
+    if bool((images[..., 3] == 1).all()):
+        log.warning("%s: none of %d images has transparency; their background is a part of the scene", file, len(files))
     intrinsics = Intrinsics.from_fov(fov, *size).resized(images.shape[2], images.shape[1])
-    return Views(images, torch.stack(poses), intrinsics, near, far, tuple(f.stem for f in files))
+    return Views(images, poses[chosen], intrinsics, near, far, tuple(f.stem for f in files))
+
+
+def _image(folder: Path, frame: dict[str, Any], where: str) -> Path:
+    image = reading.image_file(folder, frame.get("file_path"), where)
+    if not image.is_file():
+        found = f"{where}.file_path={frame['file_path']!r}: image {image}[.png] not found"
+        raise ValueError(f"{found}{reading.alike(image)}; restore the file")
+    return image

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from autoint.data import reading
+from autoint.data.images import images_in, read_images
+from autoint.data.poses import rigid
 from autoint.data.views import Views, evenly
 from autoint.rays import Intrinsics
 from autoint.registry import DATASETS
@@ -50,17 +52,18 @@ def deepvoxels(
         raise ValueError(f"scene.radius={radius} must be greater than 0: half the side of the scene's box")
     folder, whole = _folder(data_dir, path, split)
     intrinsics, center, inverted = _intrinsics(folder / "intrinsics.txt")
-    files = reading.images_in(folder / "rgb")
+    files = images_in(folder / "rgb")
     if whole:
         order = torch.randperm(len(files), generator=generator(split_seed, "deepvoxels")).tolist()
         half = (len(files) + 1) // 2
         files = [files[i] for i in sorted(order[:half] if split == "train" else order[half:])]
-    poses = torch.stack([_pose(folder / "pose" / f"{f.stem}.txt", inverted) for f in files])
+    pose_files = [folder / "pose" / f"{f.stem}.txt" for f in files]
+    poses = _poses(rigid(reading.gathered(_matrix, pose_files), list(map(str, pose_files))), inverted)
     # of all views: a part of them must see the same range
     distance = (poses[:, :3, 3] - center).norm(dim=-1)
     near, far = max(1e-2 * radius, float(distance.min()) - 3**0.5 * radius), float(distance.max()) + 3**0.5 * radius
     chosen = evenly(len(files), at_most)
-    images, size = reading.read_images([files[i] for i in chosen], image_size)
+    images, size = read_images([files[i] for i in chosen], image_size)
     intrinsics = _cropped(intrinsics, size, folder).resized(images.shape[2], images.shape[1])
     names, box = tuple(files[i].stem for i in chosen), (center - radius, center + radius)
     return Views(images, poses[chosen], intrinsics, near, far, names, box)
@@ -78,11 +81,14 @@ def _folder(data_dir: str, path: str, split: str) -> tuple[Path, bool]:
 
 def _numbers(file: Path) -> list[list[float]]:
     try:
-        return [[float(word) for word in line.split()] for line in file.read_text().splitlines() if line.strip()]
+        lines = [[float(word) for word in line.split()] for line in file.read_text().splitlines() if line.strip()]
     except FileNotFoundError as error:
         raise ValueError(f"{file}: file not found; {NEEDS}") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: not a text file of numbers ({error}); restore it") from error
+        raise ValueError(f"{file}: not a text file of numbers ({error!s:.80}); restore it") from error
+    if not all(abs(number) < 1e12 for line in lines for number in line):
+        raise ValueError(f"{file}: NaN or infinity or beyond all sizes; restore it")
+    return lines
 
 
 def _intrinsics(file: Path) -> tuple[Intrinsics, Tensor, bool]:
@@ -119,12 +125,14 @@ def _cropped(intrinsics: Intrinsics, size: tuple[int, int], folder: Path) -> Int
     return intrinsics
 
 
-def _pose(file: Path, inverted: bool) -> Tensor:
-    """A camera-to-world pose (4, 4) in OpenGL's convention from OpenCV's, +y down and looking along +z."""
+def _matrix(file: Path) -> Tensor:
     numbers = [number for line in _numbers(file) for number in line]
     if len(numbers) != 16:
         raise ValueError(f"{file}: {len(numbers)} numbers; a pose has 16, a 4x4 camera-to-world matrix")
-    pose = torch.tensor(numbers, dtype=torch.float64).view(4, 4)
-    reading.check_pose(pose.float(), str(file))
-    pose = torch.linalg.inv(pose) if inverted else pose
-    return (pose * torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)).float()
+    return torch.tensor(numbers, dtype=torch.float64).view(4, 4)
+
+
+def _poses(matrices: Tensor, inverted: bool) -> Tensor:
+    """Camera-to-world poses (V, 4, 4) in OpenGL's convention from OpenCV's, +y down and looking along +z."""
+    poses = torch.linalg.inv(matrices) if inverted else matrices
+    return (poses * torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)).float()

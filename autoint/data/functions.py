@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor
 
 from autoint.registry import FUNCTIONS, nearest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,9 @@ def target(name: str) -> Target:
                 "function=package.module:callable)"
             )
         return FUNCTIONS[name]()
+    if not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", name):
+        raise ValueError(f"function={name!r:.80} is not of the form package.module:callable")
+    log.warning("function=%s: importing %s, which runs the code in it", name, module)
     try:
         found = importlib.import_module(module)
         for part in attribute.split("."):

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from autoint.data import reading
+from autoint.data.images import image_size_of, images_in, read_images
+from autoint.data.poses import rigid
 from autoint.data.views import Views, evenly, held_out
 from autoint.rays import DeviceCoordinates, Intrinsics
 from autoint.registry import DATASETS
 
 SOURCE = "nerf_llff_data.zip, linked from the NeRF project page, https://www.matthewtancik.com/nerf"
+NEEDS = "an LLFF scene has poses_bounds.npy and images"
 NEAR_BOUND = 0.75
 """The scene is scaled so that the nearest bound times this is at depth 1, where device coordinates begin (NeRF)."""
 
@@ -53,7 +56,7 @@ def llff(
     """
     folder = reading.find_scene(data_dir, path, "llff", SOURCE)
     poses, sizes, bounds = _poses_bounds(folder / "poses_bounds.npy")
-    files = reading.images_in(_image_folder(folder, factor, image_size))
+    files = images_in(_image_folder(folder, factor, image_size))
     if len(files) != len(poses):
         raise ValueError(
             f"{files[0].parent}: {len(files)} images, but poses_bounds.npy has {len(poses)} rows, one for each; "
@@ -75,7 +78,7 @@ def llff(
     lower, upper = everything.frustum_box(5)
     kept = held_out(len(files), hold_every, split)
     chosen = [kept[i] for i in evenly(len(kept), at_most)]
-    images, _ = reading.read_images([files[i] for i in chosen], image_size)
+    images, _ = read_images([files[i] for i in chosen], image_size)
     return replace(
         everything,
         images=images,
@@ -88,31 +91,27 @@ def llff(
 
 def _poses_bounds(file: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Poses (V, 4, 4) in OpenGL's convention, height, width and focal length (V, 3), near and far (V, 2): float64."""
-    try:
-        table = np.load(file, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise ValueError(f"{file}: file not found; an LLFF scene has poses_bounds.npy and images") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{file}: not a readable .npy array ({str(error).splitlines()[0]}); restore it") from error
-    if table.ndim != 2 or table.shape[1] != 17 or not len(table) or table.dtype.kind not in "fiu":
+    table = reading.read_npy(file, NEEDS)
+    if table.ndim != 2 or table.shape[1] != 17 or not len(table):
         raise ValueError(f"{file}: an array of shape {table.shape} of {table.dtype}; it must be (views, 17) of numbers")
-    if not np.isfinite(table).all():
-        raise ValueError(f"{file}: NaN or infinity in row {int(np.argmin(np.isfinite(table).all(1)))}; restore it")
+    usable = (np.abs(table) < 1e12).all(1)  # NaN is not
+    if not usable.all():
+        raise ValueError(f"{file}: NaN or infinity in row {int(np.argmin(usable))}; restore it")
     rows = torch.from_numpy(table.astype(np.float64))
     matrices, bounds = rows[:, :15].view(-1, 3, 5), rows[:, 15:]
-    wrong = (bounds[:, 0] <= 0) | (bounds[:, 1] <= bounds[:, 0])
+    wrong = (bounds[:, 0] < 1e-9) | (bounds[:, 1] <= bounds[:, 0])
     if wrong.any():
         view = int(wrong.nonzero()[0, 0])
-        raise ValueError(f"{file}: row {view} has the bounds {bounds[view].tolist()}; need 0 < near < far")
+        raise ValueError(
+            f"{file}: row {view} has the bounds {bounds[view].tolist()}; need 0 < near < far, near above 1e-9"
+        )
     sizes = matrices[:, :, 4]
     if (sizes <= 0).any() or (sizes[:, :2] != sizes[0, :2]).any():
         raise ValueError(f"{file}: height, width and focal length must be positive, and one size for all views")
     down, right, back = matrices[:, :, 0], matrices[:, :, 1], matrices[:, :, 2]
     poses = torch.eye(4, dtype=torch.float64).repeat(len(rows), 1, 1)
     poses[:, :3] = torch.stack([right, -down, back, matrices[:, :, 3]], dim=-1)
-    for view, pose in enumerate(poses):
-        reading.check_pose(pose.float(), f"{file}: row {view}")
-    return poses, sizes, bounds
+    return rigid(list(poses), [f"{file}: row {view}" for view in range(len(poses))]), sizes, bounds
 
 
 def _mean_pose(poses: Tensor) -> Tensor:
@@ -147,13 +146,13 @@ def _image_folder(folder: Path, factor: int | None, image_size: int | None) -> P
             reductions[int(number)] = candidate
     reductions = {n: reductions[n] for n in sorted(reductions, reverse=True) if reductions[n].is_dir()}
     if not reductions:
-        raise ValueError(f"{folder}: no folder 'images' there; an LLFF scene has poses_bounds.npy and images")
+        raise ValueError(f"{folder}: no folder 'images' there; {NEEDS}")
     if factor is not None:
         if factor not in reductions:
             there = ", ".join(map(str, sorted(reductions)))
             raise ValueError(f"scene.factor={factor}: no such reduction in {folder} (there: {there})")
         return reductions[factor]
     for candidate in reductions.values():
-        if image_size is None or max(reading.image_size_of(reading.images_in(candidate)[0])) >= image_size:
+        if image_size is None or max(image_size_of(images_in(candidate)[0])) >= image_size:
             return candidate
     return candidate

@@ -87,7 +87,7 @@ def image(data_dir: str, rho: int | None, theta: int | None, *, path: str = "") 
         theta: angles.
         path: of the picture; what lies outside of the inscribed circle is taken for empty.
     """
-    from autoint.data.reading import read_rgba
+    from autoint.data.images import read_rgba
 
     if not path:
         raise ValueError("phantom.path is empty: give the picture's file, as in phantom=image phantom.path=FILE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from autoint.data.reading import read_npy
 from autoint.data.sinograms import Scan
 from autoint.registry import PHANTOMS, one_of
 
@@ -144,23 +146,23 @@ def absorption(file: Path, data: np.ndarray, white: np.ndarray, dark: np.ndarray
                 "give raw counts"
             )
     flat = white.mean(0) - dark.mean(0)
+    if not (flat > 0).any():
+        raise ValueError(
+            f"{file}: white ≤ dark in every detector column; check exchange/data_white and exchange/data_dark"
+        )
     transmission = (data - dark.mean(0)) / np.where(flat > 0, flat, np.nan)
     blocked = transmission <= 0
-    if blocked.mean() > 0.2:
+    if blocked.mean() > 0.2 or not (transmission > 0).any():
         raise ValueError(
             f"{file}: no light in {blocked.mean():.0%} of the pixels (data − dark ≤ 0); check data, data_white "
             "and data_dark"
         )
     if blocked.any():
-        least = transmission[~blocked & np.isfinite(transmission)].min()
+        least = transmission[transmission > 0].min()
         log.warning(
             "%s: %d pixels without light count as having the least that was seen, %.2g", file, blocked.sum(), least
         )
         transmission = np.where(blocked, least, transmission)
-    if not (flat > 0).any():
-        raise ValueError(
-            f"{file}: white ≤ dark in every detector column; check exchange/data_white and exchange/data_dark"
-        )
     return _mended(str(file), -np.log(transmission))
 
 
@@ -239,17 +241,24 @@ def _read_exchange(file: Path, row: int) -> tuple[np.ndarray, np.ndarray, np.nda
                 if not 0 <= row < arrays[name].shape[1]:
                     raise ValueError(f"phantom.row={row}: {where} has rows 0 to {arrays[name].shape[1] - 1}")
                 out.append(_bounded(where, arrays[name], (slice(None), row)))
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except Exception as error:  # HDF5 raises many kinds on damaged files
+        _pass_own(error, (str(file), "phantom."))
         raise ValueError(
-            f"{file}: not a readable HDF5 file ({str(error).splitlines()[0]}); restore the file"
+            f"{file}: not a readable HDF5 file ({str(error).partition(chr(10))[0]:.100}); restore the file"
         ) from error
-    if not (len(out[1]) and len(out[2])) or len({a.shape[1] for a in out}) > 1:
+    if not all(a.size for a in out) or len({a.shape[1] for a in out}) > 1:
         shapes = ", ".join(str(a.shape) for a in out)
         raise ValueError(
             f"{file}: data, data_white and data_dark have (frames, columns) {shapes}; they need frames, and the same "
             "columns"
         )
     return out[0], out[1], out[2], arrays["theta"]
+
+
+def _pass_own(error: Exception, beginnings: tuple[str, ...]) -> None:
+    """Raise an error again that names its place already."""
+    if isinstance(error, ValueError) and str(error).startswith(beginnings):
+        raise error
 
 
 def _bounded(where: str, dataset: Any, part: Any) -> np.ndarray:
@@ -266,10 +275,9 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{file}: suffix '{file.suffix}' is unknown (available: {', '.join(READERS)})")
     try:
         arrays = READERS[file.suffix.lower()](file)
-    except (ValueError, OSError, EOFError, SyntaxError, KeyError, zipfile.BadZipFile) as error:
-        if str(error).startswith(str(file)):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # numpy, zipfile and Pillow raise many kinds on damaged files
+        _pass_own(error, (str(file),))
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise ValueError(f"{file}: cannot be read ({reason}); save a plain array of numbers") from error
     for name, array in arrays.items():
         if array.dtype.kind not in "iuf":
@@ -292,11 +300,14 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npy(file: Path) -> dict[str, np.ndarray]:
-    return {"sinogram": np.array(np.load(file, mmap_mode="r", allow_pickle=False))}
+    return {"sinogram": read_npy(file, "give the sinogram's file")}
 
 
 def _read_tif(file: Path) -> dict[str, np.ndarray]:
-    with Image.open(file, formats=("TIFF",)) as image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(file, formats=("TIFF",))
+    with image:
         return {"sinogram": np.asarray(image)}
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from autoint.data import reading
+from autoint.data.images import read_images
+from autoint.data.poses import poses_of, warn_of_twins
 from autoint.data.views import Views, check_lens, evenly, held_out
 from autoint.rays import Intrinsics
 from autoint.registry import DATASETS, one_of
@@ -75,10 +77,13 @@ def transforms(
     frames = _present(file, missing)
     kept = _kept(frames, hold_every, split) if file == single else list(range(len(frames)))
     everything = frames if file == reference else _frames(reference)
-    cameras = torch.stack([reading.pose_of(frame, frame["where"]) for frame in everything])
+    cameras = poses_of(everything, reference)
+    own = cameras if everything is frames else poses_of(frames, file)
+    if own is not cameras:
+        warn_of_twins(own, [frame["where"] for frame in frames], cameras, reference.name)
     chosen = [frames[kept[i]] for i in evenly(len(kept), at_most)]
-    images, size = reading.read_images([frame["image"] for frame in chosen], image_size)
-    poses = torch.stack([reading.pose_of(frame, frame["where"]) for frame in chosen])
+    images, size = read_images([frame["image"] for frame in chosen], image_size)
+    poses = own[[kept[i] for i in evenly(len(kept), at_most)]]
     intrinsics = _intrinsics(chosen, size)
     check_lens(intrinsics, str(file))
     intrinsics = intrinsics.resized(images.shape[2], images.shape[1])
@@ -153,9 +158,8 @@ def _present(file: Path, missing: str) -> list[Frame]:
     gone: list[Frame] = []
     frames = _frames(file)
     for frame in frames:
-        image, exists = reading.image_file(file.parent, frame.get("file_path"), frame["where"])
-        frame["image"] = image
-        (present if exists else gone).append(frame)
+        frame["image"] = reading.image_file(file.parent, frame.get("file_path"), frame["where"])
+        (present if frame["image"].is_file() else gone).append(frame)
     if gone:
         named = ", ".join(str(frame["file_path"]) for frame in gone[:8]) + (", …" if len(gone) > 8 else "")
         found = f"{file}: {len(gone)} of {len(frames)} images are missing: {named}"

@@ -104,15 +104,19 @@ def check_lens(intrinsics: Intrinsics, where: str) -> None:
     """Refuse distortion that cannot be inverted all over the image, which would bend rays to nowhere."""
     if intrinsics.distortion is None:
         return
-    fx, fy, cx, cy = intrinsics.pinhole.double().unbind(-1)
-    for column in torch.linspace(0, intrinsics.width, 9, dtype=torch.float64):
-        for row in torch.linspace(0, intrinsics.height, 9, dtype=torch.float64):
-            x, y = (column - cx) / fx, (row - cy) / fy
-            u, v = undistorted(x, y, intrinsics.distortion)
-            again = distorted(u, v, intrinsics.distortion.double())
-            close = (again[0] - x).abs() + (again[1] - y).abs() < 1e-8
-            if not bool((close & (u * x + v * y >= 0)).all()):  # beyond the fold, solutions lie on the other side
-                raise ValueError(
-                    f"{where}: the lens distortion folds the image over at ({float(column):.0f}, {float(row):.0f}): no "
-                    "ray belongs to that pixel; check k1, k2, k3, p1, p2, or undistort the images beforehand"
-                )
+    sides = (torch.linspace(0, side, 9, dtype=torch.float64) for side in (intrinsics.width, intrinsics.height))
+    column, row = torch.cartesian_prod(*sides).unbind(-1)
+    fx, fy, cx, cy = (k[:, None] for k in intrinsics.pinhole.double().unbind(-1))
+    x, y = ((column - cx) / fx).flatten(), ((row - cy) / fy).flatten()
+    lens = intrinsics.distortion.double().expand(len(fx), 5).repeat_interleave(len(row), dim=0)
+    u, v = undistorted(x, y, lens)
+    again = distorted(u, v, lens)
+    close = (again[0] - x).abs() + (again[1] - y).abs() < 1e-8
+    bad = ~(close & (u * x + v * y >= 0))  # beyond the fold, solutions lie on the other side
+    if bad.any():
+        at = int(bad.nonzero()[0, 0]) % len(row)
+        pixel = f"({float(column[at]):.0f}, {float(row[at]):.0f})"
+        raise ValueError(
+            f"{where}: the lens distortion folds the image over at {pixel}: no ray belongs to that pixel; check k1, "
+            "k2, k3, p1, p2, or undistort the images beforehand"
+        )

@@ -72,7 +72,10 @@ def function(
         raise ValueError("trainer.accumulate_grad_batches: every step of task=function sees all points; leave it at 1")
     goal = target(function)
     low, high = _box(goal, function, lower, upper)
-    u, y, squeeze = fitting.samples(goal.integrand, low, high, points if with_data else 1, config.seed)
+    try:
+        u, y, squeeze = fitting.samples(goal.integrand, low, high, points if with_data else 1, config.seed)
+    except ValueError as error:
+        raise ValueError(str(error).replace("the function", f"function={function}")) from error
     net = build.integral_net(config, len(low), y.shape[1])
     model = antiderivatives.Antiderivative(net, low, high, squeeze, config.grad_net)
     model.function = goal.integrand

@@ -17,6 +17,7 @@ from autoint import build, metrics, pictures, video, view_evaluation
 from autoint.config import Optimizer, RunConfig
 from autoint.data.loading import Batch, ViewsData
 from autoint.data.views import Views
+from autoint.memory import installed_memory
 from autoint.occupancy import Occupancy, visual_hull
 from autoint.registry import DATASETS, MODELS, TASKS, at_least_one, one_of
 from autoint.schedule import learning_rate, used_budget
@@ -87,6 +88,7 @@ def volrend(
         volume.compile_networks()
     data = None
     if with_data:
+        check_memory(config, volume)
         steps = build.total_steps(config)
         data = ViewsData(
             train,
@@ -99,6 +101,18 @@ def volrend(
         )
     module = VolumeRendering(volume, background=background, seed=config.seed, optimizer=config.optimizer)
     return build.Task(module, data)
+
+
+def check_memory(config: RunConfig, volume: AbstractVolume) -> None:
+    """Refuse a batch whose activations alone, of one number per unit and evaluation, exceed the memory there is."""
+    device = "cuda" if torch.cuda.is_available() and config.trainer.get("accelerator") != "cpu" else "cpu"
+    per_ray = 4 * volume.evaluations * volume.width * config.network.num_layers
+    needed, there = config.batch_size * per_ray, installed_memory(device)
+    if needed > there:
+        raise ValueError(
+            f"batch_size={config.batch_size}: a step would take {needed / 2**30:.1f} GiB at least, and there are "
+            f"{there / 2**30:.1f} GiB of memory; at most {there // per_ray} fit"
+        )
 
 
 def load_views(config: RunConfig, split: str, at_most: int | None = None) -> Views:
