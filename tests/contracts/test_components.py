@@ -19,6 +19,7 @@ from autoint.registry import (
     FUNCTIONS,
     GRAD_NETS,
     MODELS,
+    PHANTOMS,
     PLACEMENTS,
     TASKS,
 )
@@ -185,8 +186,9 @@ def test_the_command_line_surface():
     assert set(COLORS.names()) == {"decoded", "mean", "weighted"}
     assert set(MODELS.names()) == {"autoint", "nerf"}
     assert set(DATASETS.names()) == {"blender", "deepvoxels", "llff", "procedural", "transforms"}
+    assert set(PHANTOMS.names()) == {"ellipses", "image", "scan", "shepp_logan", "sinogram"}
     assert set(FUNCTIONS.names()) == {"cos", "gaussian2d", "gaussian3d", "linear", "polynomial", "sinc", "xcosx"}
-    assert set(TASKS.names()) == {"function", "volrend"}
+    assert set(TASKS.names()) == {"ct", "function", "volrend"}
     assert cli.known_keys() == [
         "activation",
         "adam_steps",
@@ -198,8 +200,11 @@ def test_the_command_line_surface():
         "data_dir",
         "direction_encoding",
         "encoding",
+        "exponent",
+        "fields",
         "fit",
         "function",
+        "gaussian",
         "grad_net",
         "image_size",
         "images_per_batch",
@@ -209,21 +214,30 @@ def test_the_command_line_surface():
         "network",
         "networks",
         "optimizer",
+        "passes",
+        "phantom",
+        "photons",
         "placement",
         "points",
         "report",
         "resume",
+        "rho",
         "samples",
         "save_every",
         "scene",
         "sections",
         "seed",
+        "spacing",
+        "strength",
+        "subsample",
         "task",
+        "theta",
         "tolerance",
         "trainer",
         "upper",
         "val_every",
         "val_images",
+        "views",
     ]
 
 
