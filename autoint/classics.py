@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from autoint.data.sinograms import Scan, interpolated
+from autoint.object_search import STRENGTHS, Search, coarse_spacing
 from autoint.sinogram_models import Object
 from autoint.sparse_gradient import Prior
 from autoint.tomography import Lattice, projection_matrix
 
 SART_PASSES, TV_PASSES = 20, 40
-TV_STRENGTHS = (1e-5, 1e-4, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -91,30 +91,14 @@ def total_variation(scan: Scan, seen: np.ndarray) -> Filled:
 
     By the closed-form projector and solver of the object, with p = 1, without the interpolated remainder.
     """
-    model = Object(
-        scan.values[seen], scan.theta[seen], scan.rho, pixel_lattice(scan).spacing * max(1.0, scan.radius / 160)
-    )
-    views = np.arange(len(seen))
-    held_out = views[2::4]
-    best = TV_STRENGTHS[0]
-    if len(held_out):
-        errors = []
-        for strength in TV_STRENGTHS:
-            kept = np.setdiff1d(views, held_out)
-            _fit(model, kept, Prior(1.0, strength), TV_PASSES // 2)
-            errors.append(model.score(kept, held_out))
-        best = TV_STRENGTHS[int(np.argmin(errors))]
-    _fit(model, views, Prior(1.0, best), TV_PASSES)
+    spacing = coarse_spacing(scan.radius) / scan.radius
+    model = Object(scan.values[seen], scan.theta[seen], scan.rho, spacing)
+    search = Search(model, [(spacing, Prior(1.0, strength)) for strength in STRENGTHS], TV_PASSES)
+    for step in range(search.steps):
+        search.advance(step)
     matrix = projection_matrix(model.lattice, torch.as_tensor(scan.rho), torch.as_tensor(scan.theta))
     filled = float(model.scale) * np.asarray(matrix @ model.values.detach().numpy()).reshape(scan.values.shape)
     return Filled(filled, resampled(model.absorption(), model.lattice, pixel_lattice(scan)))
-
-
-def _fit(model: Object, views: np.ndarray, prior: Prior, passes: int) -> None:
-    solver, c = model.solver(views, prior), np.zeros(len(model.values), np.float32)
-    for done in range(passes):
-        c = solver.step(c, done / passes)
-    model.values.data.copy_(torch.from_numpy(c))
 
 
 def resampled(image: np.ndarray, lattice: Lattice, to: Lattice) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,6 @@ from autoint.data.sinograms import Scan
 from autoint.files import write_json, write_whole
 from autoint.sinogram_models import Line, Object
 from autoint.tables import markdown
-
-if TYPE_CHECKING:
-    from autoint.tasks.ct import Tomography
 
 COLUMNS = {
     "phantom": ("phantom", ""),
@@ -37,18 +36,22 @@ CLASSICS = tuple(classics.METHODS)
 
 
 def write(
-    module: Tomography, scan: Scan, seen: np.ndarray, folder: Path, which: tuple[str, ...]
+    fields: Sequence[Object | Line], scan: Scan, seen: np.ndarray, folder: Path, which: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Fill the sinogram by the run's fields and by the classics in ``which``; return a row for each method.
+    """Fill the sinogram by the trained fields and by the classics in ``which``; return a row for each method.
 
     Writes into ``folder``: the sinograms as numbers, the paper's Figure 3 of them, and the images.
     """
     rows, filled = [], {}
-    with tqdm([*ours(module, scan), *((m, None) for m in which)], desc="methods", leave=False) as methods:
+    fills: dict[str, Callable[[], Filled]] = {
+        f"AutoInt {type(field).__name__.lower()}": functools.partial(ours, field, scan) for field in fields
+    }
+    fills |= {name: functools.partial(classics.METHODS[name], scan, seen) for name in which}
+    with tqdm(fills.items(), desc="methods", leave=False) as methods:
         for name, fill in methods:
             methods.set_postfix_str(name)
             start = time.perf_counter()
-            filled[name] = fill() if fill is not None else classics.METHODS[name](scan, seen)
+            filled[name] = fill()
             rows.append({"method": name, **errors(filled[name], scan, seen), "seconds": time.perf_counter() - start})
     folder.mkdir(parents=True, exist_ok=True)
     sinograms = {name: result.sinogram for name, result in filled.items() if result.sinogram is not None}
@@ -59,20 +62,12 @@ def write(
     return rows
 
 
-def ours(module: Tomography, scan: Scan) -> list[tuple[str, Any]]:
-    """Return the run's fields as methods."""
-    line, obj = module.line, module.object
-
-    def fill_by_object() -> Filled:
-        assert isinstance(obj, Object)
-        return Filled(obj.sinogram(scan.rho, scan.theta), resampled(obj.absorption(), obj.lattice, pixel_lattice(scan)))
-
-    def fill_by_line() -> Filled:
-        assert isinstance(line, Line)
-        return Filled(line.sinogram(scan.rho, scan.theta), image_of(line, scan))
-
-    fields = (("AutoInt object", obj, fill_by_object), ("AutoInt line", line, fill_by_line))
-    return [(name, fill) for name, field, fill in fields if field is not None]
+def ours(field: Object | Line, scan: Scan) -> Filled:
+    """Return what a trained field makes of the scan."""
+    if isinstance(field, Line):
+        return Filled(field.sinogram(scan.rho, scan.theta), image_of(field, scan))
+    image = resampled(field.absorption(), field.lattice, pixel_lattice(scan))
+    return Filled(field.sinogram(scan.rho, scan.theta), image)
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ def quality(subsample: int, quick: bool) -> tuple[dict[str, float], Tomography, 
         _, module = build.restored(Path(folder) / "checkpoints" / "last.ckpt")
         assert isinstance(module, Tomography)
         scan, seen = load_scan(config)
-        rows = sinogram_evaluation.write(module, scan, seen, Path(folder), sinogram_evaluation.CLASSICS)
+        rows = sinogram_evaluation.write(module.fields, scan, seen, Path(folder), sinogram_evaluation.CLASSICS)
     return {row["method"]: row["psnr"] for row in rows if row["psnr"] == row["psnr"]}, module, scan
 
 

@@ -420,6 +420,6 @@ def test_an_object_comes_back_from_its_checkpoint(tmp_path):
     _, module = build.restored(tmp_path / "checkpoints" / "last.ckpt")
     written = np.load(tmp_path / "sinograms.npz")
     scan = Scan(written["sinogram"], written["theta"], 16.0)
-    assert isinstance(module.object, Object)
-    assert module.object.sinogram(scan.rho, scan.theta) == pytest.approx(written["object"], abs=1e-6)
+    assert isinstance(module.search.object, Object)
+    assert module.search.object.sinogram(scan.rho, scan.theta) == pytest.approx(written["object"], abs=1e-6)
     assert module.line.sinogram(scan.rho, scan.theta) == pytest.approx(written["line"], abs=1e-6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +15,17 @@ from autoint import build, sinogram_evaluation
 from autoint.config import Optimizer, RunConfig
 from autoint.data.loading import StepLoader
 from autoint.data.sinograms import Scan, seen_views
+from autoint.object_search import Search, trials_of
 from autoint.registry import PHANTOMS, TASKS, at_least_one, one_of
 from autoint.schedule import learning_rate
 from autoint.seeding import generator
 from autoint.sinogram_models import Line, Object, training_lines
-from autoint.sparse_gradient import Prior, SparseGradient
 
 if TYPE_CHECKING:
     from autoint.evaluation import EvaluateConfig
 
 log = logging.getLogger(__name__)
-Trial = tuple[float, Prior]
 FIELDS = ("object", "line")
-EXPONENTS, STRENGTHS = (1.0, 0.5), (1e-5, 3e-5, 1e-4, 3e-4)
-FINER = (0.5, Prior(1.0, 1e-5)), (0.5, Prior(1.0, 1e-4))  # where edges lie between the nodes
-NO_OBJECT = Prior(1.0, math.inf)  # nothing but interpolation, which no object may fall behind
-MOST_NODES = 320  # across the object, unless asked for: a lattice finer than this costs minutes
 
 
 @TASKS.register("ct")
@@ -86,11 +80,10 @@ def ct(
     net = build.integral_net(config, 3, 1)
     line = Line(net, build.grad_net(config, net), samples if config.fit == "grad_net" else None)
     line.scale.fill_(float(np.abs(values).max()))
+    obj = Object(values, angles, scan.rho)
     module = Tomography(
-        Object(values, angles, scan.rho) if "object" in fields else None,
+        Search(obj, trials_of(spacing, exponent, strength, scan.radius), passes) if "object" in fields else None,
         line if "line" in fields else None,
-        passes=passes,
-        trials=_trials(spacing, exponent, strength, scan.radius),
         seed=config.seed,
         optimizer=config.optimizer,
         batch_size=config.batch_size,
@@ -100,16 +93,6 @@ def ct(
     module.scan, module.measured, module.name = scan, seen, Tomography.label(config)
     module.lines = training_lines(values, angles, scan.rho)
     return build.Task(module, Steps(build.total_steps(config)))
-
-
-def _trials(spacing: float | None, exponent: float | None, strength: float | None, radius: float) -> list[Trial]:
-    """Return what the object may be: spacings of its lattice, in units of the radius, and priors."""
-    coarse = max(1.0, radius / (MOST_NODES / 2)) if spacing is None else spacing
-    exponents = EXPONENTS if exponent is None else (exponent,)
-    trials = [(coarse, Prior(p, s)) for p in exponents for s in (STRENGTHS if strength is None else (strength,))]
-    if spacing is None and exponent is None and strength is None:
-        trials += [*(FINER if coarse == 1 else ()), (coarse, NO_OBJECT)]
-    return [(pixels / radius, prior) for pixels, prior in trials]
 
 
 def load_scan(config: RunConfig) -> tuple[Scan, np.ndarray]:
@@ -127,17 +110,14 @@ class Tomography(pl.LightningModule):
     """Fits an object by passes of weighted least squares, and then the network of the lines by Adam.
 
     Args:
-        obj: the object, or None.
+        search: what finds the object, or None.
         line: the network of the lines, or None.
-        passes: over the object.
-        trials: spacings and priors of the object; of several, each is tried on three quarters of the measured views.
         seed: of the batches and samples.
         optimizer: Adam's settings and schedule.
         batch_size: lines per step.
     """
 
     columns = sinogram_evaluation.COLUMNS
-    scores: Tensor
     scan: Scan
     measured: np.ndarray
     name: str
@@ -145,51 +125,34 @@ class Tomography(pl.LightningModule):
 
     def __init__(
         self,
-        obj: Object | None,
+        search: Search | None,
         line: Line | None,
         *,
-        passes: int,
-        trials: list[Trial],
         seed: int,
         optimizer: Optimizer,
         batch_size: int,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.object, self.line, self.passes, self.trials = obj, line, passes, trials
+        self.search, self.line = search, line
         self.seed, self.optimizer, self.batch_size = seed, optimizer, batch_size
-        self.register_buffer("scores", torch.full((len(trials),), math.inf, dtype=torch.float64))
-        self._solver: tuple[int, SparseGradient] | None = None
 
     @property
-    def tried(self) -> int:
-        """How many trials come before the last fit: none if there is no choice, or too little to hold out."""
-        return (
-            len(self.trials) if self.object is not None and len(self.trials) > 1 and len(self.object.theta) > 3 else 0
-        )
-
-    @property
-    def each(self) -> int:
-        """Passes for each prior that is tried."""
-        return max(1, self.passes // 2)
-
-    @property
-    def steps_of_object(self) -> int:
-        """Steps before the network's begin."""
-        return 0 if self.object is None else self.tried * self.each + self.passes
-
-    @property
-    def best(self) -> Trial:
-        """The trial that did best at the held-out views; the first, if there were none."""
-        return self.trials[int(self.scores.argmin()) if self.tried else 0]
+    def fields(self) -> list[Object | Line]:
+        """What is trained."""
+        found = None if self.search is None else self.search.object
+        return [field for field in (found, self.line) if field is not None]
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         optimizers: Any = self.optimizers()
         object_steps, adam = optimizers if isinstance(optimizers, list) else (optimizers, optimizers)
         trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
-        if self.object is not None and batch_idx < self.steps_of_object:
-            object_steps.step(lambda: self._pass(batch_idx))
-            trainer.should_stop = trainer.should_stop or (self.line is None and batch_idx + 1 == self.steps_of_object)
+        if self.search is not None and self.search.held_out_psnr is not None:
+            self.log("train/held_out_psnr", self.search.held_out_psnr, prog_bar=True)
+        if self.search is not None and batch_idx < self.search.steps:
+            search = self.search
+            object_steps.step(lambda: search.advance(batch_idx))
+            trainer.should_stop = trainer.should_stop or (self.line is None and batch_idx + 1 == search.steps)
             return
         for group in adam.param_groups:
             group["lr"] = self.optimizer.lr * learning_rate(trainer, self.optimizer)(batch_idx)
@@ -199,29 +162,6 @@ class Tomography(pl.LightningModule):
         adam.step()
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:
             self.log("train/line_psnr", -10 * loss.detach().log10(), prog_bar=True)
-
-    def _pass(self, step: int) -> None:
-        """Improve the object: by the prior whose turn it is, on the views that are not held out, or for good."""
-        assert self.object is not None
-        views = np.arange(len(self.object.theta))
-        held_out, kept = views[2::4], np.delete(views, np.s_[2::4])
-        turn, done = divmod(step, self.each)
-        trying = turn < self.tried
-        if not trying:
-            turn, done = self.tried, step - self.tried * self.each
-        (spacing, prior), of = (self.trials[turn], self.each) if trying else (self.best, self.passes)
-        if done == 0:
-            self.object.begin(spacing)
-        if math.isfinite(prior.strength):
-            if self._solver is None or self._solver[0] != turn:
-                self._solver = turn, self.object.solver(kept if trying else views, prior)
-            values = self.object.values.detach()
-            values.copy_(torch.from_numpy(self._solver[1].step(values.cpu().numpy(), done / of)))
-        if trying and done == of - 1:
-            self.scores[turn] = self.object.score(kept, held_out)
-        known = int(self.scores.isfinite().sum())
-        if known:
-            self.log("train/held_out_psnr", -10 * math.log10(float(self.scores[known - 1])), prog_bar=True)
 
     def _loss(self, step: int) -> Tensor:
         """Return the mean squared error of a batch of lines, in units of scale² (paper, eq. 8)."""
@@ -237,11 +177,10 @@ class Tomography(pl.LightningModule):
 
     def on_train_end(self) -> None:
         trainer: Any = self.trainer
-        self._solver = None
         if trainer.fast_dev_run or self.global_rank != 0:
             return
-        if self.object is not None and self.tried:
-            spacing, prior = self.best
+        if self.search is not None and self.search.tried:
+            spacing, prior = self.search.best
             log.info(
                 "object, by held-out views: spacing %.3g pixels, exponent %g, strength %g",
                 spacing * self.scan.radius,
@@ -249,7 +188,7 @@ class Tomography(pl.LightningModule):
                 prior.strength,
             )
         folder = Path(trainer.default_root_dir)
-        rows = sinogram_evaluation.write(self, self.scan, self.measured, folder, ("linear",))
+        rows = sinogram_evaluation.write(self.fields, self.scan, self.measured, folder, ("linear",))
         log.info(
             "\n%s\npictures: %s",
             sinogram_evaluation.table(self.name, len(self.measured), rows),
@@ -269,14 +208,14 @@ class Tomography(pl.LightningModule):
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return a row for every method, and these once more as values; write the pictures into ``folder``."""
         scan, seen = load_scan(run)
-        rows = sinogram_evaluation.write(self, scan, seen, folder, sinogram_evaluation.CLASSICS)
+        rows = sinogram_evaluation.write(self.fields, scan, seen, folder, sinogram_evaluation.CLASSICS)
         rows = [{"phantom": self.label(run), "views": len(seen), **row} for row in rows]
         return rows, rows
 
     def configure_optimizers(self) -> Any:
         optimizers: list[Any] = []
-        if self.object is not None:
-            optimizers.append(Passes([self.object.values], {}))
+        if self.search is not None:
+            optimizers.append(Passes([self.search.object.values], {}))
         if self.line is not None:
             beta_1, beta_2 = self.optimizer.betas
             parameters = self.line.parameters()
