@@ -19,6 +19,14 @@ pytestmark = pytest.mark.usefixtures("hull_once")
 COMMAND = ("save_every=4", "val_every=3", "background=random", "trainer.max_steps=12", "+trainer.log_every_n_steps=2")
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard():
+    """Also where the tests run in the background, as what a shell starts so has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def during(monkeypatch):
     """Have something done while a training runs: ``during(hook, batch, action)``."""

@@ -63,4 +63,4 @@ def test_killed_at_any_moment(kills, tmp_path):
         assert_same_run(run_dir, tmp_path / name)
         assert not list(run_dir.glob("checkpoints/.*"))
     torch.set_num_threads(threads)
-    assert killed >= kills / 2  # the others had come to their end before
+    assert killed >= kills / 2 - 1  # the others had come to their end before
