@@ -18,7 +18,7 @@ BAD = {
     "sectons=16": "unknown key 'sectons'; did you mean 'sections'?",
     "+sectons=16": "unknown key 'sectons'; did you mean 'sections'?",
     "+foo=1": "unknown key 'foo'",
-    "task=volrnd": "task='volrnd' is unknown; did you mean 'volrend'? (available: function, volrend)",
+    "task=volrnd": "task='volrnd' is unknown; did you mean 'volrend'? (available: ct, function, volrend)",
     "scene=legoo": "scene='legoo' is unknown; did you mean 'lego'?",
     "scene=lego": "scene folder not found: data/nerf_synthetic/lego",
     "activation=swihs": "activation='swihs' is unknown; did you mean 'swish'?",
