@@ -18,7 +18,7 @@ from autoint.camera_paths import PATHS
 from autoint.files import write_json, write_whole
 from autoint.registry import at_least_one, checked, fields_of, one_of
 from autoint.tables import markdown
-from autoint.view_evaluation import Unfinished
+from autoint.unfinished import Unfinished
 
 
 @dataclass

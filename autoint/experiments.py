@@ -17,6 +17,7 @@ from autoint.config import Report, RunConfig
 from autoint.evaluation import EvaluateConfig, find_checkpoints, finite, on_device
 from autoint.files import write_json
 from autoint.registry import checked, fields_of
+from autoint.unfinished import Unfinished
 
 log = logging.getLogger(__name__)
 
@@ -94,5 +95,5 @@ def evaluated(config: EvaluateConfig, file: Path) -> Evaluated:
     row, values = on_device(restored, config).evaluate(config, run, known.parent)
     contents: dict[str, Any] = {"key": key, "row": finite([row])[0], "per_image": finite(values)}
     write_json(known, contents)
-    view_evaluation.Unfinished.clear(known.parent)
+    Unfinished.clear(known.parent)
     return Evaluated(run, run_dir, contents["row"], contents["per_image"])

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
 import logging
 import math
 import socket
 import time
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +18,9 @@ from autoint import metrics, pictures, ray_panel
 from autoint.config import RunConfig
 from autoint.data.loading import WholeImages
 from autoint.data.views import Views
-from autoint.files import write_json
 from autoint.memory import peak_memory
 from autoint.speed import flops
+from autoint.unfinished import Unfinished
 from autoint.volume import AbstractVolume, Volume
 
 if TYPE_CHECKING:
@@ -73,45 +69,6 @@ def scene_name(run: RunConfig) -> str:
     """Return what a run's scene is called."""
     scene = run.options["scene"]
     return Path(scene["path"]).name if scene.get("path") else scene["name"]
-
-
-class Unfinished:
-    """The images of an evaluation that are done, kept in its folder until the whole of it is, and found there again.
-
-    Only as long as the weights, the settings and the image itself are the same.
-    """
-
-    NAME = "unfinished.json"
-
-    def __init__(self, folder: Path, volume: AbstractVolume, settings: dict[str, Any]) -> None:
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        for weight in volume.state_dict().values():
-            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        self.file, self.key = folder / self.NAME, digest.hexdigest()
-        self.done: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            kept = json.loads(self.file.read_text(encoding="utf-8"))
-            self.done = kept["done"] if kept["key"] == self.key else {}
-
-    def note(self, image: str, truth: torch.Tensor, found: dict[str, Any]) -> None:
-        """Keep what was found of an image."""
-        self.done[image] = {"checksum": _checksum(truth), **found}
-        write_json(self.file, {"key": self.key, "done": self.done})
-
-    def found(self, image: str, truth: torch.Tensor) -> dict[str, Any] | None:
-        """Return what was found of an image before, if it was."""
-        known = self.done.get(image)
-        return dict(known) if known and known["checksum"] == _checksum(truth) else None
-
-    @classmethod
-    def clear(cls, folder: Path) -> None:
-        """Forget all evaluations below ``folder``: they are finished, and the next begins anew."""
-        for file in folder.rglob(cls.NAME):
-            file.unlink()
-
-
-def _checksum(image: torch.Tensor) -> int:
-    return zlib.crc32(image.cpu().contiguous().numpy().tobytes())
 
 
 @torch.inference_mode()
