@@ -31,6 +31,7 @@ NOISE = (  # what Lightning says of choices that are ours, and would say in ever
     ".*does not have many workers.*",
     ".*Experiment logs directory.*",
     ".*The `srun` command is available.*",
+    ".*LeafSpec.*is deprecated.*",  # what torch says of Lightning's own code
 )
 PATIENCE = datetime.timedelta(minutes=5)  # of processes that train together, with one of them; torch's is half an hour
 OURS = ("callbacks", "default_root_dir", "logger", "max_epochs", "plugins")
