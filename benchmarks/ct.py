@@ -27,7 +27,7 @@ def configuration(subsample: int, quick: bool) -> RunConfig:
     """Return the configuration of ``task=ct`` as ``conf/task/ct.yaml`` has it, or a smaller one."""
     plain: dict[str, Any] = {
         "task": "ct",
-        "encoding": {"name": "normalized_positional", "num_frequencies": 4},
+        "encoding": {"name": "normalized_positional", "num_frequencies": 2},
         "batch_size": 1024,
         "save_every": 10000,
         "optimizer": {"lr": 0.003},
