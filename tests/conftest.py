@@ -23,8 +23,9 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))  # more than are free are slower than one
+def _one_thread():
+    """On a machine that is busy with something else, threads that wait for each other take minutes for seconds' work."""
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 @functools.cache
