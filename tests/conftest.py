@@ -24,7 +24,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    """On a machine that is busy with something else, threads that wait for each other take minutes for seconds' work."""
+    """On a busy machine, threads that wait for each other take minutes for the work of seconds."""
     torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
