@@ -96,8 +96,7 @@ def total_variation(scan: Scan, seen: np.ndarray) -> Filled:
     search = Search(model, [(spacing, Prior(1.0, strength)) for strength in STRENGTHS], TV_PASSES)
     for step in range(search.steps):
         search.advance(step)
-    matrix = projection_matrix(model.lattice, torch.as_tensor(scan.rho), torch.as_tensor(scan.theta))
-    filled = float(model.scale) * np.asarray(matrix @ model.values.detach().numpy()).reshape(scan.values.shape)
+    filled = model.integrals(scan.rho, scan.theta)
     return Filled(filled, resampled(model.absorption(), model.lattice, pixel_lattice(scan)))
 
 

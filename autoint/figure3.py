@@ -13,6 +13,7 @@ import numpy as np
 from autoint import checkpoints, pictures
 from autoint.config import RunConfig
 from autoint.files import write_whole
+from autoint.sinogram_evaluation import phantom_name
 from autoint.tables import markdown
 
 LINE, OTHERS = "AutoInt line", ("AutoInt object", "linear")
@@ -42,10 +43,11 @@ def write(files: Sequence[Path], folder: Path) -> str:
     for phantom in phantoms:
         own = [run for run in runs if run.phantom == phantom]
         tables.append(f"## {phantom}: sinogram PSNR (dB) on unseen angles\n\n{_table(own)}")
-        write_whole(folder / "table.md", "\n".join(tables).encode())
         name = "figure3.png" if len(phantoms) == 1 else f"figure3_{phantom}.png"
         _draw(folder / name, own)
-    return "\n".join(tables)
+    table = "\n".join(tables)
+    write_whole(folder / "table.md", table.encode())
+    return table
 
 
 def _read(file: Path) -> Run | None:
@@ -56,10 +58,8 @@ def _read(file: Path) -> Run | None:
     rows: list[dict[str, Any]] = json.loads((folder / "errors.json").read_text(encoding="utf-8"))
     with np.load(folder / "sinograms.npz", allow_pickle=False) as contents:
         arrays = {name: contents[name] for name in contents.files}
-    phantom = config.options["phantom"]
-    name = Path(phantom["path"]).stem if phantom.get("path") else phantom["name"]
     errors = {row["method"]: row["psnr"] for row in rows if row["psnr"] is not None}
-    return Run(config.activation["name"], name, errors, arrays)
+    return Run(config.activation["name"], phantom_name(config), errors, arrays)
 
 
 def _table(runs: list[Run]) -> str:

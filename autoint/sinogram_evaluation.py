@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from autoint import classics, metrics, pictures
 from autoint.classics import Filled, filtered_back_projection, pixel_lattice, resampled
+from autoint.config import RunConfig
 from autoint.data.sinograms import Scan
 from autoint.files import write_json, write_whole
 from autoint.sinogram_models import Line, Object
@@ -192,6 +193,12 @@ def write_images(file: Path, scan: Scan, filled: dict[str, Filled]) -> None:
             place.imshow(image, cmap="gray", vmin=0, vmax=high)
             place.set_title(name, fontsize=9)
     pictures.write_figure(file, figure, dpi=90)
+
+
+def phantom_name(run: RunConfig) -> str:
+    """Return what a run's phantom or scan is called."""
+    phantom = run.options["phantom"]
+    return Path(phantom["path"]).stem if phantom.get("path") else str(phantom["name"])
 
 
 def table(name: str, views: int, rows: list[dict[str, Any]]) -> str:

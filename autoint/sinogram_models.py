@@ -167,9 +167,14 @@ class Object(nn.Module):
         seen, angles, own = (v.cpu().numpy() for v in (self.seen, self.theta, self.rho))
         c, scale = self.values.cpu().numpy(), float(self.scale)
         remainder = seen - scale * (self.matrix @ c).reshape(seen.shape)
-        filled = scale * (projection_matrix(self.lattice, torch.as_tensor(rho), torch.as_tensor(theta)) @ c)
         rest = interpolated(remainder, angles, own, theta)
-        return filled.reshape(len(theta), len(rho)) + np.stack([np.interp(rho, own, view) for view in rest])
+        return self.integrals(rho, theta) + np.stack([np.interp(rho, own, view) for view in rest])
+
+    def integrals(self, rho: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """Return the integrals of Ψ alone along these lines, without the remainder, (A, P)."""
+        matrix = projection_matrix(self.lattice, torch.as_tensor(rho), torch.as_tensor(theta))
+        values = self.values.detach().cpu().numpy()
+        return float(self.scale) * np.asarray(matrix @ values).reshape(len(theta), len(rho))
 
     def absorption(self) -> np.ndarray:
         """Return Ψ on the lattice, rows from the top, never negative."""

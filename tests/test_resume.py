@@ -13,17 +13,12 @@ from autoint.training import fit
 from tests.test_volrend import digest, read_csv, tiny_config
 
 STEPS = 12
+TRAINER = {"max_steps": STEPS, "accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 3}
 pytestmark = pytest.mark.usefixtures("hull_once")
 
 
 def function_config(**overrides) -> RunConfig:
-    trainer = {
-        "max_steps": STEPS,
-        "accelerator": "cpu",
-        "enable_progress_bar": False,
-        "log_every_n_steps": 3,
-        **overrides.pop("trainer", {}),
-    }
+    trainer = {**TRAINER, **overrides.pop("trainer", {})}
     return RunConfig.from_plain(
         {
             "task": "function",
@@ -51,13 +46,7 @@ def accumulating(**overrides) -> RunConfig:
 
 
 def ct_config(**overrides) -> RunConfig:
-    trainer = {
-        "max_steps": STEPS,
-        "accelerator": "cpu",
-        "enable_progress_bar": False,
-        "log_every_n_steps": 3,
-        **overrides.pop("trainer", {}),
-    }
+    trainer = {**TRAINER, **overrides.pop("trainer", {})}
     return RunConfig.from_plain(
         {
             "task": "ct",

@@ -200,8 +200,7 @@ class Tomography(pl.LightningModule):
     @staticmethod
     def label(run: RunConfig) -> str:
         """Return what names the run in a folder."""
-        phantom = run.options["phantom"]
-        return Path(phantom["path"]).stem if phantom.get("path") else str(phantom["name"])
+        return sinogram_evaluation.phantom_name(run)
 
     def evaluate(
         self, config: EvaluateConfig, run: RunConfig, folder: Path
