@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from autoint.files import write_json, write_whole
 from autoint.registry import at_least_one, checked, fields_of, one_of
 from autoint.tables import markdown
 from autoint.unfinished import Unfinished
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -90,35 +93,58 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     """
     memory.keep_freed()
     files = find_checkpoints(config.runs)
-    restored = [build.restored(f, **({"data_dir": config.data_dir} if config.data_dir else {})) for f in files]
     tables: dict[str, tuple[dict[str, tuple[str, str]], list[dict[str, Any]]]] = {}
-    per_image = []
-    for number, (file, (run, built)) in enumerate(zip(files, restored, strict=True)):
-        module = on_device(built, config)
-        folder = out_dir / "images" / f"{number:02d}_{module.label(run)}"
+    per_image: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for number, file in enumerate(files):
         try:
-            row, values = module.evaluate(config, run, folder)
+            task, columns, rows, values = _evaluated(config, file, out_dir, number)
         except KeyboardInterrupt:
             mend = f"the same command with hydra.run.dir={out_dir} goes on with the images that are not done yet"
             raise KeyboardInterrupt(f"stopped at {_name(file)}; {mend}") from None
-        rows = row if isinstance(row, list) else [row]
-        tables.setdefault(run.task, (module.columns, []))[1].extend({**r, "run": _name(file)} for r in rows)
+        except (ValueError, OSError) as error:
+            if len(files) == 1:
+                raise
+            failed[_name(file)] = str(error)
+            log.error("%s is left out: %s", _name(file), error)
+            continue
+        tables.setdefault(task, (columns, []))[1].extend({**row, "run": _name(file)} for row in rows)
         per_image += [{"run": _name(file), **value} for value in values]
+    if not tables:
+        raise ValueError(
+            f"runs={config.runs}: none of {len(files)} runs could be evaluated: {next(iter(failed.values()))}"
+        )
     heads = dataclasses.asdict(config)
     table = "\n".join(markdown(rows, columns, heads) for columns, rows in tables.values())
     rows = [row for _, of_task in tables.values() for row in of_task]
+    if failed:
+        reasons = [{"run": run, "reason": reason} for run, reason in failed.items()]
+        table += "\n" + markdown(reasons, {"run": ("not evaluated", ""), "reason": ("because", "")}, heads)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_whole(out_dir / "table.md", table.encode())
     _write_csv(out_dir / "table.csv", rows)
     _write_csv(out_dir / "per_image.csv", per_image)
-    write_json(out_dir / "result.json", {"split": config.split, "rows": finite(rows), "per_image": finite(per_image)})
+    write_json(
+        out_dir / "result.json",
+        {"split": config.split, "rows": finite(rows), "per_image": finite(per_image), "failed": failed},
+    )
     points = {r["run"]: (r["seconds_per_frame"], r["psnr"]) for r in rows if {"seconds_per_frame", "psnr"} <= r.keys()}
     if len(points) > 1:
         pictures.write_pareto(out_dir / "pareto.png", points)
     Unfinished.clear(out_dir)
     print(table)
     print(f"table:    {out_dir / 'table.md'}\npictures: {out_dir / 'images'}")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(files)} runs could not be evaluated; the table says which and why")
     return rows
+
+
+def _evaluated(config: EvaluateConfig, file: Path, out_dir: Path, number: int) -> tuple[str, Any, list[Any], list[Any]]:
+    """Return the task of a checkpoint, the columns of its table, the rows, and the values behind them."""
+    run, built = build.restored(file, **({"data_dir": config.data_dir} if config.data_dir else {}))
+    module = on_device(built, config)
+    row, values = module.evaluate(config, run, out_dir / "images" / f"{number:02d}_{module.label(run)}")
+    return run.task, module.columns, row if isinstance(row, list) else [row], values
 
 
 def on_device(module: Any, config: EvaluateConfig) -> Any:

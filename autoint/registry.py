@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 T = TypeVar("T")
 PLUGIN_GROUP = "autoint.plugins"
+_registries: dict[str, Registry[Any]] = {}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -27,8 +28,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(key: str, value: str, allowed: Iterable[str]) -> str:
-    """Return what to say of a name that is none of ``allowed``: these, and the nearest."""
-    return f"{key}='{value}' is unknown{nearest(value, allowed)} (available: {', '.join(allowed)})"
+    """Return what to say of a name that is none of ``allowed``: these, with a plugin's package, and the nearest."""
+    registry = _registries.get(key)
+    shown = (f"{name}{registry.owner(name)}" for name in allowed) if registry else allowed
+    return f"{key}='{value}' is unknown{nearest(value, allowed)} (available: {', '.join(shown)})"
 
 
 def one_of(key: str, value: str, allowed: Iterable[str]) -> None:
@@ -55,6 +58,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, module: str) -> None:
         self.kind, self.module = kind, module
         self._factories: dict[str, Callable[..., T]] = {}
+        _registries[kind] = self
 
     def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
         """Register a factory (a function or a class) under ``name``; a taken name raises ``ValueError``."""
@@ -74,6 +78,11 @@ class Registry(Generic[T]):
         importlib.import_module(self.module)
         load_plugins()
         return sorted(self._factories)
+
+    def owner(self, name: str) -> str:
+        """Return `` of PACKAGE`` for an entry that another package registered, or an empty string."""
+        package = self._factories[name].__module__.partition(".")[0] if name in self._factories else "autoint"
+        return "" if package == "autoint" else f" of {package}"
 
     def __getitem__(self, name: str) -> Callable[..., T]:
         one_of(self.kind, name, self.names())

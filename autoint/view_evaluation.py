@@ -102,6 +102,9 @@ def evaluate(
         rgb, depth, acc = volume.view(batch.rays, background, config.chunk_size)
         rgb_cpu = rgb.cpu()  # waits for the device, so that the time is that of the whole frame
         seconds = time.perf_counter() - start
+        if broken := int((~rgb_cpu.isfinite().all(-1)).sum()):
+            mend = "evaluate an earlier checkpoint, or train with a lower optimizer.lr"
+            raise ValueError(f"{name}, {view}: {broken} of {len(rgb_cpu)} rendered pixels are not finite; {mend}")
         truth = metrics.over(batch.rgba, background).cpu()
         assert batch.shape is not None
         image, target = rgb_cpu.reshape(*batch.shape, 3), truth.reshape(*batch.shape, 3)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import importlib
+import itertools
 import json
 import os
 import random
@@ -21,6 +23,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 TARGETS = {
@@ -101,29 +104,67 @@ def mutated(source: str, number: int) -> tuple[str, str]:
     return ast.unparse(tree), f"line {line}: {before[:80]}  ->  {ast.unparse(parent)[:80]}"
 
 
-def survives(file: str, source: str, limit: float, say: bool = False) -> bool:
-    """Run the tests of ``file`` with another source, in a copy of the project and a process of its own."""
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        for part in ("autoint", "tests", "conf", "benchmarks"):
-            shutil.copytree(ROOT / part, place / part, ignore=shutil.ignore_patterns("__pycache__"))
-        for part in ("train.py", "evaluate.py", "pyproject.toml"):
-            shutil.copy(ROOT / part, place / part)
-        (place / file).write_text(source, encoding="utf-8")
-        child = os.fork()
-        if not child:
-            os._exit(_run_tests(place, TARGETS[file]))
-        end = time.monotonic() + limit
-        while time.monotonic() < end:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                if say and status:
-                    print((place / "log").read_text()[-3000:])
-                return status == 0
-            time.sleep(0.05)
-        os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return False  # it hangs, which is noticed too
+class Witness:
+    """Note which test failed: it runs first next time, as tests that noticed one fault often notice others."""
+
+    def __init__(self, note: Path) -> None:
+        self.note = note
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.note.write_text(report.nodeid)
+
+
+def copied(place: Path) -> None:
+    """Copy the project, so that its files can be changed."""
+    for part in ("autoint", "tests", "conf", "benchmarks"):
+        shutil.copytree(ROOT / part, place / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("train.py", "evaluate.py", "pyproject.toml"):
+        shutil.copy(ROOT / part, place / part)
+
+
+def survives(place: Path, file: str, source: str, limit: float, first: list[str], say: bool = False) -> bool:
+    """Run the tests of ``file`` with another source, in a copy of the project and a process of its own.
+
+    ``first`` are tests to begin with: those that noticed faults before.
+    """
+    before = (place / file).read_text(encoding="utf-8")
+    try:
+        _write(place / file, source)
+        return _passes(place, [*first, *TARGETS[file]], limit, first, say)
+    finally:
+        _write(place / file, before)
+
+
+_times = itertools.count(10**9, 2)
+
+
+def _write(file: Path, source: str) -> None:
+    file.write_text(source, encoding="utf-8")
+    second = next(_times)  # or what was compiled of another source of the same second and length would be taken
+    os.utime(file, (second, second))
+
+
+def _passes(place: Path, tests: list[str], limit: float, first: list[str], say: bool) -> bool:
+    for name in ("log", "failed"):
+        (place / name).unlink(missing_ok=True)
+    child = os.fork()
+    if not child:
+        os._exit(_run_tests(place, tests))
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            if say and status:
+                print((place / "log").read_text()[-3000:])
+            if status and (place / "failed").exists():
+                failed = (place / "failed").read_text()
+                first[:] = [failed, *(test for test in first if test != failed)][:20]
+            return status == 0
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False  # it hangs, which is noticed too
 
 
 def _run_tests(place: Path, tests: list[str]) -> int:
@@ -133,11 +174,10 @@ def _run_tests(place: Path, tests: list[str]) -> int:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     sys.path.insert(0, str(place))
-    sys.dont_write_bytecode = True
     import pytest
 
     try:
-        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], [Witness(place / "failed")]))
     except BaseException:
         traceback.print_exc()
         return 1
@@ -154,9 +194,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a file's name")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    import pytest  # noqa: F401
     import torch
 
+    for name in ("mpmath", "pytest", "pytorch_lightning", "scipy.integrate", "torch._dynamo"):
+        importlib.import_module(name)  # once, before the processes part
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     sources = {file: (ROOT / file).read_text(encoding="utf-8") for file in TARGETS if given.only in file}
@@ -164,19 +205,22 @@ def main() -> None:
     order = copy.copy(faults)
     random.Random(given.seed).shuffle(order)
     start, limits, tried, survivors = time.monotonic(), {}, 0, []
-    for file, number in order:
-        if time.monotonic() - start > given.seconds:
-            break
-        if file not in limits:
-            begun = time.monotonic()
-            if not survives(file, sources[file], 3600, say=True):
-                sys.exit(f"the tests of {file} fail without any fault")
-            limits[file] = 3 * (time.monotonic() - begun) + 10
-        source, what = mutated(sources[file], number)
-        tried += 1
-        if survives(file, source, limits[file]):
-            survivors.append(f"{file}, {what}")
-        print(f"{'SURVIVES' if survivors and survivors[-1].endswith(what) else 'killed':9}{file}, {what}", flush=True)
+    first: dict[str, list[str]] = {file: [] for file in sources}
+    with tempfile.TemporaryDirectory() as name:
+        copied(place := Path(name))
+        for file, number in order:
+            if time.monotonic() - start > given.seconds:
+                break
+            if file not in limits:
+                begun = time.monotonic()
+                if not survives(place, file, sources[file], 3600, [], say=True):
+                    sys.exit(f"the tests of {file} fail without any fault")
+                limits[file] = 3 * (time.monotonic() - begun) + 10
+            source, what = mutated(sources[file], number)
+            tried += 1
+            if lives := survives(place, file, source, limits[file], first[file]):
+                survivors.append(f"{file}, {what}")
+            print(f"{'SURVIVES' if lives else 'killed':9}{file}, {what}", flush=True)
     report = {"faults": len(faults), "tried": tried, "killed": tried - len(survivors), "survivors": survivors}
     print(json.dumps(report, indent=2))
     if given.out:

@@ -4,8 +4,10 @@ A row is its number, what is given, and what the one line on stderr must say. Sc
 """
 
 import ast
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -58,7 +60,8 @@ CONFIG = [
     Row(8, ("optimizer.lr=1e10",), "must be positive and at most 10"),
     Row(9, ("batch_size=0",), "batch_size=0 must be an integer of at least 1"),
     Row(9, (*DISC, "batch_size=10000000000"), "batch_size=10000000000: a step would take"),
-    Row(10, ("trainer.precision=16-mixed", *SMALL), "trainer.precision=16-mixed needs a GPU; on a CPU use"),
+    Row(10, ("trainer.precision=16-mixed", *SMALL), "precision=16-mixed is not to be had on a CPU (available: 32-true"),
+    Row(10, ("trainer.precision=bf16-true", *SMALL), "bf16-mixed, and on a GPU 16-mixed; weights are never shorter"),
     Row(11, ("trainer.devices=4", *SMALL[:3]), "trainer.devices=4: this machine has no GPU; use trainer.devices=1, or"),
     Row(11, (*SMALL, "trainer.accelerator=gpu"), "this machine has no GPU; use trainer.accelerator=cpu"),
     Row(12, ("scene=lego",), "not found: data/nerf_synthetic/lego (there: disc); python -m autoint.data.download lego"),
@@ -263,6 +266,29 @@ def test_a_run_does_not_go_on_as_another_and_evaluation_says_what_is_missing(run
         refused(program, words, *evaluate, *arguments, name="evaluate")
     (blender_scene / "nerf_synthetic" / "disc" / "test" / "r_1.png").write_bytes(b"")
     refused(program, "r_1.png: not a readable PNG or JPEG image (the file is empty)", *evaluate, name="evaluate")
+
+
+def test_what_cannot_be_evaluated_is_marked_and_the_other_runs_have_their_rows(run, program, monkeypatch):
+    """Row 64: a damaged run among good ones, and an image that is not finite."""
+    shutil.copytree(run, "runs/whole")
+    shutil.copytree(run, "runs/broken")
+    Path("runs/broken/checkpoints/last.ckpt").write_bytes(b"<html>404</html>")
+    status, out, err = program("evaluate", "runs=runs", "device=cpu", "hydra.run.dir=out")
+    assert status == 2
+    assert err.splitlines()[-1] == "error: 1 of 2 runs could not be evaluated; the table says which and why"
+    table = Path("out/table.md").read_text(encoding="utf-8")
+    assert table in out
+    assert re.search(r"\| disc .*\| runs/whole \|", table)
+    assert re.search(r"\| not evaluated *\| because .*\n.*\n\| runs/broken *\| .*last.ckpt: .*", table)
+    assert list(json.loads(Path("out/result.json").read_text())["failed"]) == ["runs/broken"]
+
+    def not_finite(self, rays, background, chunk_size):
+        return torch.full((len(rays), 3), torch.nan), torch.zeros(len(rays)), torch.zeros(len(rays))
+
+    monkeypatch.setattr("autoint.volume.AbstractVolume.view", not_finite)
+    status, _, err = program("evaluate", f"runs={run}", "device=cpu")
+    assert status == 2
+    assert "48 of 48 rendered pixels are not finite; evaluate an earlier checkpoint" in err.splitlines()[-1]
 
 
 def test_nothing_in_the_package_reads_code():

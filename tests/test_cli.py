@@ -28,7 +28,7 @@ BAD = {
     "trainer.max_step=3": "unknown key 'trainer.max_step'; did you mean 'max_steps'?",
     "+trainer.max_step=3": "unknown key 'trainer.max_step'; did you mean 'max_steps'?",
     "trainer.max_steps=0": "trainer.max_steps=0 must be an integer of at least 1",
-    "trainer.precision=fp3": "trainer: Precision 'fp3' is invalid",
+    "trainer.precision=fp3": "trainer.precision=fp3 is not to be had",
     "optimizer.lr=nan": "optimizer.lr=nan must be positive",
     "fit=gradnet": "fit='gradnet' is unknown; did you mean 'grad_net'?",
     "background=blue": "background='blue' is unknown (available: white, black, random)",

@@ -25,7 +25,9 @@ def test_the_signature_is_the_configuration(fruits):
 
 
 def test_errors_name_what_exists_and_the_nearest(fruits):
-    with pytest.raises(ValueError, match=r"fruit='aple' is unknown; did you mean 'apple'\? \(available: apple\)"):
+    with pytest.raises(
+        ValueError, match=r"fruit='aple' is unknown; did you mean 'apple'\? \(available: apple of tests\)"
+    ):
         fruits.build("aple")
     with pytest.raises(ValueError, match=r"unknown key 'fruit.wieght'; did you mean 'weight'\?"):
         fruits.options("apple", {"wieght": 1})
@@ -58,6 +60,10 @@ def test_plugins_register_by_being_imported(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     install_plugin(monkeypatch, "my_plugin")
     try:
+        with pytest.raises(
+            ValueError, match=r"did you mean 'plugged'\? \(available: plugged of my_plugin, relu, sine, so"
+        ):
+            ACTIVATIONS["pluged"]
         assert "plugged" in ACTIVATIONS.names()
     finally:
         ACTIVATIONS._factories.pop("plugged", None)
