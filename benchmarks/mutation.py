@@ -26,13 +26,20 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+CONTRACTS = "tests/contracts/test_components.py::test_"
+GRAD_NETS = [
+    "tests/test_grad_nets.py",
+    f"{CONTRACTS}grad_net_values_and_parameter_gradients",
+    f"{CONTRACTS}grad_nets_of_higher_order",
+    f"{CONTRACTS}grad_net_along_a_ray_with_a_condition",
+]
 TARGETS = {
     "autoint/rendering.py": ["tests/test_rendering.py", "tests/test_shapes.py"],
     "autoint/sections.py": ["tests/test_sections.py", "tests/test_occupancy.py"],
     "autoint/integrals.py": ["tests/test_integrals.py", "tests/test_accuracy.py"],
-    "autoint/grad_nets/base.py": ["tests/test_grad_nets.py", "tests/test_integrals.py"],
-    "autoint/grad_nets/automatic.py": ["tests/test_grad_nets.py", "tests/test_integrals.py"],
-    "autoint/grad_nets/explicit.py": ["tests/test_grad_nets.py", "tests/test_integrals.py"],
+    "autoint/grad_nets/base.py": [*GRAD_NETS, "tests/test_integrals.py"],
+    "autoint/grad_nets/automatic.py": [*GRAD_NETS, "tests/test_integrals.py"],
+    "autoint/grad_nets/explicit.py": [*GRAD_NETS, "tests/test_integrals.py"],
     "autoint/grad_nets/graph.py": ["tests/test_graph.py", "tests/test_grad_nets.py"],
     "autoint/grad_nets/operations.py": ["tests/test_graph.py"],
     "autoint/grad_nets/rules.py": ["tests/test_graph.py"],
@@ -71,6 +78,9 @@ def sites(tree: ast.AST) -> Iterator[ast.AST]:
             continue
         if isinstance(node, ast.keyword) and node.arg == "strict":
             continue  # of zip: it guards against what does not happen
+        if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
+            yield node.operand  # a negative number is one number
+            continue
         if isinstance(node, (ast.operator, ast.cmpop, ast.boolop, ast.unaryop)) and type(node) in SWAPS:
             yield node
         if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
@@ -192,6 +202,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="part of a file's name")
+    parser.add_argument("--again", type=Path, help="a report: only what survived then")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     import torch
@@ -204,6 +215,9 @@ def main() -> None:
     faults = [(file, n) for file, text in sources.items() for n in range(len(list(sites(ast.parse(text)))))]
     order = copy.copy(faults)
     random.Random(given.seed).shuffle(order)
+    if given.again:
+        left = {(s["file"], s["what"].partition(": ")[2]) for s in json.loads(given.again.read_text())["survivors"]}
+        order = [(f, n) for f, n in order if (f, mutated(sources[f], n)[1].partition(": ")[2]) in left]
     start, limits, tried, survivors = time.monotonic(), {}, 0, []
     first: dict[str, list[str]] = {file: [] for file in sources}
     with tempfile.TemporaryDirectory() as name:
@@ -219,7 +233,7 @@ def main() -> None:
             source, what = mutated(sources[file], number)
             tried += 1
             if lives := survives(place, file, source, limits[file], first[file]):
-                survivors.append(f"{file}, {what}")
+                survivors.append({"file": file, "what": what})
             print(f"{'SURVIVES' if lives else 'killed':9}{file}, {what}", flush=True)
     report = {"faults": len(faults), "tried": tried, "killed": tried - len(survivors), "survivors": survivors}
     print(json.dumps(report, indent=2))

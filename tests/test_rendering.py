@@ -127,9 +127,10 @@ def test_the_procedural_scene_has_exact_images():
     assert torch.allclose(acc, dense.acc, atol=1e-6, rtol=0)
 
 
-def test_the_depth_of_next_to_nothing_is_that_of_the_far_end():
-    """With an opacity whose reciprocal is no number in float32, the gradient is still one."""
-    density = torch.full((4,), 1e-40, requires_grad=True)
+@pytest.mark.parametrize("opacity", [1e-40, 1e-25])
+def test_the_depth_of_next_to_nothing_is_that_of_the_far_end(opacity):
+    """With an opacity whose reciprocal, or its square, is no number in float32, the gradient is still one."""
+    density = torch.full((4,), opacity, requires_grad=True)
     out = composite(density, torch.zeros(4, 3), torch.linspace(1, 2, 5), torch.ones(3))
     out.depth.backward()
     assert out.depth.item() == 2.0

@@ -1,18 +1,20 @@
+import math
+
 import pytest
 import torch
 
 from autoint import quadrature, sections
 from autoint.grad_nets import grad_net
-from autoint.occupancy import Occupancy
+from autoint.occupancy import RESOLUTION, Occupancy
 from autoint.rays import Rays
+from autoint.registry import COLORS, ENCODINGS, PLACEMENTS
+from autoint.rendering import composite
 from autoint.seeding import generator
 from autoint.volume import Training, Volume
 from tests.cases import network
 
 
 def volume(num_sections=8):
-    from autoint.registry import COLORS, ENCODINGS, PLACEMENTS
-
     net = network(
         "swish", "normalized_positional", in_features=3, out_features=4, condition=ENCODINGS.build("identity", 3)
     )
@@ -92,6 +94,29 @@ def test_jitter_keeps_the_order_and_the_ends():
     assert (moved[:, 1:-1] != edges[:, 1:-1]).float().mean() > 0.99
 
 
+def test_rays_come_in_any_shape():
+    """What is done to a block of rays is what is done to each."""
+    g = torch.Generator().manual_seed(0)
+    edges = torch.rand(2, 3, 5, generator=g).cumsum(-1)
+    values, samples, rgb = (torch.rand(2, 3, *shape, generator=g) for shape in ((5, 2), (4, 6, 2), (4, 3)))
+    shares = torch.full((6,), 1 / 6)
+    cases = (
+        (sections.means_from_differences, values, edges),
+        (lambda x: sections.means_from_samples(x, shares), samples),
+        (sections.jittered, edges, values[..., 1:4, 0]),
+        (lambda x: sections.subdivided(x, 3), edges),
+        (lambda *x: list(vars(composite(*x, torch.ones(3))).values()), samples[..., 0, 0], rgb, edges),
+        (lambda x: quadrature.midpoint(x, 3)[0], edges),
+        (lambda x: quadrature.gauss_legendre(x, 3)[0], edges),
+    )
+    for function, *arguments in cases:
+        whole = function(*arguments)
+        for i, j in torch.cartesian_prod(torch.arange(2), torch.arange(3)).tolist():
+            one = function(*(argument[i, j] for argument in arguments))
+            for a, b in zip(whole, one, strict=True) if isinstance(whole, list) else [(whole, one)]:
+                assert torch.allclose(a[i, j], b, atol=1e-6)
+
+
 def test_sections_of_no_length_are_finite():
     values = torch.randn(2, 4, 3, requires_grad=True)
     edges = torch.tensor([[0.0, 1.0, 1.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
@@ -113,8 +138,6 @@ def test_the_integral_is_evaluated_in_float32_under_autocast():
 
 def test_the_sampling_network_learns():
     """Rendering depends on the predicted edges, so the loss reaches the sampler, once."""
-    from autoint.registry import PLACEMENTS
-
     model = volume()
     model.placement = PLACEMENTS.build("predicted", 8, model.occupancy).double()
     rays = some_rays()
@@ -124,6 +147,52 @@ def test_the_sampling_network_learns():
     rgb.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.placement.parameters())
     assert model.placement.network[-1].weight.grad.abs().max() > 0
+
+
+def test_predicted_lengths_are_the_network_s_and_never_nothing():
+    """0.99 of the softmax and 0.01 of the equal length, one after the other from near to far."""
+    rays, net = some_rays(), PLACEMENTS.build("predicted", 8, volume().occupancy).double()
+    assert torch.allclose(net(rays), rays.even_edges(8))
+    net.network[-1].bias.data[3] = 50.0
+    wanted = torch.full((8,), 0.01 / 8, dtype=torch.float64)
+    wanted[3] += 0.99
+    assert torch.allclose(net(rays).diff(dim=-1), wanted * (rays.far - rays.near)[:, None], rtol=1e-9)
+    seen = []
+    net.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    net(rays)
+    entry = rays.origins + rays.near[:, None] * rays.directions
+    assert torch.equal(seen[0], torch.cat([entry, rays.directions], dim=-1))
+    widths = [layer.out_features for layer in net.network if hasattr(layer, "out_features")]
+    assert widths == [64, 64, 8]
+
+
+def test_the_proposal_shares_the_rendering_s_weights():
+    """Step by step: the weights of the grid's density, each as large as its neighbours', half of it spread evenly."""
+    occupancy = Occupancy(torch.zeros(3), torch.ones(3))
+    slabs = torch.rand(RESOLUTION, generator=torch.Generator().manual_seed(0)) * 20
+    slabs[RESOLUTION // 4 : RESOLUTION // 2] = 0
+    occupancy.density[:] = slabs[:, None, None]
+    rays = Rays(torch.tensor([[0.0, 0.5, 0.5]]), torch.tensor([[1.0, 0.0, 0.0]]), torch.zeros(1), torch.ones(1))
+    placement = PLACEMENTS.build({"name": "proposal", "steps": RESOLUTION // 4, "floor": 0.25}, 6, occupancy)
+    bounds, density = occupancy.along(rays, RESOLUTION // 4)
+    inside = occupancy.occupied(density)[0].tolist()
+    assert 0 < sum(inside) < len(inside)
+    passed, weights = 0.0, []
+    for sigma, is_in, length in zip(density[0].tolist(), inside, bounds[0].diff().tolist(), strict=True):
+        depth = sigma * length if is_in else 0.0
+        weights.append(math.exp(-passed) * (1 - math.exp(-depth)))
+        passed += depth
+    wide = [max(weights[max(0, i - 1) : i + 2]) * is_in for i, is_in in enumerate(inside)]
+    mixed = [0.75 * w / sum(wide) + 0.25 * is_in / sum(inside) for w, is_in in zip(wide, inside, strict=True)]
+    wanted = sections.inverse_cdf(bounds, torch.tensor([mixed]), 6)
+    assert torch.allclose(placement(rays), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("floor", [-1, 0, 1.01])
+def test_the_evenly_spread_share_is_a_share(floor):
+    with pytest.raises(ValueError, match="must be above 0 and at most 1"):
+        PLACEMENTS.build({"name": "proposal", "floor": floor}, 4, volume().occupancy)
+    PLACEMENTS.build({"name": "proposal", "floor": 1.0}, 4, volume().occupancy)
 
 
 def test_the_noise_of_directions_is_told_to_the_network_alone():

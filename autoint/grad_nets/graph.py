@@ -243,7 +243,7 @@ def _plain(node: fx.Node) -> tuple[str, Any, Any, dict[str, Any]]:
     if not args and "input" in kwargs:
         args = (kwargs.pop("input"),)
     if (op, target) == ("call_method", "where"):  # a.where(condition, b)
-        op, target, args = "call_function", torch.where, (args[1], args[0], *args[2:])
+        op, target, args = "call_function", torch.where, (args[1], args[0])
     return op, target, args, kwargs
 
 
