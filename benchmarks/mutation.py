@@ -78,10 +78,10 @@ def sites(tree: ast.AST) -> Iterator[ast.AST]:
             continue
         if isinstance(node, ast.keyword) and node.arg == "strict":
             continue  # of zip: it guards against what does not happen
-        if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
-            yield node.operand  # a negative number is one number
-            continue
-        if isinstance(node, (ast.operator, ast.cmpop, ast.boolop, ast.unaryop)) and type(node) in SWAPS:
+        negative = (
+            isinstance(node, ast.USub) and isinstance(tree, ast.UnaryOp) and isinstance(tree.operand, ast.Constant)
+        )
+        if type(node) in SWAPS and not negative:  # a negative number is one number
             yield node
         if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
             yield node
