@@ -2,8 +2,12 @@
 
 import os
 import resource
+import shlex
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import torch
 from autoint import build, callbacks, checkpoints, loggers
 from autoint.stopping import STATUS
 from autoint.training import fit
+from tests.conftest import ROOT
 from tests.test_resume import WHOLE, assert_same_run, function_config, volrend_config, whole  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("hull_once")
@@ -220,6 +225,37 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole_command, monkeypatch, pr
     monkeypatch.setattr(checkpoints.WholeFileIO, "save_checkpoint", real)
     assert program("train", *tiny, *COMMAND, "hydra.run.dir=run", "ckpt_path=last")[0] == 0
     assert_same_run(Path("run"), whole_command)
+
+
+def can_mount():
+    """Whether a small disk of its own can be had without being root."""
+    return (
+        bool(shutil.which("unshare")) and not subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="needs user namespaces, for a small disk")
+def test_a_small_disk_that_fills_up_leaves_the_checkpoint_before(whole_command, program, tiny, tmp_path):
+    """A tmpfs with room for two checkpoints and a half: the third, of step 12, does not fit beside them."""
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    others = [p for p in whole_command.rglob("*") if p.is_file() and p.suffix != ".ckpt"]
+    room = sum(-(-p.stat().st_size // 4096) * 4096 for p in others) + 16 * 4096
+    room += int(2.5 * (whole_command / "checkpoints/last.ckpt").stat().st_size)
+    train = shlex.join([sys.executable, str(ROOT / "train.py"), *tiny, *COMMAND, f"hydra.run.dir={disk}/run"])
+    script = f"mount -t tmpfs -o size={room} tmpfs {disk}; {train}; code=$?; cp -r {disk} {kept}; exit $code"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2, done.stderr
+    last = disk / "run/checkpoints/last.ckpt"
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1
+    assert told[0].startswith(f"error: {last}: the checkpoint could not be saved ([Errno 28] No space left on device")
+    assert f"the one before it is whole: {last}; make room, then resume" in told[0]
+    assert sorted(p.name for p in (kept / "run/checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
+    assert [step_of(kept / f"run/checkpoints/{name}.ckpt") for name in ("previous", "last")] == [4, 8]
+    assert program("train", *tiny, *COMMAND, f"hydra.run.dir={kept}/run", "ckpt_path=last")[0] == 0
+    assert_same_run(kept / "run", whole_command)
 
 
 def poison_gradient(trainer):

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -93,6 +94,8 @@ def test_equal_edges_show_the_background():
     gradients = torch.autograd.grad(out.rgb.sum() + out.depth.sum(), [edges, density])
     assert torch.allclose(out.rgb, torch.tensor([[0.1, 0.2, 0.3]]))
     assert out.depth.item() == 2.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        out.depth = density
     assert all(g.isfinite().all() for g in gradients)
 
 
@@ -134,4 +137,6 @@ def test_the_depth_of_next_to_nothing_is_that_of_the_far_end(opacity):
     out = composite(density, torch.zeros(4, 3), torch.linspace(1, 2, 5), torch.ones(3))
     out.depth.backward()
     assert out.depth.item() == 2.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        out.depth = density
     assert density.grad.isfinite().all()
