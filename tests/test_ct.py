@@ -1,7 +1,9 @@
 """Tomography: the projector and its geometry, the models, scans from files, and the task from the command line."""
 
+import base64
 import json
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from autoint import build, classics
 from autoint.config import RunConfig
+from autoint.data import exchange as data_exchange
 from autoint.data import phantoms
 from autoint.data.sinograms import Scan, find_center, interpolated, seen_views
 from autoint.registry import PHANTOMS
@@ -301,6 +304,36 @@ def test_damage_that_can_be_mended_is_mended_and_told_of(tmp_path, caplog):
     assert np.isfinite(scan.values).all()
     for words in ("columns 7 were interpolated", "1 pixels without light", "not in order", "1 repeated angles"):
         assert words in caplog.text
+
+
+# Found by fuzzing: the HDF5 library follows its tables in a circle.
+ENDLESS = (
+    "c-"
+    "rgqaB<`1lHy_j0S*oZ76t(ZWbhvfHi)3|Ve$!3nh{EOK<O1sFmXn(oCH){5NbZUx{x4OSCH!eXaMdIsIxd2M!`q~9<Gi7AUXodho"
+    "z?zOsMKoE0Qx3^U_mcsZRneeL9e7KO+Mx#0*9l-vUB2Lj+i$>R`@cgVMOfnSlwK5t^)-"
+    "kP<j6FolD}nV6UuA?Y3B1E4h=s5uS>3I-"
+    "%TaOLX=sD~@qh|AX=f)LtZG>MPqYap<I(lgjl)ukksB*N(U@{G)qRD^hZN@7tqR9#6%Dp(;bzbg!e{H%s8KPL>T{G7s&%8<s8&XB"
+    ">7$&f_@-"
+    "U5b&42u{RGb~|P%CL+EJVtP+!$|7$7?6uI1{Y{G5(1^;97c2UC>T+|d$i~vt>}P)(V}A%jDnF2g8lqmKqUlhD8qmSwTp`0g&GC;!"
+    "jT0Yjtb29)x)|16NK=qgAIUvAQ1krF6#o}p&gC`KeTaRkPU61hX=%+jEtz^!2<WM1X!t{f;}`XIxv`UGno8`rbpcVR^Y_mN$nU^="
+    ">q`wHO4y"
+)
+
+
+def test_a_file_that_the_library_never_ends_with_is_refused_in_time(tmp_path, monkeypatch):
+    """Or that ends its process."""
+    monkeypatch.setattr(data_exchange, "PATIENCE", 3.0)
+    (tmp_path / "scan.h5").write_bytes(zlib.decompress(base64.b85decode(ENDLESS)))
+    with pytest.raises(
+        ValueError, match=r"scan.h5: not a readable HDF5 file \(.* was not done after 3 s"
+    ):
+        read(tmp_path / "scan.h5")
+    exchange(tmp_path / "scan.h5")
+    (tmp_path / "ends").write_text("#!/bin/sh\nkill -SEGV $$\n")
+    (tmp_path / "ends").chmod(0o700)
+    monkeypatch.setattr(data_exchange.sys, "executable", str(tmp_path / "ends"))
+    with pytest.raises(ValueError, match=r"the HDF5 library ended with status -11\); restore the file"):
+        read(tmp_path / "scan.h5")
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,17 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from autoint.data.exchange import LARGEST, read_exchange
 from autoint.data.reading import read_npy
 from autoint.data.sinograms import Scan
 from autoint.registry import PHANTOMS, one_of
 
 log = logging.getLogger(__name__)
 UNITS = ("degrees", "radians")
-LARGEST = 2**31  # bytes of one slice or sinogram
 MOST_DEAD = 0.1  # share of detector columns that may be mended
 
 
@@ -47,7 +46,7 @@ def scan(
         unit: of the angles.
     """
     file = _file(data_dir, path, "scan", rho, theta)
-    data, white, dark, angles = _read_exchange(file, row)
+    data, white, dark, angles = read_exchange(file, row)
     values = absorption(file, data, white, dark)
     return measured(str(file), values, angles, center, unit)
 
@@ -210,63 +209,10 @@ def _file(data_dir: str, path: str, name: str, rho: int | None, theta: int | Non
     return file
 
 
-def _read_exchange(file: Path, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return data (A, P), white and dark (frames, P) of one detector row, and the angles."""
-    import h5py
-
-    try:
-        with h5py.File(file, "r") as contents:
-            arrays = {}
-            for name in ("data", "data_white", "data_dark", "theta"):
-                found = contents.get(f"exchange/{name}")
-                if not isinstance(found, h5py.Dataset):
-                    raise ValueError(
-                        f"{file}: no dataset exchange/{name}; the Data Exchange layout has data, data_white, "
-                        "data_dark and theta"
-                    )
-                if found.dtype.kind not in "iuf":
-                    raise ValueError(
-                        f"{file}[exchange/{name}]: holds {found.dtype}, not real numbers; give integers or floats"
-                    )
-                if found.external or found.is_virtual:
-                    raise ValueError(
-                        f"{file}[exchange/{name}]: its values lie in other files; give a file that holds them itself"
-                    )
-                arrays[name] = found if name != "theta" else _bounded(f"{file}[exchange/theta]", found, ...)
-            out = []
-            for name in ("data", "data_white", "data_dark"):
-                where = f"{file}[exchange/{name}]"
-                if arrays[name].ndim != 3:
-                    raise ValueError(f"{where}: shape {arrays[name].shape}; expected (frames, rows, columns)")
-                if not 0 <= row < arrays[name].shape[1]:
-                    raise ValueError(f"phantom.row={row}: {where} has rows 0 to {arrays[name].shape[1] - 1}")
-                out.append(_bounded(where, arrays[name], (slice(None), row)))
-    except Exception as error:  # HDF5 raises many kinds on damaged files
-        _pass_own(error, (str(file), "phantom."))
-        raise ValueError(
-            f"{file}: not a readable HDF5 file ({str(error).partition(chr(10))[0]:.100}); restore the file"
-        ) from error
-    if not all(a.size for a in out) or len({a.shape[1] for a in out}) > 1:
-        shapes = ", ".join(str(a.shape) for a in out)
-        raise ValueError(
-            f"{file}: data, data_white and data_dark have (frames, columns) {shapes}; they need frames, and the same "
-            "columns"
-        )
-    return out[0], out[1], out[2], arrays["theta"]
-
-
 def _pass_own(error: Exception, beginnings: tuple[str, ...]) -> None:
     """Raise an error again that names its place already."""
     if isinstance(error, ValueError) and str(error).startswith(beginnings):
         raise error
-
-
-def _bounded(where: str, dataset: Any, part: Any) -> np.ndarray:
-    """Read a part of a dataset, if it is of a size that a scan can have."""
-    size = dataset.size if part is ... else dataset.shape[0] * dataset.shape[2]
-    if size * 8 > LARGEST:
-        raise ValueError(f"{where}: {size} numbers are more than the {LARGEST // 8} that fit; cut the scan")
-    return np.asarray(dataset[part], dtype=float)
 
 
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:

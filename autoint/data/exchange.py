@@ -1,0 +1,114 @@
+"""HDF5 files in the Data Exchange layout, read by a process of its own.
+
+A damaged file can make the HDF5 library loop for ever, take all memory, or end its process, which a training shall not.
+This file is also the program of that process, and therefore imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LARGEST = 2**31
+"""Bytes of one slice or sinogram."""
+PATIENCE = 15.0
+"""Seconds that reading any file may take."""
+SLOWEST = 4e6
+"""Bytes per second that reading must reach beyond that."""
+
+
+def read_exchange(file: Path, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return data (A, P), white and dark (frames, P) of one detector row, and the angles; ``ValueError`` if damaged."""
+    seconds = PATIENCE + file.stat().st_size / SLOWEST
+    # -P: the folder of this file is no place to import from.
+    command = [sys.executable, "-P", __file__, str(file), str(row)]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)
+        ended = f"ended with status {done.returncode}"
+    except subprocess.TimeoutExpired:
+        done, ended = None, f"was not done after {seconds:.0f} s"
+    if done and done.returncode == 2:
+        raise ValueError(done.stderr.decode(errors="replace").strip())
+    if not done or done.returncode:
+        raise ValueError(f"{file}: not a readable HDF5 file (the HDF5 library {ended}); restore the file")
+    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as arrays:
+        return arrays["data"], arrays["data_white"], arrays["data_dark"], arrays["theta"]
+
+
+def _read(file: str, row: int) -> dict[str, np.ndarray]:
+    import h5py
+
+    try:
+        with h5py.File(file, "r") as contents:
+            found = {name: _dataset(file, contents, name) for name in ("data", "data_white", "data_dark", "theta")}
+            out = {"theta": _bounded(f"{file}[exchange/theta]", found.pop("theta"), ...)}
+            for name, dataset in found.items():
+                where = f"{file}[exchange/{name}]"
+                if dataset.ndim != 3:
+                    raise ValueError(f"{where}: shape {dataset.shape}; expected (frames, rows, columns)")
+                if not 0 <= row < dataset.shape[1]:
+                    raise ValueError(f"phantom.row={row}: {where} has rows 0 to {dataset.shape[1] - 1}")
+                out[name] = _bounded(where, dataset, (slice(None), row))
+    except Exception as error:  # HDF5 raises many kinds on damaged files
+        if isinstance(error, ValueError) and str(error).startswith((file, "phantom.")):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{file}: not a readable HDF5 file ({reason:.100}); restore the file") from error
+    slices = [out[name] for name in found]
+    if not all(a.size for a in slices) or len({a.shape[1] for a in slices}) > 1:
+        shapes = ", ".join(str(a.shape) for a in slices)
+        raise ValueError(
+            f"{file}: data, data_white and data_dark have (frames, columns) {shapes}; they need frames, and the same "
+            "columns"
+        )
+    return out
+
+
+def _dataset(file: str, contents: Any, name: str) -> Any:
+    """Return a dataset of real numbers that the file itself holds."""
+    import h5py
+
+    found, where = contents.get(f"exchange/{name}"), f"{file}[exchange/{name}]"
+    if not isinstance(found, h5py.Dataset):
+        raise ValueError(
+            f"{file}: no dataset exchange/{name}; the Data Exchange layout has data, data_white, data_dark and theta"
+        )
+    if found.dtype.kind not in "iuf":
+        raise ValueError(f"{where}: holds {found.dtype}, not real numbers; give integers or floats")
+    if found.external or found.is_virtual:
+        raise ValueError(f"{where}: its values lie in other files; give a file that holds them itself")
+    return found
+
+
+def _bounded(where: str, dataset: Any, part: Any) -> np.ndarray:
+    """Read a part of a dataset, if it is of a size that a scan can have."""
+    size = dataset.size if part is ... else dataset.shape[0] * dataset.shape[2]
+    if size * 8 > LARGEST:
+        raise ValueError(f"{where}: {size} numbers are more than the {LARGEST // 8} that fit; cut the scan")
+    return np.asarray(dataset[part], dtype=float)
+
+
+def _main() -> int:
+    with contextlib.suppress(ImportError, OSError, ValueError):  # where there are such limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (6 * LARGEST, resource.RLIM_INFINITY))
+    stream = io.BytesIO()
+    try:
+        arrays: Any = _read(sys.argv[1], int(sys.argv[2]))
+        np.savez(stream, **arrays)
+    except ValueError as error:
+        sys.stderr.buffer.write(str(error).encode(errors="replace"))
+        return 2
+    sys.stdout.buffer.write(stream.getbuffer())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
