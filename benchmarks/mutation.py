@@ -23,7 +23,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 CONTRACTS = "tests/contracts/test_components.py::test_"
@@ -71,46 +71,49 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 }
 
 
-def sites(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes that can be changed: none of annotations, error messages, or what only documents."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)):
+class Site(NamedTuple):
+    """A node that can be changed, by where it stands: Python's parser uses one and the same ``Add`` everywhere."""
+
+    parent: ast.AST
+    field: str
+    index: int | None
+    node: ast.AST
+
+
+def sites(tree: ast.AST) -> Iterator[Site]:
+    """Yield what can be changed: nothing of annotations, error messages, or what only documents."""
+    if isinstance(tree, (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)):
+        return
+    if isinstance(tree, ast.keyword) and tree.arg == "strict":
+        return  # of zip: it guards against what does not happen
+    for field, value in ast.iter_fields(tree):
+        if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)) and field != "body":
+            continue  # annotations, decorators, and defaults that only say what a user may give
+        if isinstance(tree, ast.AnnAssign) and field != "value":
             continue
-        if isinstance(node, ast.keyword) and node.arg == "strict":
-            continue  # of zip: it guards against what does not happen
-        negative = (
-            isinstance(node, ast.USub) and isinstance(tree, ast.UnaryOp) and isinstance(tree.operand, ast.Constant)
-        )
-        if type(node) in SWAPS and not negative:  # a negative number is one number
-            yield node
-        if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
-            yield node
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            # without annotations, decorators and defaults of arguments that only say what a user may give
-            for part in node.body:
-                yield from sites(ast.Module([part], []))
-        elif isinstance(node, ast.AnnAssign):
-            if node.value is not None:
-                yield from sites(ast.Expression(node.value))
-        else:
+        for index, node in enumerate(value if isinstance(value, list) else [value]):
+            if not isinstance(node, ast.AST):
+                continue
+            negative = (
+                isinstance(node, ast.USub) and isinstance(tree, ast.UnaryOp) and isinstance(tree.operand, ast.Constant)
+            )
+            number = isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float))
+            if number or (type(node) in SWAPS and not negative):  # a negative number is one number
+                yield Site(tree, field, index if isinstance(value, list) else None, node)
             yield from sites(node)
 
 
 def mutated(source: str, number: int) -> tuple[str, str]:
     """Return the source with its ``number``-th site changed, and what was changed."""
     tree = ast.parse(source)
-    node = list(sites(tree))[number]
-    parent = next(p for p in ast.walk(tree) if any(c is node for c in ast.iter_child_nodes(p)))
+    parent, field, index, node = list(sites(tree))[number]
     line, before = getattr(parent, "lineno", getattr(node, "lineno", 0)), ast.unparse(parent)
     if isinstance(node, ast.Constant):
         node.value = (not node.value) if isinstance(node.value, bool) else node.value + 1
+    elif index is None:
+        setattr(parent, field, SWAPS[type(node)]())
     else:
-        swapped = SWAPS[type(node)]()
-        for field, value in ast.iter_fields(parent):
-            if value is node:
-                setattr(parent, field, swapped)
-            elif isinstance(value, list):
-                setattr(parent, field, [swapped if item is node else item for item in value])
+        getattr(parent, field)[index] = SWAPS[type(node)]()
     return ast.unparse(tree), f"line {line}: {before[:80]}  ->  {ast.unparse(parent)[:80]}"
 
 
