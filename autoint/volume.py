@@ -25,6 +25,7 @@ from autoint.rendering import Rendering
 
 log = logging.getLogger(__name__)
 LOOK_AFTER, LOOK_EVERY = 500, 50
+LOOKED_AT = 4  # chunks whose edges are found together, since most of their rays may miss the scene
 Draw = Callable[..., Tensor]
 """``draw(name, *shape)``: this step's random numbers in [0, 1) of that name."""
 
@@ -109,19 +110,22 @@ class AbstractVolume(nn.Module, abc.ABC):
         rest = torch.arange(len(rays), device=rays.far.device)
         size = min(chunk_size, BLOCK[rest.device.type == "cpu"] // (self.width * self.evaluations) + 1)
         while len(rest):
-            index = rest[:size]
+            block = min(chunk_size, LOOKED_AT * size)
+            index = rest[:block]
             try:
                 edges = self.edges(rays[index])
                 hit = _length(edges) > 0
-                index = index[hit]
-                if len(index):
-                    out = self.render(rays[index], edges[hit], background)
-                    rgb[index], depth[index], acc[index] = out.rgb, out.depth, out.acc
+                index, edges = index[hit], edges[hit]
+                pieces = max(1, -(-len(index) // size))
+                for one, cut in zip(index.tensor_split(pieces), edges.tensor_split(pieces), strict=True):
+                    if len(one):
+                        out = self.render(rays[one], cut, background)
+                        rgb[one], depth[one], acc[one] = out.rgb, out.depth, out.acc
             except RuntimeError as error:
                 if size == 1 or not out_of_memory(error):
                     raise
             else:
-                rest = rest[size:]
+                rest = rest[block:]
                 continue
             size = (size + 1) // 2  # outside of the except clause, which keeps the failed chunk's tensors
             gc.collect()

@@ -127,6 +127,7 @@ def test_sections_go_where_the_scene_is(name):
     assert edges[0, 0] == pytest.approx(1.25, abs=0.01)
     assert edges[0, -1] == pytest.approx(1.375, abs=0.01)
     assert (edges[0].diff() > 0).all()
+    assert placement.adaptive
     assert float(edges[1, -1] - edges[1, 0]) == 0
 
 

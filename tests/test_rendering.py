@@ -100,13 +100,13 @@ def test_equal_edges_show_the_background():
 
 
 def test_density_is_relu_and_a_dark_ray_can_come_back():
-    mean = torch.tensor([[-1.0, -2.0], [1.0, -2.0]], requires_grad=True)
+    mean = torch.tensor([[-1.0, -2.0], [1.0, -2.0], [1.0, 0.0]], requires_grad=True)
     density = density_from_mean(mean)
     assert torch.equal(density, torch.relu(mean))
     (up,) = torch.autograd.grad(density.sum(), mean, -torch.ones(()), retain_graph=True)
     (down,) = torch.autograd.grad(density.sum(), mean, torch.full((), 0.5))
-    assert torch.equal(up, torch.tensor([[-1.0, -1.0], [-1.0, 0.0]]))  # the loss asks for more density
-    assert torch.equal(down, torch.tensor([[0.0, 0.0], [0.5, 0.0]]))  # the loss asks for less
+    assert torch.equal(up, torch.tensor([[-1.0, -1.0], [-1.0, 0.0], [-1.0, 0.0]]))  # the loss asks for more density
+    assert torch.equal(down, torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.5, 0.0]]))  # the loss asks for less
 
 
 def test_the_procedural_scene_has_exact_images():
