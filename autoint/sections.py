@@ -58,7 +58,7 @@ def inverse_cdf(
     total = weights.cumsum(dim=-1)
     share = torch.arange(1, sections, dtype=weights.dtype, device=weights.device) / sections
     wanted = share * total[:, -1:]
-    step = torch.searchsorted(total, wanted).clamp_max(weights.shape[-1] - 1)
+    step = torch.searchsorted(total, wanted)
     passed, own = (total - weights).gather(-1, step), weights.gather(-1, step)
     fraction = ((wanted - passed) / torch.where(own > 0, own, 1)).clamp(0, 1)
     inner = torch.lerp(bounds.gather(-1, step), bounds.gather(-1, step + 1), fraction)
