@@ -19,6 +19,7 @@ from autoint.config import RunConfig
 from autoint.data.loading import WholeImages
 from autoint.data.views import Views
 from autoint.memory import peak_memory
+from autoint.rays import Rays
 from autoint.speed import flops
 from autoint.unfinished import Unfinished
 from autoint.volume import AbstractVolume, Volume
@@ -98,13 +99,7 @@ def evaluate(
             values.append(known["values"])
             seen = max(seen, known["acc"])
             continue
-        start = time.perf_counter()
-        rgb, depth, acc = volume.view(batch.rays, background, config.chunk_size)
-        rgb_cpu = rgb.cpu()  # waits for the device, so that the time is that of the whole frame
-        seconds = time.perf_counter() - start
-        if broken := int((~rgb_cpu.isfinite().all(-1)).sum()):
-            mend = "evaluate an earlier checkpoint, or train with a lower optimizer.lr"
-            raise ValueError(f"{name}, {view}: {broken} of {len(rgb_cpu)} rendered pixels are not finite; {mend}")
+        rgb_cpu, depth, acc, seconds = _rendered(volume, batch.rays, background, config.chunk_size, f"{name}, {view}")
         truth = metrics.over(batch.rgba, background).cpu()
         assert batch.shape is not None
         image, target = rgb_cpu.reshape(*batch.shape, 3), truth.reshape(*batch.shape, 3)
@@ -123,8 +118,8 @@ def evaluate(
         if item == 0 and config.ray != "none" and isinstance(volume, Volume):
             error = pictures.root_mean_square(rgb_cpu, truth)
             row, column = ray_panel.pixel_of(config.ray, batch.shape, error, volume.hit(batch.rays))
-            chosen = batch.rays[torch.tensor([row * batch.shape[1] + column], device=background.device)]
-            profile = ray_panel.ray_profile(volume, chosen, background)
+            pixel = row * batch.shape[1] + column
+            profile = ray_panel.ray_profile(volume, batch.rays[pixel : pixel + 1], background)
             file = folder / f"ray_{view}_{row}_{column}.png"
             ray_panel.write_ray(file, f"{name}, {view}", (row, column), target, image, profile)
         unfinished.note(view, batch.rgba, {"values": values[-1], "acc": float(acc.max())})
@@ -133,6 +128,20 @@ def evaluate(
     if seen < 1e-3:
         log.warning("%s: nothing but background was rendered; the training has collapsed", name)
     return values
+
+
+def _rendered(
+    volume: AbstractVolume, rays: Rays, background: torch.Tensor, chunk_size: int, name: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+    """Return rgb (R, 3) on the CPU, depth and acc (R,), and the seconds taken; ``ValueError`` unless rgb is finite."""
+    start = time.perf_counter()
+    rgb, depth, acc = volume.view(rays, background, chunk_size)
+    rgb_cpu = rgb.cpu()  # waits for the device, so that the time is that of the whole frame
+    seconds = time.perf_counter() - start
+    if broken := int((~rgb_cpu.isfinite().all(-1)).sum()):
+        mend = "evaluate an earlier checkpoint, or train with a lower optimizer.lr"
+        raise ValueError(f"{name}: {broken} of {len(rgb)} rendered pixels are not finite; {mend}")
+    return rgb_cpu, depth, acc, seconds
 
 
 @torch.inference_mode()

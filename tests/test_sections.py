@@ -158,7 +158,7 @@ def test_predicted_lengths_are_the_network_s_and_never_nothing():
     wanted[3] += 0.99
     assert torch.allclose(net(rays).diff(dim=-1), wanted * (rays.far - rays.near)[:, None], rtol=1e-9)
     short = Rays(*(v.float() for v in (rays.origins, rays.directions, rays.near, rays.far)))
-    many = PLACEMENTS.build("predicted", 64, volume().occupancy)
+    many = PLACEMENTS.build({"name": "predicted", "num_layers": 1}, 64, volume().occupancy)
     torch.nn.init.normal_(many.network[-1].bias, generator=torch.Generator().manual_seed(0))
     assert torch.equal(many(short)[:, -1], short.span(torch.ones(16, 1))[:, 0])  # their sum is not quite 1 in float32
     seen = []
