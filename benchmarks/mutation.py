@@ -36,7 +36,11 @@ GRAD_NETS = [
 TARGETS = {
     "autoint/rendering.py": ["tests/test_rendering.py", "tests/test_shapes.py"],
     "autoint/sections.py": ["tests/test_sections.py", "tests/test_occupancy.py"],
-    "autoint/integrals.py": ["tests/test_integrals.py", "tests/test_accuracy.py"],
+    "autoint/integrals.py": [
+        "tests/test_integrals.py",
+        "tests/test_accuracy.py",
+        "tests/test_benchmarks.py::test_rendering",
+    ],
     "autoint/grad_nets/base.py": [*GRAD_NETS, "tests/test_integrals.py"],
     "autoint/grad_nets/automatic.py": [*GRAD_NETS, "tests/test_integrals.py"],
     "autoint/grad_nets/explicit.py": [*GRAD_NETS, "tests/test_integrals.py"],

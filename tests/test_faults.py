@@ -25,11 +25,13 @@ COMMAND = ("save_every=4", "val_every=3", "background=random", "trainer.max_step
 
 
 @pytest.fixture(autouse=True)
-def _ctrl_c_is_heard():
-    """Also where the tests run in the background, as what a shell starts so has SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def _signals_are_heard():
+    """Also under nohup, or in the background of a shell, where some are ignored."""
+    defaults = {n: signal.default_int_handler if n == signal.SIGINT else signal.SIG_DFL for n in STATUS}
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
