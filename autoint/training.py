@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from autoint.stopping import Stopped
 
 log = logging.getLogger(__name__)
 LOST = re.compile("gloo|nccl|peer|timeout|timed out", re.IGNORECASE)  # what torch says of it has no type of its own
+GRACE = 10.0  # seconds for other processes to say what is wrong with them
 NOT_OF_THE_RUN = ("data_dir", "ckpt_path", "resume", "report")
 
 
@@ -85,7 +87,19 @@ def _run(config: RunConfig, trainer: pl.Trainer, task: build.Task, path: Path | 
         if saver.path.exists() or lost:
             why = f" of process {trainer.global_rank}: another process of this training is gone" if lost else ""
             log.error("the training failed at step %d%s%s", trainer.global_step, why, _hint(config, saver.path))
+        _end_others(trainer)
         raise
+
+
+def _end_others(trainer: pl.Trainer) -> None:
+    """End the processes that this one has started, hung ones too: Lightning leaves them alone where this one fails."""
+    end = time.monotonic() + GRACE
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        if isinstance(process, subprocess.Popen):
+            try:
+                process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _hint(config: RunConfig, last: Path) -> str:
