@@ -128,7 +128,19 @@ def test_compiled_grad_nets_are_the_same():
     Only the C++ compiler, which takes a minute, is left out.
     """
     names = [name for name in GRAD_NETS.names() if GRAD_NETS[name].compilable]
+    assert names == ["explicit", "graph", "jvp"]
     subprocess.run([sys.executable, "-c", COMPILED, *names], check=True, timeout=300)
+
+
+@pytest.mark.parametrize("builder", GRAD_NETS.names())
+def test_autocast_lowers_only_what_keeps_its_first_layer(builder):
+    net, x = network("swish", "positional").float(), points(6).float()
+    psi = grad_net(net, builder=builder)
+    plain = psi(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lowered = psi(x)
+    assert torch.equal(plain, lowered) == (builder != "explicit")
+    assert relative_error(lowered, plain) < 0.1
 
 
 def test_double_backward_does_not_compile():

@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from autoint import integrate
+from autoint import integrals, integrate
 from autoint.activations import Activation, he_init
 from autoint.grad_nets import grad_net
 from autoint.networks import IntegralNet
@@ -55,6 +55,25 @@ def test_corners_in_two_dimensions_and_additivity():
     middle = torch.stack([0.3 * lower[:, 0] + 0.7 * upper[:, 0], upper[:, 1]], -1)
     restart = torch.stack([middle[:, 0], lower[:, 1]], -1)
     assert torch.allclose(whole, integrate(net, lower, middle) + integrate(net, restart, upper), atol=1e-12)
+
+
+class Plain(torch.nn.Module):
+    """A network that does not say how wide it is."""
+
+    def forward(self, x):
+        return x.square()
+
+
+@pytest.mark.parametrize(("net", "width"), [(IntegralNet(2, 1, 8, 2).double(), 8), (Plain(), 64)])
+def test_boxes_are_taken_in_blocks_of_so_many_numbers_of_a_layer(net, width, monkeypatch):
+    """On a CPU of its own size; what comes out does not depend on it."""
+    lower, upper = points(30), points(30, seed=9)
+    whole, seen = integrate(net, lower, upper, axes=(0, 1)), []
+    assert whole.shape == (30, 1 if width == 8 else 2)
+    net.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    monkeypatch.setattr(integrals, "BLOCK", {True: 10 * width, False: 10**6})
+    assert torch.allclose(integrate(net, lower, upper, axes=(0, 1)), whole, atol=1e-14)
+    assert seen == [11] * 4 + [11] * 4 + [8] * 4
 
 
 def test_mixed_fixed_and_integrated_axes():
@@ -131,6 +150,7 @@ def test_what_differences_need():
         (torch.zeros(2), torch.ones(2), (), "at least one"),
         (torch.zeros(1), torch.ones(1), None, "for 2 coordinates"),
         (torch.zeros(3, 2), torch.ones(4, 2), None, "broadcast"),
+        (torch.zeros(2), torch.ones(1), None, "broadcast"),
     ],
 )
 def test_wrong_bounds_are_refused(lower, upper, axes, words):
