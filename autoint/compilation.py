@@ -35,7 +35,7 @@ class Compiled:
         count = -(-numbers // BLOCK) if x.device.type == "cpu" else 1
         if count <= 1 or len(x) < 2:
             return self._call(x, *others)
-        rows = x.chunk(count)
+        rows = [part.clone() for part in x.chunk(count)]  # forward mode in compiled code stumbles over views
         parts = [
             o.chunk(count) if o is not None and o.ndim > 1 and len(o) == len(x) else [o] * len(rows) for o in others
         ]
@@ -47,9 +47,15 @@ class Compiled:
         except TorchDynamoException as error:
             if self.compiled is self.function:
                 raise
-            log.warning("compile=true: %s; going on without", str(error).strip().splitlines()[0])
+            log.warning("compile=true: %s; going on without", _reason(error))
             self.compiled = self.function
         return self.function(*inputs)
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of an error that says what is wrong: the first, or what follows a head that announces it."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def _joined(blocks: list[Any]) -> Any:

@@ -17,10 +17,8 @@ def network(activation: str, encoding: str, *, in_features: int = 2, out_feature
     choice = {"name": encoding}
     if "num_frequencies" in ENCODINGS.fields(encoding):
         choice["num_frequencies"] = 4
-    net = IntegralNet(
-        in_features, out_features, hidden_features=16, num_layers=2, activation=activation, encoding=choice, **kwargs
-    )
-    return net.double()
+    sizes = {"hidden_features": 16, "num_layers": 2, **kwargs}
+    return IntegralNet(in_features, out_features, activation=activation, encoding=choice, **sizes).double()
 
 
 def points(count: int, features: int = 2, seed: int = 3) -> torch.Tensor:

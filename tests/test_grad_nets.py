@@ -82,7 +82,8 @@ def test_sizes_must_be_positive(field):
 @pytest.mark.parametrize("activation", ["swish", "sine", "softplus", "relu"])
 def test_the_gradient_of_a_gradient_of_a_grad_net(activation):
     """The fused first derivative leaves second derivatives to autograd; points beyond one chunk take part."""
-    net, x = network(activation, "identity", out_features=1), points(explicit.CHUNK + 7)
+    net, x = network(activation, "identity", out_features=1, num_layers=4), points(explicit.CHUNK + 7)
+    assert len(explicit._chunks(x)) == 2
     parameters = list(net.parameters())
     results = []
     for builder in ("explicit", "double_backward"):
@@ -105,12 +106,14 @@ def test_function_transforms_of_a_grad_net():
 
 COMPILED = """
 import copy, functools, sys, torch
+from autoint import compilation
 from autoint.grad_nets import grad_net
 from autoint.networks import IntegralNet
 
 torch.compile = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
 torch.manual_seed(0)
-net, x = IntegralNet(2, 3, 16, 2, encoding="normalized_positional").double(), torch.rand(9, 2).double()
+net, x = IntegralNet(2, 3, 16, 4, encoding="normalized_positional").double(), torch.rand(9, 2).double()
+compilation.BLOCK = 5 * 16  # two blocks
 for name in sys.argv[1:]:
     results = []
     for psi in (grad_net(net, builder=name), grad_net(net, builder=name, compile=True)):
