@@ -91,7 +91,7 @@ def run(quick: bool) -> Tables:
     points = 65536 if DEVICE.type == "cuda" else 1024 if quick else 8192
     for name, shape in SHAPES.items():
         torch.compiler.reset()
-        ratios = measure(shape, points, 256, 8, not quick, 3 if quick else 15)
+        ratios = measure(shape, points, 256, 8, not quick, 3 if quick else 6)
         tables |= {f"{name}: {title}": numbers for title, numbers in ratios.items()}
     return tables
 
