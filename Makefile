@@ -15,7 +15,7 @@ test: .venv/ready
 test-all: .venv/ready
 	$(BIN)/python -m pytest -m ""
 
-# Half an hour; `.venv/bin/python -m benchmarks --quick` takes three minutes.
+# A quarter of an hour; `.venv/bin/python -m benchmarks --quick` takes two minutes.
 bench: .venv/ready
 	$(BIN)/python -m benchmarks --readme
 
