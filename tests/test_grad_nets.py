@@ -140,6 +140,7 @@ def test_autocast_lowers_only_what_keeps_its_first_layer(builder):
     net, x = network("swish", "positional").float(), points(6).float()
     psi = grad_net(net, builder=builder)
     plain = psi(x)
+    assert psi._compiled is None  # not asked for
     with torch.autocast("cpu", dtype=torch.bfloat16):
         lowered = psi(x)
     assert torch.equal(plain, lowered) == (builder != "explicit")

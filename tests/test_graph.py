@@ -86,7 +86,7 @@ CASES = {
     "pow": lambda x: c(x) ** 3 + c(x) ** x + 2**x + x**0 + x**1 + x**2 + c(x) ** -0.5,
     "maximum": lambda x: torch.maximum(c(x), 0.5 * x * x),
     "minimum": lambda x: torch.minimum(c(x), 0.5 * x * x),
-    "where": piecewise(lambda x: x < 0.6),
+    "where": lambda x: torch.where(x < 0.6, c(x), 2 * c(x)) + torch.where(x < 0.6, c(x), 0.5),
     "heaviside": piecewise(lambda x: torch.heaviside(x - 0.5, torch.zeros_like(x)) > 0),
     "floordiv": piecewise(lambda x: x // 0.5 > 0),
     "floor_divide": piecewise(lambda x: torch.floor_divide(x, 0.5) > 0),

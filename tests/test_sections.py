@@ -152,6 +152,7 @@ def test_the_sampling_network_learns():
 def test_predicted_lengths_are_the_network_s_and_never_nothing():
     """0.99 of the softmax and 0.01 of the equal length, one after the other from near to far."""
     rays, net = some_rays(), PLACEMENTS.build("predicted", 8, volume().occupancy).double()
+    assert not net.adaptive
     assert torch.allclose(net(rays), rays.even_edges(8))
     net.network[-1].bias.data[3] = 50.0
     wanted = torch.full((8,), 0.01 / 8, dtype=torch.float64)
