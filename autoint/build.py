@@ -36,8 +36,9 @@ NOISE = (  # what Lightning says of choices that are ours, and would say in ever
 PATIENCE = datetime.timedelta(minutes=5)  # of processes that train together, with one of them; torch's is half an hour
 OURS = ("callbacks", "default_root_dir", "logger", "max_epochs", "plugins")
 """Arguments of Lightning's Trainer that are objects, or that folders and exact resuming rest on."""
-PRECISIONS = ("32-true", "32", "64-true", "64", "bf16-mixed", "bf16")
-ON_A_GPU = (*PRECISIONS, "16-mixed", "16")
+ON_A_CPU = ("32-true", "32", "64-true", "64", "bf16-mixed", "bf16")
+"""Precisions, by both of Lightning's names for each."""
+ON_A_GPU = (*ON_A_CPU, "16-mixed", "16")
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _check_trainer(config: RunConfig) -> None:
         )
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not gpus and not torch.backends.mps.is_available())
     precision = str(options.get("precision") or "32-true")
-    if precision not in (ON_A_GPU if not on_cpu else PRECISIONS):
+    if precision not in (ON_A_CPU if on_cpu else ON_A_GPU):
         raise ValueError(
             f"trainer.precision={precision} is not to be had{' on a CPU' if on_cpu else ''} (available: 32-true, "
             "64-true, bf16-mixed, and on a GPU 16-mixed; weights are never shorter, for differences of Φ need them)"

@@ -172,7 +172,7 @@ def test_predicted_lengths_are_the_network_s_and_never_nothing():
 
 
 def test_the_proposal_shares_the_rendering_s_weights():
-    """Step by step: the weights of the grid's density, each as large as its neighbours', half of it spread evenly."""
+    """Step by step: the weights of the grid's density, each as large as its neighbours', a quarter spread evenly."""
     occupancy = Occupancy(torch.zeros(3), torch.ones(3))
     slabs = torch.rand(RESOLUTION, generator=torch.Generator().manual_seed(0)) * 20
     slabs[RESOLUTION // 4 : RESOLUTION // 2] = 0

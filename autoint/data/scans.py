@@ -209,12 +209,6 @@ def _file(data_dir: str, path: str, name: str, rho: int | None, theta: int | Non
     return file
 
 
-def _pass_own(error: Exception, beginnings: tuple[str, ...]) -> None:
-    """Raise an error again that names its place already."""
-    if isinstance(error, ValueError) and str(error).startswith(beginnings):
-        raise error
-
-
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a file; a lone one, of .npy, .tif or text, is called ``sinogram``."""
     if file.suffix.lower() not in READERS:
@@ -222,7 +216,8 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
     try:
         arrays = READERS[file.suffix.lower()](file)
     except Exception as error:  # numpy, zipfile and Pillow raise many kinds on damaged files
-        _pass_own(error, (str(file),))
+        if isinstance(error, ValueError) and str(error).startswith(str(file)):
+            raise  # it names its place already
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise ValueError(f"{file}: cannot be read ({reason}); save a plain array of numbers") from error
     for name, array in arrays.items():

@@ -87,18 +87,15 @@ def transforms(
     intrinsics = _intrinsics(chosen, size)
     check_lens(intrinsics, str(file))
     intrinsics = intrinsics.resized(images.shape[2], images.shape[1])
-    box = None
     if bounds == "frustum":
+        box = None
         if near is None or far is None:
             raise ValueError(
                 f"scene.bounds=frustum needs scene.near and scene.far, which are {near} and {far}; set both"
             )
     else:
-        center, half, reach = _cube(cameras, everything[0], bounds, radius, reference)
-        distance = (cameras[:, :3, 3] - center).norm(dim=-1)
-        near = max(0.05 * reach, float(distance.min()) - 3**0.5 * half) if near is None else near
-        far = float(distance.max()) + 3**0.5 * half if far is None else far
-        box = center - half, center + half
+        cube = _cube(cameras, everything[0], bounds, radius, reference)
+        near, far, box = _within(cube, cameras, near, far)
     reading.check_range(near, far)
     names = tuple(frame["image"].stem for frame in chosen)
     views = Views(images, poses, intrinsics, near, far, names, box)
@@ -107,6 +104,17 @@ def transforms(
     elif bounds == "auto" and bool((images[..., 3] < 0.5).any()):
         box = None
     return Views(images, poses, intrinsics, near, far, names, box)
+
+
+def _within(
+    cube: tuple[Tensor, float, float], poses: Tensor, near: float | None, far: float | None
+) -> tuple[float, float, tuple[Tensor, Tensor]]:
+    """Near and far, from what the cube leaves where they are None, and the cube's corners."""
+    center, half, reach = cube
+    distance = (poses[:, :3, 3] - center).norm(dim=-1)
+    near = max(0.05 * reach, float(distance.min()) - 3**0.5 * half) if near is None else near
+    far = float(distance.max()) + 3**0.5 * half if far is None else far
+    return near, far, (center - half, center + half)
 
 
 def _kept(frames: list[Frame], every: int, split: str) -> list[int]:
