@@ -17,6 +17,7 @@ test-all: .venv/ready
 
 # A quarter of an hour; `.venv/bin/python -m benchmarks --quick` takes two minutes.
 bench: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
 	$(BIN)/python -m benchmarks --readme
 
 lint: .venv/ready

@@ -22,11 +22,16 @@ def test_grad_networks(shape):
     assert all(ratio > 0 for table in tables.values() for ratio in table.values())
 
 
-def test_integrals():
+def test_integrals(monkeypatch):
+    """Also where torchquad is not installed."""
     model = autoint.fit(target("cos").integrand, -1, 1, adam_steps=2, max_time=0, progress=False)
     tables = integrals.measure(model, count=100, loops=3)
     assert tables["largest error"]["scipy.integrate.quad"] <= tables["largest error"]["Φ(b) − Φ(a)"]
     assert tables["ratio to Φ(b) − Φ(a)"]["Φ(b) − Φ(a)"] == 1.0
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    alone = integrals.measure(model, count=100, loops=3)
+    assert integrals.TORCHQUAD not in alone["ratio to Φ(b) − Φ(a)"]
+    assert "torchquad" not in integrals.readme(alone)
 
 
 TINY = {"network": {"hidden_features": 8, "num_layers": 2}, "image_size": 16}
