@@ -38,9 +38,9 @@ class Evaluated:
 
     @property
     def method(self) -> str:
-        """``nerf``, or ``autoint_N``."""
+        """``autoint_N`` or ``object_N``, by the number of sections, or ``nerf``, which has none."""
         name = str(self.run.options["model"]["name"])
-        return f"autoint_{self.run.options['sections']}" if name == "autoint" else name
+        return name if name == "nerf" else f"{name}_{self.run.options['sections']}"
 
     def rendering(self, view: str) -> Path:
         """Return the file of a rendered view."""

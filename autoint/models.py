@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from autoint import build
 from autoint.config import RunConfig
+from autoint.integral_volume import IntegralVolume, Training
 from autoint.nerf import Nerf, RadianceField
+from autoint.object_volume import ObjectVolume
 from autoint.occupancy import Occupancy
 from autoint.registry import ACTIVATIONS, COLORS, ENCODINGS, MODELS, PLACEMENTS, at_least_one
-from autoint.volume import AbstractVolume, Training, Volume
+from autoint.volume import AbstractVolume
 
 
 @MODELS.register("autoint")
@@ -65,7 +68,7 @@ def autoint(
         else [(1, of_density), (color.outputs - 1, directions)]
     )
     nets = [build.integral_net(config, 3, outputs, ENCODINGS.build(choice, 3)) for outputs, choice in heads]
-    return Volume(
+    return IntegralVolume(
         nets,
         [build.grad_net(config, net) for net in nets],
         PLACEMENTS.build(options["placement"], options["sections"], occupancy),
@@ -83,6 +86,32 @@ def autoint(
     )
 
 
+@MODELS.register("object")
+def object_(config: RunConfig, occupancy: Occupancy, *, nodes: int = 2) -> AbstractVolume:
+    """One field that all directions share, averaged over sections and decoded afterwards.
+
+    Args:
+        config: the run's configuration; fit, grad_net, color and networks say nothing to this model.
+        occupancy: where the scene is.
+        nodes: where a section's mean of the encoding is taken.
+    """
+    at_least_one(**{"model.nodes": nodes})
+    options = config.options
+    field = _field(config, config.encoding, options["direction_encoding"])
+    placement = PLACEMENTS.build(options["placement"], options["sections"], occupancy)
+    return ObjectVolume(field, nodes, placement, occupancy)
+
+
+def _field(config: RunConfig, encoding: Any, directions: Any) -> RadianceField:
+    return RadianceField(
+        ENCODINGS.build(encoding, 3),
+        ENCODINGS.build(directions, 3),
+        config.network.hidden_features,
+        config.network.num_layers,
+        ACTIVATIONS.build(config.activation),
+    )
+
+
 @MODELS.register("nerf")
 def nerf(config: RunConfig, occupancy: Occupancy, *, coarse: int = 64, fine: int = 128) -> AbstractVolume:
     """Neural radiance fields (Mildenhall et al. 2020): the same widths, bands and renderer, by quadrature.
@@ -94,20 +123,10 @@ def nerf(config: RunConfig, occupancy: Occupancy, *, coarse: int = 64, fine: int
         fine: samples more, where the coarse ones found something.
     """
     at_least_one(**{"model.coarse": coarse, "model.fine": fine})
-    size = config.network
     # NeRF's own encoding, with as many bands: normalising is for derivatives, and grids came later.
     encoding, directions = (
         {"name": "positional", "num_frequencies": choice.get("num_frequencies", 10)}
         for choice in (config.encoding, config.options["direction_encoding"])
     )
-    fields = [
-        RadianceField(
-            ENCODINGS.build(encoding, 3),
-            ENCODINGS.build(directions, 3),
-            size.hidden_features,
-            size.num_layers,
-            ACTIVATIONS.build(config.activation),
-        )
-        for _ in range(2)
-    ]
+    fields = [_field(config, encoding, directions) for _ in range(2)]
     return Nerf(fields, coarse, fine, occupancy)

@@ -51,14 +51,18 @@ class RadianceField(nn.Module):
             activation.init(layer, k == 0)
 
     def forward(self, x: Tensor, directions: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return density (R, M), before its relu, at x (R, M, 3), and rgb (R, M, 3) along ``directions`` (R, 3)."""
-        encoded = h = self.encoding(x)
+        """Return density (R, M), before its relu, at x (R, M, 3), and rgb (R, M, 3) along ``directions`` (R, 3).
+
+        With x (R, N, S, 3) the network is told the means of the encoding over S, and returns (R, N) and (R, N, 3).
+        """
+        encoded = self.encoding(x)
+        encoded = h = encoded.mean(dim=-2) if x.ndim == 4 else encoded
         for k, layer in enumerate(self.trunk):
             h = self.activation.function(layer(torch.cat([h, encoded], dim=-1) if k == self.skip else h))
         density = self.density(h)[..., 0]
         if directions is None:
             return density, None
-        seen = self.directions(directions)[:, None].expand(*x.shape[:-1], -1)
+        seen = self.directions(directions)[:, None].expand(*density.shape, -1)
         h = self.activation.function(self.view(torch.cat([self.feature(h), seen], dim=-1)))
         return density, torch.sigmoid(self.rgb(h))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autoint.pictures import write_figure
 from autoint.rays import Rays
-from autoint.volume import Volume
+from autoint.volume import AbstractSections
 
 NUM_SAMPLES = 1000
 
@@ -23,7 +23,7 @@ class RayProfile:
         t: where the density is sampled, (P,).
         density: Ψ_σ there, (P,); what is below 0 is rendered as 0.
         edges: of the sections, (N+1,).
-        mean_density: the sections' means, from differences of Φ, (N,).
+        mean_density: the sections' means, (N,).
         mean_rgb: their colours, (N, 3).
         weights: what each section adds to the pixel, (N,).
         rgb: the pixel, (3,).
@@ -39,16 +39,15 @@ class RayProfile:
 
 
 @torch.no_grad()
-def ray_profile(volume: Volume, rays: Rays, background: Tensor) -> RayProfile:
+def ray_profile(volume: AbstractSections, rays: Rays, background: Tensor) -> RayProfile:
     """Return what ``volume`` knows along the first of ``rays``. The only place that asks a volume for its insides."""
     ray = rays[:1]
     t = ray.clipped_to(volume.occupancy.lower, volume.occupancy.upper).even_edges(NUM_SAMPLES)
     edges = volume.edges(ray)
-    means = volume.means_from_differences(ray, edges)
-    out = volume.composite(ray, means, edges, background)
-    mean_density, mean_rgb = means[0, :, 0], volume.color(means, ray.directions)[1][0]
-    values = t[0], volume.integrand(ray, t)[0, :, 0], edges[0], mean_density, mean_rgb, out.weights[0], out.rgb[0]
-    return RayProfile(*(value.detach().float().cpu() for value in values))
+    mean_density, mean_rgb = volume.seen(ray, edges)
+    out = volume.render(ray, edges, background)
+    values = t, volume.density(ray, t), edges, mean_density, mean_rgb, out.weights, out.rgb
+    return RayProfile(*(value[0].detach().float().cpu() for value in values))
 
 
 def pixel_of(ray: list[int] | str, shape: tuple[int, int], error: Tensor, hit: Tensor) -> tuple[int, int]:

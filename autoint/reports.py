@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 METRICS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS-{lpips}"}
 FORMATS = {"psnr": ".2f", "ssim": ".4f", "lpips": ".4f", "memory": ".3f", "seconds_per_frame": ".3f"}
+NAMES = {"autoint": "AutoInt", "object": "shared field"}
 MISSING = "–"
 WHAT_IS_WHAT = (
     "Here, memory is the most that tensors take while one view is rendered, {chunk_size} rays at a time, on the device "
@@ -90,7 +91,9 @@ def figure5(config: EvaluateConfig, results: Results, folder: Path) -> str:
 
 def _by_method(results: Results, expected: dict[str, str]) -> dict[str, list[Evaluated]]:
     """Return the results of each method: the expected ones first, then the others by the number of sections."""
-    by_sections = sorted(results, key=lambda r: (r.method.startswith("autoint"), r.run.options["sections"]))
+    by_sections = sorted(
+        results, key=lambda r: (r.method != "nerf", r.method.rpartition("_")[0], r.run.options["sections"])
+    )
     methods = _in_order(tuple(expected), [r.method for r in by_sections])
     return {method: [r for r in results if r.method == method] for method in methods}
 
@@ -101,7 +104,8 @@ def _in_order(expected: Sequence[str], found: Sequence[str]) -> list[str]:
 
 
 def _label(method: str) -> str:
-    return paper.METHODS.get(method, method.replace("autoint_", "AutoInt, N = "))
+    name, _, sections = method.rpartition("_")
+    return paper.METHODS.get(method, f"{NAMES.get(name, name)} (N={sections})")
 
 
 def _per_scene(

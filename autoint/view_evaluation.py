@@ -22,7 +22,7 @@ from autoint.memory import peak_memory
 from autoint.rays import Rays
 from autoint.speed import flops
 from autoint.unfinished import Unfinished
-from autoint.volume import AbstractVolume, Volume
+from autoint.volume import AbstractSections, AbstractVolume
 
 if TYPE_CHECKING:
     from autoint.evaluation import EvaluateConfig
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 COLUMNS = {
     "scene": ("scene", ""),
+    "model": ("model", ""),
     "sections": ("sections", ""),
     "fit": ("fit", ""),
     "psnr": ("PSNR", ".2f"),
@@ -115,7 +116,7 @@ def evaluate(
         )
         pictures.write(folder / "renders" / f"{view}.png", image)
         pictures.write_view(folder / f"{view}.png", batch.shape, truth, rgb_cpu, depth, acc)
-        if item == 0 and config.ray != "none" and isinstance(volume, Volume):
+        if item == 0 and config.ray != "none" and isinstance(volume, AbstractSections):
             error = pictures.root_mean_square(rgb_cpu, truth)
             row, column = ray_panel.pixel_of(config.ray, batch.shape, error, volume.hit(batch.rays))
             pixel = row * batch.shape[1] + column
@@ -123,8 +124,8 @@ def evaluate(
             file = folder / f"ray_{view}_{row}_{column}.png"
             ray_panel.write_ray(file, f"{name}, {view}", (row, column), target, image, profile)
         unfinished.note(view, batch.rgba, {"values": values[-1], "acc": float(acc.max())})
-    if config.ray != "none" and not isinstance(volume, Volume):
-        log.warning("%s: ray=%s shows the sections of integral networks, which this model has not", name, config.ray)
+    if config.ray != "none" and not isinstance(volume, AbstractSections):
+        log.warning("%s: ray=%s shows the sections of a ray, which this model has not", name, config.ray)
     if seen < 1e-3:
         log.warning("%s: nothing but background was rendered; the training has collapsed", name)
     return values

@@ -1,24 +1,18 @@
-"""Volumes: what a model of a scene does to be trained and rendered, and the model made of integral networks."""
+"""Volumes: what a model of a scene does to be trained and rendered."""
 
 from __future__ import annotations
 
 import abc
 import gc
 import logging
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoint import quadrature, rendering, sections
-from autoint.colors import AbstractColor
+from autoint import sections
 from autoint.compilation import Compiled
-from autoint.grad_nets import AbstractGradNet
 from autoint.integrals import BLOCK
-from autoint.networks import IntegralNet
 from autoint.occupancy import Occupancy
 from autoint.rays import Rays
 from autoint.rendering import Rendering
@@ -95,7 +89,7 @@ class AbstractVolume(nn.Module, abc.ABC):
         """Return the points at t (R, …), in [−1, 1] along the box's longest side, and their velocity ∂x/∂t."""
         lower, upper = self.occupancy.lower, self.occupancy.upper
         scale = 2 / (upper - lower).max()
-        return (rays.at(t) - (lower + upper) / 2) * scale, _beside(rays.directions, t) * scale
+        return (rays.at(t) - (lower + upper) / 2) * scale, beside(rays.directions, t) * scale
 
     @torch.no_grad()
     def view(self, rays: Rays, background: Tensor, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,7 +128,7 @@ class AbstractVolume(nn.Module, abc.ABC):
         return rgb, depth, acc
 
 
-def _beside(directions: Tensor, t: Tensor) -> Tensor:
+def beside(directions: Tensor, t: Tensor) -> Tensor:
     """Return directions (R, 3) so that they broadcast with points at t (R, …)."""
     return directions.view(len(directions), *(1,) * (t.ndim - 1), 3)
 
@@ -148,147 +142,28 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
-@dataclass(frozen=True)
-class Training:
-    """How a :class:`Volume` is trained.
-
-    Attributes:
-        fit: ``integral_net`` takes section means from differences of Φ, ``grad_net`` from samples of Ψ (the paper).
-        samples: stratified samples per section, for ``grad_net``.
-        jitter: whether the edges move at random, by up to half a section, for ``integral_net``.
-        direction_noise: standard deviation, in each coordinate, of what is added to the direction that the networks are
-            told.
-        anneal: every section begins as this many, and their number is halved until it is 1, over half of the training.
-        nonnegative: weight of the mean of relu(−∫Ψ_σ) over random short stretches of the rays.
-        consistent: weight of the mean squared difference between their opacities along two directions.
-    """
-
-    fit: str = "integral_net"
-    samples: int = 8
-    jitter: bool = True
-    direction_noise: float = 0.0
-    anneal: int = 1
-    nonnegative: float = 0.0
-    consistent: float = 0.0
-
-
-class Volume(AbstractVolume):
-    """Density σ and colour c of a scene, as the antiderivatives Φ_σ and Φ_c along every ray (paper, Sec. 5).
+class AbstractSections(AbstractVolume):
+    """A scene that is rendered from the sections of its rays.
 
     Args:
-        networks: the integral networks, with the outputs that ``color`` needs together: density first. Each maps points
-            (…, 3), in a box scaled to [−1, 1]³, and a direction to its share of the outputs.
-        grad_nets: their grad networks, over the same parameters.
-        placement: chooses the section edges, once for density and colour.
-        color: makes density and colour of section means.
+        placement: chooses the section edges; one that is adaptive has the occupancy kept up to date.
         occupancy: where the scene is.
-        training: how it is trained.
     """
 
-    def __init__(
-        self,
-        networks: list[IntegralNet],
-        grad_nets: list[AbstractGradNet],
-        placement: sections.AbstractPlacement,
-        color: AbstractColor,
-        occupancy: Occupancy,
-        training: Training,
-    ) -> None:
+    def __init__(self, placement: sections.AbstractPlacement, occupancy: Occupancy) -> None:
         super().__init__(occupancy)
-        self.networks = nn.ModuleList(networks)
-        self.width = networks[0].hidden_features
-        self.grad_nets = grad_nets  # a plain list: their parameters are those of `networks`
-        self.placement, self.color, self.training_options = placement, color, training
+        self.placement = placement
 
-    @property
-    def nets(self) -> Iterable[nn.Module]:
-        return self.networks
+    @abc.abstractmethod
+    def density(self, rays: Rays, t: Tensor) -> Tensor:
+        """Return the density at t (R, M) along the rays, (R, M); below 0 it counts as 0."""
 
-    @property
-    def evaluations(self) -> int:
-        return self.placement.sections + 1
+    @abc.abstractmethod
+    def seen(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is rendered of each section: its mean density (R, N), likewise, and its colour (R, N, 3)."""
 
     def edges(self, rays: Rays) -> Tensor:
         return self.placement(rays.clipped_to(self.occupancy.lower, self.occupancy.upper))
 
-    def integral(self, rays: Rays, t: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Return Φ(o, d, t): t (R, …) → (R, …, C). Never in less than float32, because differences cancel.
-
-        ``seen`` (R, 3) is the direction that the network is told, if not the ray's.
-        """
-        with torch.autocast(t.device.type, enabled=False):
-            (x, _), d = self.points(rays, t), _beside(rays.directions if seen is None else seen, t)
-            return torch.cat([net(x, d) for net in self.networks], dim=-1)
-
-    def integrand(self, rays: Rays, t: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Return Ψ = ∂Φ/∂t at x = o + t·d: t (R, …) → (R, …, C), in the precision of t, whatever autocast did."""
-        (x, velocity), d = self.points(rays, t), _beside(rays.directions if seen is None else seen, t)
-        psi = torch.cat([grad.along(x, velocity.expand_as(x), d) for grad in self.grad_nets], dim=-1)
-        return psi.to(t.dtype)
-
-    def means_from_samples(self, rays: Rays, edges: Tensor, u: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Return section means (R, N, C) from stratified samples of Ψ, placed by u (R, N, M): the paper's training."""
-        nodes, node_weights = quadrature.stratified(edges, u)
-        values = self.integrand(rays, nodes, seen)
-        with torch.autocast(values.device.type, enabled=False):
-            return sections.means_from_samples(values, node_weights)
-
-    def means_from_differences(self, rays: Rays, edges: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Return section means (R, N, C) from differences of Φ over the edges: N + 1 evaluations per ray."""
-        return sections.means_from_differences(self.integral(rays, edges, seen), edges)
-
-    def composite(self, rays: Rays, means: Tensor, edges: Tensor, background: Tensor) -> Rendering:
-        """Composite section means (R, N, C)."""
-        density, rgb = self.color(means, rays.directions)
-        return rendering.composite(density, rgb, edges, background)
-
-    def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
-        return self.composite(rays, self.means_from_differences(rays, edges), edges, background)
-
-    def renderings(
-        self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
-    ) -> tuple[list[Rendering], Tensor | float]:
-        options, seen = self.training_options, None
-        if options.direction_noise:
-            noise = math.sqrt(12) * options.direction_noise * (draw("directions", *rays.directions.shape) - 0.5)
-            seen = F.normalize(rays.directions + noise, dim=-1)
-        if options.fit == "integral_net":
-            parts = 2 ** math.ceil(math.log2(options.anneal) * max(0.0, 1 - 2 * used))
-            edges = sections.subdivided(edges, parts) if parts > 1 else edges
-            edges = sections.jittered(edges, draw("edges", *edges[:, 1:-1].shape)) if options.jitter else edges
-            means = self.means_from_differences(rays, edges, seen)
-        else:
-            means = self.means_from_samples(rays, edges, draw("samples", *edges[:, 1:].shape, options.samples), seen)
-        return [self.composite(rays, means, edges, background)], self._penalty(rays, edges, draw)
-
-    def _penalty(self, rays: Rays, edges: Tensor, draw: Draw) -> Tensor | float:
-        """What one random stretch per ray, as long as a cell, lacks: a sign, and agreement with another direction."""
-        options = self.training_options
-        if not options.nonnegative and not options.consistent:
-            return 0.0
-        u, ends = draw("points", len(rays), 2), edges.shape[-1] - 1
-        section = (u[:, :1] * ends).long().clamp_max(ends - 1)
-        points = rays.at(torch.lerp(edges.gather(-1, section), edges.gather(-1, section + 1), u[:, 1:])[:, 0])
-        depth = self._optical_depth(points, rays.directions)
-        penalty = options.nonnegative * torch.relu(-depth).mean()
-        if options.consistent:
-            other = self._optical_depth(points, rays.directions.roll(1, dims=0))
-            opacities = (-torch.expm1(-torch.relu(d)) for d in (depth, other))
-            penalty = penalty + options.consistent * torch.stack(list(opacities)).diff(dim=0).square().mean()
-        return penalty
-
-    def _optical_depth(self, points: Tensor, directions: Tensor) -> Tensor:
-        """Return ∫Ψ_σ over the length of a cell, around ``points`` (P, 3) along ``directions`` (P, 3), as (P,)."""
-        half = 0.5 * self.occupancy.cell.expand(len(points), 1)
-        ends = torch.cat([-half, half], dim=1)
-        return self.integral(Rays(points, directions, ends[:, 0], ends[:, 1]), ends)[..., 0].diff(dim=-1)[:, 0]
-
     def looks(self, step: int) -> bool:
         return self.placement.adaptive and step >= LOOK_AFTER and step % LOOK_EVERY == 0
-
-    def look(self, directions: Tensor, g: torch.Generator) -> None:
-        def density(points: Tensor) -> Tensor:
-            some = torch.randint(len(directions), (len(points),), generator=g).to(directions.device)
-            return self._optical_depth(points, directions[some]) / self.occupancy.cell
-
-        self.occupancy.update(density, 1 / 8, g)

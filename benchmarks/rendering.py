@@ -27,6 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "nerf": {"model": "nerf"},
     **{f"N={n}": {"sections": n, "placement": "uniform"} for n in (8, 16, 32)},
     **{f"N={n}, occupied": {"sections": n, "placement": "occupied"} for n in (8, 16, 32)},
+    **{f"N={n}, object": {"sections": n, "model": "object", "encoding": "grid"} for n in (8, 16, 32)},
 }
 
 
@@ -113,7 +114,8 @@ def readme(tables: Tables) -> str:
         "A frame at 100×100 in the embedded scene's hull against NeRF's with 64 coarse and 128 fine samples, at the\n"
         "same widths (4 layers of 64), in one run of `python -m benchmarks rendering`: "
         f"{faster['N=8']:.1f} times faster at N = 8,\n"
-        f"{faster['N=16']:.1f} at N = 16 and {faster['N=32']:.1f} at N = 32.\n"
+        f"{faster['N=16']:.1f} at N = 16 and {faster['N=32']:.1f} at N = 32; {faster['N=8, object']:.1f}, "
+        f"{faster['N=16, object']:.1f} and {faster['N=32, object']:.1f} times with `model=object`.\n"
     )
 
 

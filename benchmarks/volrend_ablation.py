@@ -29,10 +29,12 @@ ROOT = Path(__file__).parent.parent
 RUNS = Path("outputs/ablation")
 LEDGER = ROOT / "benchmarks" / "volrend_ablation.md"
 BASE = (
-    "experiment=lego_cpu placement=uniform color=mean encoding=normalized_positional encoding.num_frequencies=6 "
-    "direction_encoding.num_frequencies=2"
+    "experiment=lego_cpu model=autoint placement=uniform color=mean encoding=normalized_positional "
+    "encoding.num_frequencies=6 direction_encoding.num_frequencies=2"
 )
-GRID = "encoding=grid encoding.num_frequencies=4"
+GRID, NO_BANDS = "encoding=grid encoding.num_frequencies=4", "direction_encoding.num_frequencies=0"
+OBJECT = f"{GRID} placement=proposal model=object"
+FINE = f"{OBJECT} encoding=fine_grid"
 VARIANTS = {
     "base": ("uniform edges, jittered; mean colour; one network", ""),
     "grad_net": ("the paper's training: 128 samples of Ψ per ray", "fit=grad_net"),
@@ -45,13 +47,17 @@ VARIANTS = {
     "density_no_view": ("and density without bands of the direction", "networks=2 model.density_frequencies=0"),
     "weighted": ("density-weighted colour", "color=weighted"),
     "decoded": ("features integrated, colour decoded with the direction", "color=decoded"),
-    "direction_after": ("and no bands before", "color=decoded direction_encoding.num_frequencies=0"),
+    "direction_after": ("and no bands before", f"color=decoded {NO_BANDS}"),
     "grid": ("dense grids of 16, 32, 64 beside the positional encoding, 4 features each", GRID),
     "small_grid": ("of 16 and 32, 2 features each", f"{GRID} encoding.resolutions=[16,32] encoding.features=2"),
-    "no_bands": ("the direction without bands", "direction_encoding.num_frequencies=0"),
+    "no_bands": ("the direction without bands", NO_BANDS),
     "nonnegative": ("penalty on negative densities", "model.nonnegative=0.1"),
     "consistent": ("penalty on opacities that depend on the direction", "model.consistent=0.01"),
-    "all": ("what won together: lego_cpu as it is", f"placement=proposal {GRID} direction_encoding.num_frequencies=0"),
+    "all": ("what won together with integral networks", f"placement=proposal {GRID} {NO_BANDS}"),
+    "object": ("one field that all directions share, on the same grids", f"{OBJECT} {NO_BANDS}"),
+    "bands": ("and two bands of the direction, after the integration", OBJECT),
+    "fine_grid": ("and grids of 64 and 128, 2 features each: lego_cpu as it is", FINE),
+    "more_nodes": ("and 4 nodes per section instead of 2", f"{FINE} model.nodes=4"),
 }
 COLUMNS = {
     "name": ("variant", ""),

@@ -110,4 +110,4 @@ def test_the_ablation_s_variants_compose(tmp_path):
 
     configs = {name: composed(*volrend_ablation.overrides_of(name)) for name in volrend_ablation.VARIANTS}
     assert configs["base"].encoding["name"] == "normalized_positional"
-    assert configs["all"] == composed("experiment=lego_cpu")
+    assert configs["fine_grid"] == composed("experiment=lego_cpu")

@@ -92,10 +92,10 @@ def test_help_tells_what_can_be_chosen(program):
     assert status == 0
     for line in (
         "activation: relu, sine, slow_sine, softplus, swish",
-        "encoding: grid, identity, normalized_positional, positional",
+        "encoding: fine_grid, grid, identity, normalized_positional, positional",
         "grad_net: double_backward, explicit, graph, jvp",
         "placement: occupied, predicted, proposal, uniform",
-        "model: autoint, nerf",
+        "model: autoint, nerf, object",
         "color: decoded, mean, weighted",
         "logger: csv, tensorboard, wandb",
         "python train.py task=volrend scene=lego sections=16",

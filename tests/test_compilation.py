@@ -55,7 +55,8 @@ from autoint.rays import Rays
 torch.compile = functools.partial(torch.compile, backend="aot_eager")
 d = torch.nn.functional.normalize(torch.randn(9, 3), dim=-1)
 rays = Rays(-2 * d, d, torch.ones(9), torch.full((9,), 3.0))
-for model, fit in (("autoint", "integral_net"), ("autoint", "grad_net"), ("nerf", "integral_net")):
+integral_net, grad_net = "integral_net", "grad_net"
+for model, fit in (("autoint", integral_net), ("autoint", grad_net), ("nerf", integral_net), ("object", integral_net)):
     results = []
     for compile in (False, True):
         config = {"task": "volrend", "model": model, "fit": fit, "compile": compile, "sections": 4, "samples": 8}

@@ -293,10 +293,12 @@ def test_numbers_that_are_none_stop_the_training(hook, batch, poison, what, duri
 
 
 def test_a_diverged_run_stops_before_its_first_step(tmp_path, monkeypatch):
-    from autoint.volume import Volume
+    from autoint.integral_volume import IntegralVolume
 
-    real = Volume.integral
-    monkeypatch.setattr(Volume, "integral", lambda self, rays, t, seen=None: real(self, rays, t, seen) * float("nan"))
+    real = IntegralVolume.integral
+    monkeypatch.setattr(
+        IntegralVolume, "integral", lambda self, rays, t, seen=None: real(self, rays, t, seen) * float("nan")
+    )
     with pytest.raises(ValueError, match=r"training diverged: the loss is nan at step 0 .*good checkpoint: none yet"):
         fit(volrend_config(), tmp_path)
     assert not (tmp_path / "checkpoints").exists()

@@ -5,12 +5,12 @@ import torch
 
 from autoint import quadrature, sections
 from autoint.grad_nets import grad_net
+from autoint.integral_volume import IntegralVolume, Training
 from autoint.occupancy import RESOLUTION, Occupancy
 from autoint.rays import Rays
 from autoint.registry import COLORS, ENCODINGS, PLACEMENTS
 from autoint.rendering import composite
 from autoint.seeding import generator
-from autoint.volume import Training, Volume
 from tests.cases import network
 
 
@@ -21,7 +21,7 @@ def volume(num_sections=8):
     occupancy = Occupancy(torch.full((3,), -1.0), torch.full((3,), 1.0))
     placement = PLACEMENTS.build("uniform", num_sections, occupancy)
     color = COLORS.build("mean", ENCODINGS.build("identity", 3))
-    return Volume([net], [grad_net(net)], placement, color, occupancy, Training()).double()
+    return IntegralVolume([net], [grad_net(net)], placement, color, occupancy, Training()).double()
 
 
 def some_rays(count=16):

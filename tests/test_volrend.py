@@ -14,8 +14,9 @@ import torch
 
 from autoint import build, checkpoints, metrics
 from autoint.config import FITS, RunConfig
+from autoint.encodings import AbstractEncoding
 from autoint.integrals import BLOCK
-from autoint.registry import GRAD_NETS
+from autoint.registry import GRAD_NETS, MODELS
 from autoint.tasks.volrend import load_views
 from autoint.training import fit
 from benchmarks.measure import peak_memory
@@ -105,7 +106,7 @@ def test_evaluate_gives_identical_images_in_a_fresh_process(program, tiny, tmp_p
     assert program("train", *tiny, "trainer.max_steps=20", "hydra.run.dir=run")[0] == 0
     status, out, _ = program("evaluate", "runs=run", "hydra.run.dir=here", "device=cpu", "chunk_size=50")
     assert status == 0
-    assert "| procedural | 4 " in out
+    assert "| procedural | autoint | 4 " in out
     command = [sys.executable, ROOT / "evaluate.py", "runs=run", "hydra.run.dir=there", "device=cpu", "chunk_size=50"]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
     pictures = sorted(p.relative_to("here") for p in Path("here").rglob("*.png"))
@@ -150,7 +151,7 @@ def test_chunks_do_not_change_an_image(tmp_path):
     assert torch.allclose(whole, parts, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", ["autoint", "nerf"])
+@pytest.mark.parametrize("model", MODELS.names())
 def test_out_of_memory_halves_the_chunk_and_goes_on(model, monkeypatch, caplog):
     volume = build.task(tiny_config(model=model)).module.volume
     rays = load_views(tiny_config(), "test").rays_of(0)
@@ -173,16 +174,16 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(model, monkeypatch, caplog):
         volume.view(rays, torch.ones(3), 100)
 
 
-def test_memory_of_rendering_is_bounded_by_the_chunk(monkeypatch):
+@pytest.mark.parametrize("model", MODELS.names())
+def test_memory_of_rendering_is_bounded_by_the_chunk(model, monkeypatch):
     """What the docstring of ``view`` promises, for two sizes of image."""
-    volume = build.task(tiny_config()).module.volume
+    volume = build.task(tiny_config(model=model)).module.volume
     monkeypatch.setitem(BLOCK, True, 2**30)  # on a CPU the blocks are smaller than the chunks
     for size in (24, 48):
         rays = load_views(tiny_config(image_size=size), "test", 1).rays_of(0)
         image = len(rays) * 4 * 12  # rays and results, which the image asks for
         peak = peak_memory(lambda rays=rays: volume.view(rays, torch.ones(3), 128))
-        net = volume.networks[0]
-        inputs = net.encoding.out_features + net.output.out_features
+        inputs = next(m for m in volume.modules() if isinstance(m, AbstractEncoding)).out_features + 4
         assert peak - image < 4 * 128 * volume.evaluations * (3 * volume.width + 4 * inputs)
 
 
@@ -203,11 +204,11 @@ def test_golden_losses(fit_by, tmp_path):
 
 
 def test_a_collapsed_run_says_so(tmp_path, caplog, monkeypatch):
-    from autoint.volume import Volume
+    from autoint.integral_volume import IntegralVolume
 
-    real = Volume.integral
+    real = IntegralVolume.integral
     monkeypatch.setattr(
-        Volume, "integral", lambda self, rays, t, seen=None: real(self, rays, t, seen) * 0 - t[..., None]
+        IntegralVolume, "integral", lambda self, rays, t, seen=None: real(self, rays, t, seen) * 0 - t[..., None]
     )
     result = fit(tiny_config(trainer={"max_steps": 2}), tmp_path)
     assert result["collapsed"] is True

@@ -121,7 +121,7 @@ def load_views(config: RunConfig, split: str, at_most: int | None = None) -> Vie
 
 
 class VolumeRendering(pl.LightningModule):
-    """Trains a :class:`Volume` on rays by the squared error of their colour (paper, eq. 18).
+    """Trains a :class:`AbstractVolume` on rays by the squared error of their colour (paper, eq. 18).
 
     Args:
         volume: the scene.
@@ -216,7 +216,7 @@ class VolumeRendering(pl.LightningModule):
         memory, work = view_evaluation.rendering_memory(*scene), view_evaluation.rendering_work(*scene)
         values = view_evaluation.evaluate(self.volume, self.canvas(), views, config, name, folder, run)
         keys, sections = ("psnr", "ssim", "lpips", "seconds_per_frame"), run.options["sections"]
-        row = {"scene": name, "sections": sections, "fit": run.fit}
+        row = {"scene": name, "model": run.options["model"]["name"], "sections": sections, "fit": run.fit}
         row |= {key: sum(v[key] for v in values) / len(values) for key in keys}
         row |= {"memory": memory, "frames_per_second": 1 / row["seconds_per_frame"]}
         row["rays_per_second"] = views.images[0, ..., 0].numel() / row["seconds_per_frame"]

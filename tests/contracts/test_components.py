@@ -184,7 +184,7 @@ def test_the_command_line_surface():
     assert set(GRAD_NETS.names()) == {"double_backward", "explicit", "graph", "jvp"}
     assert set(PLACEMENTS.names()) == {"occupied", "predicted", "proposal", "uniform"}
     assert set(COLORS.names()) == {"decoded", "mean", "weighted"}
-    assert set(MODELS.names()) == {"autoint", "nerf"}
+    assert set(MODELS.names()) == {"autoint", "nerf", "object"}
     assert set(DATASETS.names()) == {"blender", "deepvoxels", "llff", "procedural", "transforms"}
     assert set(PHANTOMS.names()) == {"ellipses", "image", "scan", "shepp_logan", "sinogram"}
     assert set(FUNCTIONS.names()) == {"cos", "gaussian2d", "gaussian3d", "linear", "polynomial", "sinc", "xcosx"}
