@@ -83,7 +83,7 @@ class IntegralVolume(AbstractSections):
     def density(self, rays: Rays, t: Tensor) -> Tensor:
         return self.integrand(rays, t)[..., 0]
 
-    def seen(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
+    def section_values(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
         means = self.means_from_differences(rays, edges)
         return means[..., 0], self.color(means, rays.directions)[1]
 

@@ -48,16 +48,15 @@ class ObjectVolume(AbstractSections):
         mean, _ = self.field(self.points(rays, t)[0], None)
         return mean
 
-    def seen(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
+    def section_values(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
         return self._decoded(rays, quadrature.midpoint(edges, self.nodes)[0])
 
     def _decoded(self, rays: Rays, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return density, before its relu, (R, N) and colour (R, N, 3) from nodes (R, N, S) of equal weight."""
         mean, rgb = self.field(self.points(rays, nodes)[0], rays.directions)
         return mean, rgb
 
     def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
-        mean, rgb = self.seen(rays, edges)
+        mean, rgb = self.section_values(rays, edges)
         return rendering.composite(rendering.density_from_mean(mean), rgb, edges, background)
 
     def renderings(

@@ -21,7 +21,7 @@ class RayProfile:
 
     Attributes:
         t: where the density is sampled, (P,).
-        density: Ψ_σ there, (P,); what is below 0 is rendered as 0.
+        density: there, (P,); what is below 0 is rendered as 0.
         edges: of the sections, (N+1,).
         mean_density: the sections' means, (N,).
         mean_rgb: their colours, (N, 3).
@@ -44,7 +44,7 @@ def ray_profile(volume: AbstractSections, rays: Rays, background: Tensor) -> Ray
     ray = rays[:1]
     t = ray.clipped_to(volume.occupancy.lower, volume.occupancy.upper).even_edges(NUM_SAMPLES)
     edges = volume.edges(ray)
-    mean_density, mean_rgb = volume.seen(ray, edges)
+    mean_density, mean_rgb = volume.section_values(ray, edges)
     out = volume.render(ray, edges, background)
     values = t, volume.density(ray, t), edges, mean_density, mean_rgb, out.weights, out.rgb
     return RayProfile(*(value[0].detach().float().cpu() for value in values))
@@ -93,8 +93,8 @@ def _plot_profile(upper: object, lower: object, profile: RayProfile) -> None:
     assert isinstance(upper, Axes)
     assert isinstance(lower, Axes)
     edges = profile.edges.numpy()
-    upper.plot(profile.t.numpy(), profile.density.numpy(), color="black", lw=1.2, label="Ψ_σ, the grad network")
-    upper.stairs(profile.mean_density.numpy(), edges, color="tab:blue", lw=2, label="section means, differences of Φ_σ")
+    upper.plot(profile.t.numpy(), profile.density.numpy(), color="black", lw=1.2, label="along the ray")
+    upper.stairs(profile.mean_density.numpy(), edges, color="tab:blue", lw=2, label="means of sections")
     upper.axhline(0, color="black", lw=0.6)
     upper.set(ylabel="density σ (below 0: empty)")
     upper.tick_params(labelbottom=False)

@@ -159,7 +159,7 @@ class AbstractSections(AbstractVolume):
         """Return the density at t (R, M) along the rays, (R, M); below 0 it counts as 0."""
 
     @abc.abstractmethod
-    def seen(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
+    def section_values(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is rendered of each section: its mean density (R, N), likewise, and its colour (R, N, 3)."""
 
     def edges(self, rays: Rays) -> Tensor:

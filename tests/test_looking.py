@@ -151,10 +151,9 @@ def test_evaluate_writes_a_video_and_a_ray(program, run, monkeypatch):
         assert words in err.strip().splitlines()[-1]
 
 
-def test_a_ray_profile_is_what_is_rendered(run):
-    """Its weights and colours make the pixel that the view shows, and its density averages to its section means."""
-    _, module = build.restored(run / "checkpoints" / "last.ckpt")
-    volume, white = module.volume, torch.ones(3)
+def profiled(volume):
+    """The profile of a ray through the scene, which is checked to be what is rendered."""
+    white = torch.ones(3)
     rays = procedural("", "test", 12, 1).rays_of(0)
     hits = rays[volume.hit(rays)]
     chosen = hits[len(hits) // 2 : len(hits) // 2 + 1]
@@ -162,9 +161,26 @@ def test_a_ray_profile_is_what_is_rendered(run):
     mixed = (profile.weights[:, None] * profile.mean_rgb).sum(0) + (1 - profile.weights.sum()) * white
     assert torch.allclose(mixed, volume.view(chosen, white, 100)[0][0], atol=1e-6)
     assert torch.allclose(profile.rgb, mixed, atol=1e-6)
+    return profile
+
+
+def test_a_ray_profile_is_what_is_rendered(run):
+    """Its weights and colours make the pixel that the view shows, and its density averages to its section means."""
+    _, module = build.restored(run / "checkpoints" / "last.ckpt")
+    profile = profiled(module.volume)
     for i, mean in enumerate(profile.mean_density):
         inside = (profile.t >= profile.edges[i]) & (profile.t <= profile.edges[i + 1])
         assert float(profile.density[inside].mean()) == pytest.approx(float(mean), rel=0.02, abs=0.02)
+
+
+def test_a_ray_through_one_field_that_all_directions_share():
+    """As thin sections as these hold what is in their middle."""
+    volume = build.task(tiny_config(model="object", sections=200)).module.volume
+    profile = profiled(volume)
+    middle = (profile.edges[1:] + profile.edges[:-1]) / 2
+    nearest = (profile.t[:, None] - middle).abs().argmin(0)
+    assert torch.allclose(profile.density[nearest], profile.mean_density, atol=0.02)
+    assert float(profile.mean_density.std()) > 0.02
 
 
 def test_the_ray_of_the_largest_error_hits_the_scene():

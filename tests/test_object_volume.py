@@ -28,7 +28,7 @@ def volume(encoding="identity", nodes=4, sections=8, placement="uniform"):
 
 def test_the_mean_of_what_is_linear_is_exact():
     rays = some_rays()
-    one, many = (volume(nodes=nodes).seen(rays, rays.even_edges(8)) for nodes in (1, 7))
+    one, many = (volume(nodes=nodes).section_values(rays, rays.even_edges(8)) for nodes in (1, 7))
     for a, b in zip(one, many, strict=True):
         assert torch.allclose(a, b, rtol=1e-12)
 
@@ -37,8 +37,8 @@ def test_the_error_of_the_mean_falls_with_the_square_of_the_nodes():
     rays = some_rays()
     edges = rays.even_edges(4)
     encoding = {"name": "positional", "num_frequencies": 2}
-    exact = volume(encoding, 512).seen(rays, edges)[0]
-    errors = [float((volume(encoding, n).seen(rays, edges)[0] - exact).abs().mean()) for n in (8, 16, 32, 64)]
+    exact = volume(encoding, 512).section_values(rays, edges)[0]
+    errors = [float((volume(encoding, n).section_values(rays, edges)[0] - exact).abs().mean()) for n in (8, 16, 32, 64)]
     for few, many in itertools.pairwise(errors):
         assert 3.7 < few / many < 4.4, errors
 
@@ -47,7 +47,10 @@ def test_from_the_other_side_there_is_the_same_density_in_another_colour():
     model, rays = volume("grid"), some_rays()
     edges = rays.even_edges(8)
     back = type(rays)(rays.at(rays.far), -rays.directions, torch.zeros_like(rays.near), rays.far - rays.near)
-    (density, rgb), (density_back, rgb_back) = model.seen(rays, edges), model.seen(back, back.even_edges(8))
+    (density, rgb), (density_back, rgb_back) = (
+        model.section_values(rays, edges),
+        model.section_values(back, back.even_edges(8)),
+    )
     assert torch.allclose(density, density_back.flip(-1), rtol=1e-9)
     assert not torch.allclose(rgb, rgb_back.flip(1), rtol=1e-2)
 

@@ -187,18 +187,21 @@ def test_memory_of_rendering_is_bounded_by_the_chunk(model, monkeypatch):
         assert peak - image < 4 * 128 * volume.evaluations * (3 * volume.width + 4 * inputs)
 
 
-@pytest.mark.parametrize("fit_by", ["integral_net", "grad_net"])
-def test_golden_losses(fit_by, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [
+        ("integral_net", {}),
+        ("grad_net", {"fit": "grad_net"}),
+        ("object", {"model": "object", "encoding": "grid"}),
+    ],
+)
+def test_golden_losses(name, choice, tmp_path):
     """The loss after 50 steps is what it was when it was last looked at."""
-    fit(
-        tiny_config(
-            fit=fit_by, optimizer={"lr": 0.01, "warmup_steps": 5}, trainer={"max_steps": 50, "log_every_n_steps": 10}
-        ),
-        tmp_path,
-    )
+    budget = {"optimizer": {"lr": 0.01, "warmup_steps": 5}, "trainer": {"max_steps": 50, "log_every_n_steps": 10}}
+    fit(tiny_config(**choice, **budget), tmp_path)
     rows = read_csv(tmp_path / "metrics.csv")
     losses = [float(row["train/loss"]) for row in rows if row.get("train/loss")]
-    golden = json.loads(GOLDEN.read_text())[fit_by]
+    golden = json.loads(GOLDEN.read_text())[name]
     assert losses == pytest.approx(golden, rel=1e-3)
     assert losses[-1] < 0.8 * losses[0]
 
