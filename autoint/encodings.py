@@ -240,11 +240,10 @@ class Grid(AbstractEncoding):
     def _weights(self, fraction: Tensor, tangents: Sequence[Tensor]) -> Tensor:
         """The mixed derivative along ``tangents`` of the corners' weights Π_d w_d, (…, 2ᴰ): w_d is linear in x_d."""
         if not tangents:
-            both = torch.stack([1 - fraction, fraction], dim=-1)
-            out = both[..., 0, :]
-            for d in range(1, self.in_features):
-                out = (out[..., None] * both[..., d, None, :]).flatten(-2)
-            return out
+            columns = [torch.ones_like(fraction[..., 0])]
+            for upper in fraction.unbind(-1):
+                columns = [w * side for w in columns for side in (1 - upper, upper)]
+            return torch.stack(columns, dim=-1)  # column by column: innermost axes of two are slow
         value = torch.where(self.corners.bool(), fraction[..., None, :], 1 - fraction[..., None, :])
         total = torch.zeros_like(value[..., 0])
         slope = 2.0 * self.corners - 1

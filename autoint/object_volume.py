@@ -42,7 +42,7 @@ class ObjectVolume(AbstractSections):
 
     @property
     def evaluations(self) -> int:
-        return self.placement.sections * self.nodes  # of γ, which costs more than the network
+        return self.placement.sections * self.nodes  # of γ; the network is evaluated once per section
 
     def density(self, rays: Rays, t: Tensor) -> Tensor:
         mean, _ = self.field(self.points(rays, t)[0], None)
