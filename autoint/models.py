@@ -8,9 +8,10 @@ from typing import Any
 from autoint import build
 from autoint.config import RunConfig
 from autoint.integral_volume import IntegralVolume, Training
-from autoint.nerf import Nerf, RadianceField
+from autoint.nerf import Nerf
 from autoint.object_volume import ObjectVolume
 from autoint.occupancy import Occupancy
+from autoint.radiance_field import RadianceField
 from autoint.registry import ACTIVATIONS, COLORS, ENCODINGS, MODELS, PLACEMENTS, at_least_one
 from autoint.volume import AbstractVolume
 

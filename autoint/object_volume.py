@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from autoint import quadrature, rendering, sections
-from autoint.nerf import RadianceField
 from autoint.occupancy import Occupancy
+from autoint.radiance_field import RadianceField
 from autoint.rays import Rays
 from autoint.rendering import Rendering
 from autoint.volume import AbstractSections, Draw

@@ -9,8 +9,9 @@ from torch import nn
 
 from autoint.activations import swish
 from autoint.data.procedural import procedural, solids
-from autoint.nerf import Nerf, RadianceField
+from autoint.nerf import Nerf
 from autoint.occupancy import Occupancy, visual_hull
+from autoint.radiance_field import RadianceField
 from autoint.registry import ENCODINGS
 
 

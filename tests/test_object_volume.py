@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from autoint.activations import swish
-from autoint.nerf import RadianceField
 from autoint.object_volume import ObjectVolume
 from autoint.occupancy import Occupancy
+from autoint.radiance_field import RadianceField
 from autoint.registry import ENCODINGS, PLACEMENTS
 from autoint.seeding import generator
 from tests.test_nerf import TrueField, scene
