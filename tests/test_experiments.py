@@ -85,6 +85,16 @@ def test_table1_to_its_end_again_and_with_missing_scenes(program, scenes, no_lpi
     assert "lego_autoint_8 holds a run with another seed (0 there, 3 here); remove the folder, or give another" in err
 
 
+def test_another_model_has_a_row_of_its_own(program, scenes, no_lpips):
+    scenes("lego")
+    assert program("train", "experiment=table1", "scene=lego", "method=object_8", *QUICK)[0] == 0
+    table = Path("outputs/volrend/table1_tiny/table.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in psnr_part(table)}
+    assert "shared field (N=8)" in rows
+    assert "shared field (N=8), paper" not in rows
+    assert "AutoInt (N=8), paper" in rows
+
+
 def psnr_part(table):
     part = table.split("## PSNR (dB), by scene")[1].split("##")[0]
     return [line for line in part.splitlines() if line.startswith("| ")][2:]
