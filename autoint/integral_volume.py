@@ -87,6 +87,9 @@ class IntegralVolume(AbstractSections):
         means = self.means_from_differences(rays, edges)
         return means[..., 0], self.color(means, rays.directions)[1]
 
+    def estimate(self, points: Tensor, directions: Tensor) -> Tensor:
+        return self._optical_depth(points, directions) / self.occupancy.cell
+
     def integral(self, rays: Rays, t: Tensor, seen: Tensor | None = None) -> Tensor:
         """Return Φ(o, d, t): t (R, …) → (R, …, C). Never in less than float32, because differences cancel.
 
@@ -158,10 +161,3 @@ class IntegralVolume(AbstractSections):
         half = 0.5 * self.occupancy.cell.expand(len(points), 1)
         ends = torch.cat([-half, half], dim=1)
         return self.integral(Rays(points, directions, ends[:, 0], ends[:, 1]), ends)[..., 0].diff(dim=-1)[:, 0]
-
-    def look(self, directions: Tensor, g: torch.Generator) -> None:
-        def density(points: Tensor) -> Tensor:
-            some = torch.randint(len(directions), (len(points),), generator=g).to(directions.device)
-            return self._optical_depth(points, directions[some]) / self.occupancy.cell
-
-        self.occupancy.update(density, 1 / 8, g)

@@ -48,6 +48,10 @@ class ObjectVolume(AbstractSections):
         mean, _ = self.field(self.points(rays, t)[0], None)
         return mean
 
+    def estimate(self, points: Tensor, directions: Tensor) -> Tensor:
+        here = torch.zeros_like(points[:, :1])
+        return self.density(Rays(points, directions, here[:, 0], here[:, 0]), here)[:, 0]
+
     def section_values(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
         return self._decoded(rays, quadrature.midpoint(edges, self.nodes)[0])
 
@@ -56,21 +60,15 @@ class ObjectVolume(AbstractSections):
         return mean, rgb
 
     def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
-        mean, rgb = self.section_values(rays, edges)
-        return rendering.composite(rendering.density_from_mean(mean), rgb, edges, background)
+        return self._composite(self.section_values(rays, edges), edges, background)
 
     def renderings(
         self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
     ) -> tuple[list[Rendering], float]:
         edges = sections.jittered(edges, draw("edges", *edges[:, 1:-1].shape))
         nodes, _ = quadrature.stratified(edges, draw("samples", *edges[:, 1:].shape, self.nodes))
-        mean, rgb = self._decoded(rays, nodes)
-        return [rendering.composite(rendering.density_from_mean(mean), rgb, edges, background)], 0.0
+        return [self._composite(self._decoded(rays, nodes), edges, background)], 0.0
 
-    def look(self, directions: Tensor, g: torch.Generator) -> None:
-        def density(points: Tensor) -> Tensor:
-            at = torch.zeros_like(points[:, :1])
-            rays = Rays(points, torch.zeros_like(points), at[:, 0], at[:, 0])
-            return self.density(rays, at)[:, 0]
-
-        self.occupancy.update(density, 1 / 8, g)
+    def _composite(self, values: tuple[Tensor, Tensor], edges: Tensor, background: Tensor) -> Rendering:
+        mean, rgb = values
+        return rendering.composite(rendering.density_from_mean(mean), rgb, edges, background)

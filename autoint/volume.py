@@ -53,7 +53,7 @@ class AbstractVolume(nn.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def evaluations(self) -> int:
-        """How many evaluations of its networks a rendered ray costs."""
+        """How many evaluations of its networks, or of the encoding that they are told, a rendered ray costs."""
 
     @abc.abstractmethod
     def renderings(
@@ -162,8 +162,19 @@ class AbstractSections(AbstractVolume):
     def section_values(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is rendered of each section: its mean density (R, N), likewise, and its colour (R, N, 3)."""
 
+    @abc.abstractmethod
+    def estimate(self, points: Tensor, directions: Tensor) -> Tensor:
+        """Return the density (P,) around ``points`` (P, 3), as seen along ``directions`` (P, 3), for the occupancy."""
+
     def edges(self, rays: Rays) -> Tensor:
         return self.placement(rays.clipped_to(self.occupancy.lower, self.occupancy.upper))
 
     def looks(self, step: int) -> bool:
         return self.placement.adaptive and step >= LOOK_AFTER and step % LOOK_EVERY == 0
+
+    def look(self, directions: Tensor, g: torch.Generator) -> None:
+        def density(points: Tensor) -> Tensor:
+            some = torch.randint(len(directions), (len(points),), generator=g).to(directions.device)
+            return self.estimate(points, directions[some])
+
+        self.occupancy.update(density, 1 / 8, g)

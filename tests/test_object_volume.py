@@ -74,7 +74,7 @@ def test_what_it_sees_is_what_the_placement_learns():
     nn.init.zeros_(model.field.density.weight)
     nn.init.constant_(model.field.density.bias, 123.0)
     before = model.occupancy.density.clone()
-    model.look(torch.zeros(0, 3), generator(0))
+    model.look(some_rays().directions, generator(0))
     looked_at = model.occupancy.density == 123
     assert float(looked_at.double().mean()) == pytest.approx(1 / 8, abs=0.01)
     assert torch.equal(model.occupancy.density[~looked_at], before[~looked_at])
