@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+from autoint.names import find_moved, public
+
+if TYPE_CHECKING:
+    from autoint.integrals import fit as fit
+    from autoint.integrals import integrate as integrate
+    from autoint.networks import IntegralNet as IntegralNet
+    from autoint.networks import draw as draw
+    from autoint.networks import grad_net as grad_net
 
 __version__ = "0.1.0"
-
+find_moved()
 # Looked up on first use, so that `import autoint` and the command line's help need no torch.
-_HOMES = {
-    "IntegralNet": "autoint.networks",
-    "draw": "autoint.drawing",
-    "fit": "autoint.fitting",
-    "grad_net": "autoint.grad_nets",
-    "integrate": "autoint.integrals",
-}
-__all__ = ["IntegralNet", "draw", "fit", "grad_net", "integrate"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'autoint' has no attribute '{name}'")
+__getattr__, __dir__, __all__ = public(
+    __name__,
+    {
+        "IntegralNet": "autoint.networks",
+        "draw": "autoint.networks",
+        "fit": "autoint.integrals",
+        "grad_net": "autoint.networks",
+        "integrate": "autoint.integrals",
+    },
+)

@@ -55,15 +55,21 @@ class Registry(Generic[T]):
     ``def sine(*, omega_0: float = 30.0)`` makes ``activation=sine activation.omega_0=10`` work on the command line.
     """
 
-    def __init__(self, kind: str, module: str) -> None:
-        self.kind, self.module = kind, module
+    def __init__(self, kind: str, *modules: str) -> None:
+        self.kind, self.modules = kind, modules
         self._factories: dict[str, Callable[..., T]] = {}
+        self.aliases: dict[str, str] = {}
         _registries[kind] = self
 
-    def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """Register a factory (a function or a class) under ``name``; a taken name raises ``ValueError``."""
+    def register(self, name: str, alias: str | None = None) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Register a factory (a function or a class) under ``name``; a taken name raises ``ValueError``.
+
+        An ``alias`` is an earlier name that is still understood; configurations hold the present one.
+        """
 
         def add(factory: Callable[..., T]) -> Callable[..., T]:
+            if alias is not None:
+                self.aliases[alias] = name
             if name in self._factories:
                 owners = f"{self._factories[name].__module__} and {factory.__module__}"
                 raise ValueError(f"{self.kind} '{name}' is registered twice, by {owners}; rename one of them")
@@ -75,7 +81,8 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Return the registered names, sorted, those of installed plugins included."""
-        importlib.import_module(self.module)
+        for module in self.modules:
+            importlib.import_module(module)
         load_plugins()
         return sorted(self._factories)
 
@@ -84,9 +91,15 @@ class Registry(Generic[T]):
         package = self._factories[name].__module__.partition(".")[0] if name in self._factories else "autoint"
         return "" if package == "autoint" else f" of {package}"
 
+    def canonical(self, name: str) -> str:
+        """Return the present name of an entry; ``ValueError`` names what there is."""
+        names = self.names()
+        name = self.aliases.get(name, name)
+        one_of(self.kind, name, names)
+        return name
+
     def __getitem__(self, name: str) -> Callable[..., T]:
-        one_of(self.kind, name, self.names())
-        return self._factories[name]
+        return self._factories[self.canonical(name)]
 
     def fields(self, name: str) -> dict[str, tuple[Any, Any]]:
         """Return the configuration of an entry, ``{parameter: (type, default)}``."""
@@ -168,15 +181,19 @@ def load_plugins() -> None:
             ) from error
 
 
-ACTIVATIONS: Registry[Any] = Registry("activation", "autoint.activations")
-ENCODINGS: Registry[Any] = Registry("encoding", "autoint.encodings")
-GRAD_NETS: Registry[Any] = Registry("grad_net", "autoint.grad_nets")
-RULES: Registry[Any] = Registry("operation", "autoint.grad_nets")
-PLACEMENTS: Registry[Any] = Registry("placement", "autoint.sections")
-COLORS: Registry[Any] = Registry("color", "autoint.colors")
-MODELS: Registry[Any] = Registry("model", "autoint.models")
-DATASETS: Registry[Any] = Registry("scene", "autoint.data")
-PHANTOMS: Registry[Any] = Registry("phantom", "autoint.data")
-FUNCTIONS: Registry[Any] = Registry("function", "autoint.data.functions")
-LOGGERS: Registry[Any] = Registry("logger", "autoint.loggers")
-TASKS: Registry[Any] = Registry("task", "autoint.tasks")
+LIMBS = ("autoint.integrals", "autoint.scenes", "autoint.tomography")
+ACTIVATIONS: Registry[Any] = Registry("activation", "autoint.networks.activations")
+ENCODINGS: Registry[Any] = Registry("encoding", "autoint.networks.encodings")
+GRAD_NETS: Registry[Any] = Registry("grad_net", "autoint.networks.grad_nets")
+RULES: Registry[Any] = Registry("operation", "autoint.networks.grad_nets")
+PLACEMENTS: Registry[Any] = Registry("placement", "autoint.scenes.sections")
+COLORS: Registry[Any] = Registry("color", "autoint.scenes.colors")
+MODELS: Registry[Any] = Registry("model", "autoint.scenes.models")
+DATASETS: Registry[Any] = Registry("scene", "autoint.scenes.data")
+PHANTOMS: Registry[Any] = Registry("phantom", "autoint.tomography.data")
+FUNCTIONS: Registry[Any] = Registry("function", "autoint.integrals.functions")
+LOGGERS: Registry[Any] = Registry("logger", "autoint.runs.loggers")
+TASKS: Registry[Any] = Registry("task", *(f"{limb}.task" for limb in LIMBS))
+EVALUATIONS: Registry[Any] = Registry("evaluation", *(f"{limb}.task" for limb in LIMBS))
+LAYOUTS: Registry[Any] = Registry("report.layout", "autoint.scenes.paper_tables", "autoint.tomography.figure3")
+COMMANDS: Registry[Any] = Registry("command", "autoint.runs.commands", "autoint.scenes.data.download")

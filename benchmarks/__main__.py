@@ -11,7 +11,7 @@ import importlib
 import time
 from pathlib import Path
 
-from autoint.memory import keep_freed
+from autoint.files.machine import keep_freed
 from benchmarks.measure import report
 
 SUITE = {

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from skimage.transform import radon
 
-from autoint import build, sinogram_evaluation
-from autoint.classics import projected
-from autoint.config import RunConfig
-from autoint.data.sinograms import Scan
-from autoint.tables import markdown
-from autoint.tasks.ct import Tomography, load_scan
-from autoint.training import fit
+from autoint.reports.tables import markdown
+from autoint.runs import restoring
+from autoint.runs.config import RunConfig
+from autoint.runs.training import fit
+from autoint.tomography import evaluation as sinogram_evaluation
+from autoint.tomography.classics import projected
+from autoint.tomography.data.sinograms import Scan
+from autoint.tomography.task import Tomography, load_scan
 from benchmarks.measure import Tables, fastest, over
 
 SIZE, SAMPLES = 128, 64
@@ -42,7 +43,7 @@ def quality(subsample: int, quick: bool) -> tuple[dict[str, float], Tomography, 
     config = configuration(subsample, quick)
     with tempfile.TemporaryDirectory() as folder:
         fit(config, Path(folder))
-        _, module = build.restored(Path(folder) / "checkpoints" / "last.ckpt")
+        _, module = restoring.restored(Path(folder) / "checkpoints" / "last.ckpt")
         assert isinstance(module, Tomography)
         scan, seen = load_scan(config)
         rows = sinogram_evaluation.write(module.fields, scan, seen, Path(folder), sinogram_evaluation.CLASSICS)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoint.grad_nets import grad_net
-from autoint.networks import IntegralNet
+from autoint.networks.grad_nets import grad_net
+from autoint.networks.integral_net import IntegralNet
 from autoint.registry import ENCODINGS, GRAD_NETS
-from autoint.tables import markdown
+from autoint.reports.tables import markdown
 from benchmarks.measure import DEVICE, Tables, fastest, over, peak_memory
 
 PLAIN = "plain network"

@@ -15,9 +15,9 @@ import torch
 from scipy.integrate import quad
 
 import autoint
-from autoint.antiderivatives import Antiderivative
-from autoint.data.functions import target
-from autoint.quadrature import gauss_legendre
+from autoint.integrals.antiderivatives import Antiderivative
+from autoint.integrals.functions import target
+from autoint.integrals.quadrature import gauss_legendre
 from benchmarks.measure import Tables, fastest, over
 
 COUNT, LOOPS, NODES = 1_000_000, 5_000, 64

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from autoint.data.loading import Pixels
-from autoint.data.procedural import procedural
+from autoint.scenes.data.batches import Pixels
+from autoint.scenes.data.procedural import procedural
 from benchmarks.measure import DEVICE, Tables, fastest
 
 OURS = "from poses, as train.py does"

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from autoint import memory
+from autoint.files import machine as memory
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FOLDER = Path("outputs/benchmarks")

@@ -27,31 +27,31 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 CONTRACTS = "tests/contracts/test_components.py::test_"
-VOLREND = "tests/test_volrend.py::test_"
+VOLREND = "tests/scenes/test_task.py::test_"
 GRAD_NETS = [
-    "tests/test_grad_nets.py",
+    "tests/networks/test_grad_nets.py",
     f"{CONTRACTS}grad_net_values_and_parameter_gradients",
     f"{CONTRACTS}grad_nets_of_higher_order",
     f"{CONTRACTS}grad_net_along_a_ray_with_a_condition",
 ]
 TARGETS = {
-    "autoint/rendering.py": ["tests/test_rendering.py", "tests/test_shapes.py"],
-    "autoint/sections.py": ["tests/test_sections.py", "tests/test_occupancy.py"],
-    "autoint/integrals.py": [
-        "tests/test_integrals.py",
-        "tests/test_accuracy.py",
+    "autoint/scenes/rendering.py": ["tests/scenes/test_rendering.py", "tests/test_shapes.py"],
+    "autoint/scenes/sections.py": ["tests/scenes/test_sections.py", "tests/scenes/test_occupancy.py"],
+    "autoint/integrals/definite.py": [
+        "tests/integrals/test_definite.py",
+        "tests/integrals/test_accuracy.py",
         "tests/test_benchmarks.py::test_rendering",
     ],
-    "autoint/grad_nets/base.py": [
+    "autoint/networks/grad_nets/base.py": [
         *GRAD_NETS,
-        "tests/test_compilation.py",
+        "tests/networks/test_compilation.py",
         f"{VOLREND}mixed_precision_keeps_what_needs_all_digits",
     ],
-    "autoint/grad_nets/automatic.py": [*GRAD_NETS, "tests/test_integrals.py"],
-    "autoint/grad_nets/explicit.py": [*GRAD_NETS, "tests/test_integrals.py"],
-    "autoint/grad_nets/graph.py": ["tests/test_graph.py", "tests/test_grad_nets.py"],
-    "autoint/grad_nets/operations.py": ["tests/test_graph.py"],
-    "autoint/grad_nets/rules.py": ["tests/test_graph.py"],
+    "autoint/networks/grad_nets/automatic.py": [*GRAD_NETS, "tests/integrals/test_definite.py"],
+    "autoint/networks/grad_nets/explicit.py": [*GRAD_NETS, "tests/integrals/test_definite.py"],
+    "autoint/networks/grad_nets/graph.py": ["tests/networks/test_graph.py", "tests/networks/test_grad_nets.py"],
+    "autoint/networks/grad_nets/operations.py": ["tests/networks/test_graph.py"],
+    "autoint/networks/grad_nets/rules.py": ["tests/networks/test_graph.py"],
 }
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from autoint import build
-from autoint.config import RunConfig
-from autoint.integrals import BLOCK
-from autoint.memory import peak_memory
-from autoint.occupancy import visual_hull
-from autoint.rays import Rays
-from autoint.speed import flops, peak_flops
-from autoint.tasks.volrend import load_views
+from autoint.files.machine import flops, peak_flops, peak_memory
+from autoint.integrals.definite import BLOCK
+from autoint.runs import build, restoring
+from autoint.runs.config import RunConfig
+from autoint.scenes.occupancy import visual_hull
+from autoint.scenes.rays import Rays
+from autoint.scenes.task import load_views
 from benchmarks.measure import DEVICE, Tables, fastest, over, report
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -52,7 +51,7 @@ def trained(runs: list[str], data_dir: str) -> tuple[dict[str, Any], Any]:
     """Return the volumes of runs by the names of their folders, and the rays of a test view."""
     volumes: dict[str, Any] = {}
     for run in runs:
-        config, module = build.restored(Path(run) / "checkpoints" / "last.ckpt", data_dir=data_dir)
+        config, module = restoring.restored(Path(run) / "checkpoints" / "last.ckpt", data_dir=data_dir)
         volumes[Path(run).name] = module.volume.to(DEVICE)
     return volumes, load_views(config, "test", 1).rays_of(0).to(DEVICE)
 

@@ -10,10 +10,10 @@ import torch
 import torch.multiprocessing as processes
 from torch.nn.parallel import DistributedDataParallel
 
-from autoint import build
-from autoint.data.loading import Pixels
-from autoint.data.procedural import procedural
-from autoint.rays import Rays
+from autoint.runs import build
+from autoint.scenes.data.batches import Pixels
+from autoint.scenes.data.procedural import procedural
+from autoint.scenes.rays import Rays
 from benchmarks.measure import DEVICE, Tables, fastest, linearity
 from benchmarks.steps import configured
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from autoint import build
-from autoint.config import FITS, RunConfig
-from autoint.data.loading import Batch, Pixels
-from autoint.data.procedural import procedural
+from autoint.runs import build, trainers
+from autoint.runs.config import FITS, RunConfig
+from autoint.scenes.data.batches import Batch, Pixels
+from autoint.scenes.data.procedural import procedural
 from benchmarks.measure import DEVICE, Tables, fastest
 
 SAMPLES = 128
@@ -115,7 +115,7 @@ def host(rays: int, count: int, **options: Any) -> dict[str, float]:
     config = configured(batch_size=rays, val_every=count, save_every=10**6, trainer=trainer, **options)
     task = build.task(config)
     with tempfile.TemporaryDirectory() as folder:
-        runner: Any = build.trainer(config, Path(folder))
+        runner: Any = trainers.trainer(config, Path(folder))
         runner.callbacks.insert(0, clock := _Clock(task.module.volume))
         runner.fit(task.module, task.data)
     steps = sorted((whole - inside) / whole for whole, inside in clock.steps[2:-1])

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from autoint import build
-from autoint.config import RunConfig
-from autoint.data.procedural import procedural
-from autoint.tables import markdown
+from autoint.reports.tables import markdown
+from autoint.runs import build
+from autoint.runs.config import RunConfig
+from autoint.scenes.data.procedural import procedural
 from benchmarks.measure import fastest
 
 ROOT = Path(__file__).parent.parent

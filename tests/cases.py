@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from autoint.networks import IntegralNet
+from autoint.networks.integral_net import IntegralNet
 from autoint.registry import ACTIVATIONS, ENCODINGS
 
 NETWORKS = list(itertools.product(ACTIVATIONS.names(), ENCODINGS.names()))

@@ -30,9 +30,9 @@ def _one_thread():
 
 @functools.cache
 def known_hull(image_size):
-    from autoint.occupancy import visual_hull
-    from autoint.tasks.volrend import load_views
-    from tests.test_volrend import tiny_config
+    from autoint.scenes.occupancy import visual_hull
+    from autoint.scenes.task import load_views
+    from tests.scenes.test_task import tiny_config
 
     return visual_hull(load_views(tiny_config(image_size=image_size), "train"))
 
@@ -40,7 +40,7 @@ def known_hull(image_size):
 @pytest.fixture
 def hull_once(monkeypatch):
     """Carve the embedded scene's hull once: tests that train a dozen tiny runs would do little else."""
-    from autoint.tasks import volrend
+    from autoint.scenes import task as volrend
 
     monkeypatch.setattr(volrend, "visual_hull", lambda views: copy.deepcopy(known_hull(views.images.shape[2])))
 
@@ -57,7 +57,7 @@ def one_thread():
 @pytest.fixture
 def blender_scene(tmp_path):
     """A Blender scene of 8×6 images of a disc, under DATA/nerf_synthetic/disc; returns DATA."""
-    from autoint.data.procedural import orbit
+    from autoint.scenes.data.procedural import orbit
 
     folder = tmp_path / "data" / "nerf_synthetic" / "disc"
     y, x = np.mgrid[0:6, 0:8]
@@ -125,6 +125,6 @@ def tiny():
 @pytest.fixture
 def no_lpips(monkeypatch):
     """No look into the network for weights."""
-    from autoint import view_evaluation
+    from autoint.reports import metrics
 
-    monkeypatch.setattr(view_evaluation, "lpips_metric", lambda net, weights: None)
+    monkeypatch.setattr(metrics, "lpips_metric", lambda net, weights: None)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import autoint
-from autoint.data.functions import target
-from autoint.integrals import BLOCK
+from autoint.integrals.definite import BLOCK
+from autoint.integrals.functions import target
 from benchmarks import __main__ as suite
 from benchmarks import grad_networks, integrals, loading, measure, rendering, scaling, steps, volrend_ablation
 
@@ -106,7 +106,7 @@ def test_the_readme_has_a_place_for_every_benchmark_that_is_quoted():
 
 def test_the_ablation_s_variants_compose(tmp_path):
     """Hours later is too late to learn of a key that is none."""
-    from tests.test_cli import composed
+    from tests.runs.test_cli import composed
 
     configs = {name: composed(*volrend_ablation.overrides_of(name)) for name in volrend_ablation.VARIANTS}
     assert configs["base"].encoding["name"] == "normalized_positional"

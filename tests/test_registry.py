@@ -52,7 +52,7 @@ def test_plugins_register_by_being_imported(tmp_path, monkeypatch):
     (tmp_path / "my_plugin.py").write_text(
         "from autoint.registry import ACTIVATIONS\n"
         "import torch\n"
-        "from autoint.activations import Activation, he_init\n"
+        "from autoint.networks.activations import Activation, he_init\n"
         "@ACTIVATIONS.register('plugged')\n"
         "def plugged():\n"
         "    return Activation(torch.tanh, lambda x, order: 1 - torch.tanh(x)**2, he_init, smooth=1)\n"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from autoint import rays, rendering
+from autoint.scenes import rays, rendering
 
 
 def test_a_wrong_shape_is_caught():

@@ -6,11 +6,7 @@ import inspect
 import pytest
 import torch
 
-from autoint import build, cli
-from autoint.config import GROUPS
-from autoint.grad_nets import grad_net
-from autoint.occupancy import Occupancy
-from autoint.rays import Rays
+from autoint.networks.grad_nets import grad_net
 from autoint.registry import (
     ACTIVATIONS,
     COLORS,
@@ -23,10 +19,14 @@ from autoint.registry import (
     PLACEMENTS,
     TASKS,
 )
-from autoint.training import fit
+from autoint.runs import build, cli, restoring
+from autoint.runs.config import GROUPS
+from autoint.runs.training import fit
+from autoint.scenes.occupancy import Occupancy
+from autoint.scenes.rays import Rays
 from tests import reference
 from tests.cases import every_network, network, points, relative_error
-from tests.test_volrend import tiny_config
+from tests.scenes.test_task import tiny_config
 
 AXES = [(0, 1), (1, 1), (0, 1, 0)]
 every_builder = pytest.mark.parametrize("builder", GRAD_NETS.names())
@@ -184,7 +184,7 @@ def test_the_command_line_surface():
     assert set(GRAD_NETS.names()) == {"double_backward", "explicit", "graph", "jvp"}
     assert set(PLACEMENTS.names()) == {"occupied", "predicted", "proposal", "uniform"}
     assert set(COLORS.names()) == {"decoded", "mean", "weighted"}
-    assert set(MODELS.names()) == {"autoint", "nerf", "object"}
+    assert set(MODELS.names()) == {"autoint", "nerf", "section_means"}
     assert set(DATASETS.names()) == {"blender", "deepvoxels", "llff", "procedural", "transforms"}
     assert set(PHANTOMS.names()) == {"ellipses", "image", "scan", "shepp_logan", "sinogram"}
     assert set(FUNCTIONS.names()) == {"cos", "gaussian2d", "gaussian3d", "linear", "polynomial", "sinc", "xcosx"}
@@ -261,7 +261,7 @@ def test_every_component_trains_and_is_restored(choice, tmp_path):
     """A few steps with it, every parameter moved, and the checkpoint rebuilds the very same module."""
     before = build.task(tiny_config(**choice), with_data=False).module.state_dict()
     fit(tiny_config(**choice, trainer={"max_steps": 6}, optimizer={"warmup_steps": 1}), tmp_path)
-    _, module = build.restored(tmp_path / "checkpoints" / "last.ckpt")
+    _, module = restoring.restored(tmp_path / "checkpoints" / "last.ckpt")
     after = module.state_dict()
     assert after.keys() == before.keys()
     still = [k for k, v in after.items() if torch.equal(v, before[k])]

@@ -1,0 +1,85 @@
+"""What ``torch.save`` has written, read as data: nothing in a file is run, and none takes more memory than its size."""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# All that plain data and tensors need; torch's own list has more, with which one can ask for any amount of memory.
+NAMES = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def refuse_address(path: str | Path) -> None:
+    """Refuse what is not on this machine: whoever downloads a checkpoint should know that and from where."""
+    if URL.match(str(path)):
+        raise ValueError(f"{path}: a checkpoint is a file, not an address; download it, and give the file")
+
+
+def read_plain(file: Path, mend: str) -> Any:
+    """Return plain data and tensors, on the CPU; ``ValueError`` names the file, what is wrong, and the ``mend``.
+
+    Nothing in the file is run (``weights_only=True``, and no other names than those of tensors), every record's
+    checksum is verified, which ``torch.load`` does not do, and nothing takes more memory than the file is large.
+    """
+    try:
+        names = _verified(file)
+    except Exception as error:  # zipfile raises many kinds
+        raise ValueError(f"{file}: damaged checkpoint ({error}); {mend}") from error
+    foreign = [name.replace(" ", ".") for name in names if not NAMES.fullmatch(name)]
+    try:
+        if foreign:
+            raise ValueError(", ".join(foreign[:3])[:200])
+        contents = read(file)
+    except Exception as error:  # torch raises many kinds; whatever it is, nothing in the file was run
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(f"{file}: refused, it holds more than plain data ({reason}); nothing in it was run") from error
+    if any(t.numel() * t.element_size() > t.untyped_storage().nbytes() for t in tensors_of(contents)):
+        raise ValueError(f"{file}: refused, it holds a tensor larger than what is stored of it")
+    return contents
+
+
+def read(file: Path) -> Any:
+    """Return what ``torch.save`` has written, on the CPU: nothing else calls ``torch.load``."""
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _verified(file: Path) -> list[str]:
+    """Verify the checksums of a checkpoint and return the global names in it, without running anything."""
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+        if packed or sum(record.file_size for record in records) > file.stat().st_size:
+            raise zipfile.BadZipFile("its records are larger than the file")
+        damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"bad checksum in {damaged}")
+        pickled = [record for record in records if record.filename.endswith("data.pkl")]
+        if len(pickled) != 1:
+            raise zipfile.BadZipFile("not written by torch.save")
+        names = []
+        for opcode, argument, _ in pickletools.genops(archive.read(pickled[0])):
+            if opcode.name in ("GLOBAL", "INST"):
+                names.append(str(argument))
+            elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+                names.append(opcode.name)
+        return names
+
+
+def tensors_of(contents: Any) -> Iterator[Tensor]:
+    """Yield all tensors, however deep or often they are in there."""
+    stack, seen = [contents], set()
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            stack.extend(value.values() if isinstance(value, dict) else value)

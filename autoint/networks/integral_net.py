@@ -1,0 +1,103 @@
+"""The integral network Φ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoint.networks.activations import Activation
+from autoint.networks.encodings import AbstractEncoding
+from autoint.registry import ACTIVATIONS, ENCODINGS, at_least_one
+
+Choice = str | Mapping[str, Any]
+
+
+class IntegralNet(nn.Module):
+    """The integral network Φ_θ(x) = W_n (φ_{n−1} ∘ … ∘ φ_0)(γ(x)) (paper, eq. 2).
+
+    φ_k(y) = NL(W_k y + b_k). The output layer has no bias: it would be the constant of integration, which no
+    difference of Φ and no derivative of Φ can see.
+
+    Args:
+        in_features: D, the number of coordinates of x.
+        out_features: C, the number of integrals learned at once.
+        hidden_features: width of the hidden layers.
+        num_layers: number of hidden layers.
+        activation: name (or name and options) of the nonlinearity NL.
+        encoding: name (or name and options) of γ.
+        condition: an encoding of quantities that stay fixed along the integration, such as a ray's direction. Their
+            share of the first layer is computed once per ray and broadcast: W_0 [γ(x); γ_c(c)] = W γ(x) + W_c γ_c(c).
+
+    Shapes:
+        ``forward(x, condition)``: x (…, D), condition broadcastable to (…, D_c) → (…, C).
+
+    Example:
+        >>> import torch
+        >>> net = IntegralNet(in_features=2, out_features=1, hidden_features=16, num_layers=2)
+        >>> net(torch.zeros(5, 2)).shape
+        torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        hidden_features: int = 64,
+        num_layers: int = 3,
+        activation: Choice | Activation = "swish",
+        encoding: Choice | AbstractEncoding = "identity",
+        condition: AbstractEncoding | None = None,
+    ) -> None:
+        super().__init__()
+        at_least_one(
+            in_features=in_features, out_features=out_features, hidden_features=hidden_features, num_layers=num_layers
+        )
+        self.in_features, self.out_features, self.hidden_features = in_features, out_features, hidden_features
+        self.activation = activation if isinstance(activation, Activation) else ACTIVATIONS.build(activation)
+        self.encoding = encoding if isinstance(encoding, AbstractEncoding) else ENCODINGS.build(encoding, in_features)
+        self.condition = condition
+        widths = [self.encoding.out_features] + [hidden_features] * num_layers
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
+        self.output = nn.Linear(hidden_features, out_features, bias=False)
+        if condition is not None:
+            self.from_condition = nn.Linear(condition.out_features, hidden_features, bias=False)
+            self.activation.init(self.from_condition, True)
+        for k, layer in enumerate([*self.hidden, self.output]):
+            self.activation.init(layer, k == 0)
+
+    def first(self, encoded: Tensor, condition: Tensor | None) -> Tensor:
+        """Return the first pre-activation W_0 γ(x) + W_c γ_c(c) + b_0."""
+        h = self.hidden[0](encoded)
+        if self.condition is not None:
+            h = h + self.from_condition(self.condition(condition))
+        return h
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return Φ(x), shape (…, out_features)."""
+        h = self.activation.function(self.first(self.encoding(x), condition))
+        for layer in self.hidden[1:]:
+            h = self.activation.function(layer(h))
+        return self.output(h)
+
+    def difference(self, x: Tensor, delta: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return Φ(x + delta) − Φ(x), shape (…, out_features), to relative accuracy however small ``delta`` is.
+
+        The difference is carried through the layers, D ← W D and D ← NL(h + D) − NL(h), each in a form that does not
+        cancel. It costs as much as the two evaluations; in float32 it is what remains exact for short intervals.
+
+        Raises:
+            ValueError: where the activation has no formula for its differences.
+        """
+        if self.activation.difference is None:
+            raise ValueError("this activation has no `difference`; add one, or use method='corners' in float64")
+        h = self.first(self.encoding(x), condition)
+        first, *others = cast(list[nn.Linear], list(self.hidden))
+        d = F.linear(self.encoding.difference(x, delta), first.weight)
+        for layer in others:
+            d = F.linear(self.activation.difference(h, d), layer.weight)
+            h = layer(self.activation.function(h))
+        return self.output(self.activation.difference(h, d))

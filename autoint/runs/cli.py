@@ -1,0 +1,257 @@
+"""What ``train.py`` and ``evaluate.py`` share: Hydra with the registries' groups, and errors of one line."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+import autoint
+from autoint.registry import nearest, unknown
+from autoint.runs.composing import as_data
+from autoint.runs.signals import Stopped
+
+TRACE = "HYDRA_FULL_ERROR"
+# Hydra 1.4 does without `version_base`; 1.3 warns where it is missing.
+VERSION = {} if tuple(map(int, version("hydra-core").split(".")[:2])) >= (1, 4) else {"version_base": "1.3"}
+
+
+def store_groups() -> None:
+    """Make a Hydra group of every registry, and the shared and each task's own keys available to ``conf/``."""
+    from autoint.registry import TASKS
+    from autoint.runs.config import GROUPS, shared_fields
+
+    store = ConfigStore.instance()
+    for group, registry in GROUPS.items():
+        if group == "direction_encoding":
+            continue  # chosen as encoding@direction_encoding
+        for name in registry.names():
+            defaults = {key: default for key, (_, default) in registry.fields(name).items()}
+            for choice in (name, *(alias for alias, of in registry.aliases.items() if of == name)):
+                store.store(group=group, name=choice, node={"name": name, **defaults})
+    shared = {k: d for k, (_, d) in shared_fields().items() if k not in GROUPS and k != "task"}
+    store.store(name="shared_keys", node=shared)
+    for name in TASKS.names():
+        own = {k: d for k, (_, d) in TASKS.fields(name).items() if k not in GROUPS}
+        store.store(group="task", name=f"{name}_keys", node=own, package="_global_")
+
+
+def store_evaluation() -> None:
+    """Make the keys that tasks declare for their evaluation available to ``conf/evaluate.yaml``."""
+    from autoint.runs.evaluation import own_fields
+
+    own = {key: default for key, (_, default) in own_fields().items()}
+    ConfigStore.instance().store(name="task_keys", node=own)
+
+
+def known_keys() -> list[str]:
+    """Return every key at the top of a configuration, of all tasks."""
+    from autoint.registry import TASKS
+    from autoint.runs.config import shared_fields
+
+    return sorted({*shared_fields(), *(key for name in TASKS.names() for key in TASKS.fields(name))})
+
+
+def evaluation_keys() -> list[str]:
+    """Return every key of an evaluation."""
+    from autoint.runs.evaluation import own_fields, shared_fields
+
+    return sorted({*shared_fields(), *own_fields()})
+
+
+Job = Callable[[DictConfig], Any]
+
+
+class JobFailedError(Exception):
+    """What a job of a sweep in another process tells of its error: one line."""
+
+
+def conf_dir() -> Path:
+    """Return the folder of the configuration files: beside the package in a clone, inside it where it is installed."""
+    package = Path(autoint.__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def entry(
+    config_name: str, groups: bool, after: Callable[[DictConfig, Path], None] | None = None
+) -> Callable[[Job], Callable[[], None]]:
+    """Turn ``function(config)`` into a Hydra program, with the registries as groups if ``groups``.
+
+    ``after`` is called once after a sweep, with the last job's configuration and the sweep's folder.
+
+    Bad input ends with one line on stderr and exit status 2; ``HYDRA_FULL_ERROR=1`` shows the traceback instead. A run
+    folder in which nothing has happened yet is removed again.
+    """
+
+    def decorate(function: Job) -> Callable[[], None]:
+        def main() -> None:
+            wants_trace = os.environ.get(TRACE, "0") != "0"
+            os.environ[TRACE] = "1"  # so that errors reach us, instead of being printed by Hydra
+            _bear_with_terminals()
+            known: list[str] = []
+            errors: list[Exception] = []
+            sweeps: list[tuple[DictConfig, Path]] = []
+            # Hydra would read these as booleans, and takes the options of a group as strings only.
+            sys.argv = [re.sub(r"^faithful=(true|false)$", r"faithful='\1'", a, flags=re.IGNORECASE) for a in sys.argv]
+            conf = conf_dir()
+            program = hydra.main(config_path=str(conf), config_name=config_name, **VERSION)
+            try:
+                if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
+                    raise ValueError("--experimental-rerun reads a pickle, which is code; give the overrides anew")
+                (store_groups if groups else store_evaluation)()
+                known += known_keys() if groups else evaluation_keys()
+                with as_data():
+                    program(_collecting(function, errors, sweeps, known))()
+                if after is not None and sweeps:
+                    after(*sweeps[-1])
+                sys.stdout.flush()
+            except (KeyboardInterrupt, Stopped) as stop:
+                print(*([stop.message] if isinstance(stop, Stopped) else stop.args), file=sys.stderr)
+                sys.exit(stop.code if isinstance(stop, Stopped) else 130)
+            except BrokenPipeError:  # "| head": what is still to be flushed goes nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(141)
+            except Exception as error:
+                errors.append(error)
+            _tell(errors, known, wants_trace)
+
+        return main
+
+    return decorate
+
+
+def _bear_with_terminals() -> None:
+    """Take a terminal that knows ASCII only, and a log that nobody reads any more, as no error."""
+    logging.raiseExceptions = False
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _tell(errors: list[Exception], known: list[str], wants_trace: bool) -> None:
+    """End with exit status 2 and a line for each error; raise it where a traceback is due."""
+    lines = []
+    for failure in errors:
+        line = one_line(failure, known)
+        if line is None or wants_trace:
+            raise failure
+        lines += [f"error: {finding}" for finding in line.splitlines()]
+    if lines:
+        print(*dict.fromkeys(lines), sep="\n", file=sys.stderr)
+        sys.exit(2)
+
+
+def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictConfig, Path]], known: list[str]) -> Job:
+    """Return ``function`` as a job that notes its error instead of raising it: the other jobs of a sweep go on.
+
+    A job of a sweep notes its configuration and the sweep's folder too. In a process of its own, which a launcher other
+    than Hydra's has started, there is nobody to read the notes: there the error is raised, as one line.
+    """
+
+    def job(composed: DictConfig) -> Any:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            sweeps.append((composed, Path(HydraConfig.get().sweep.dir)))
+        os.environ.pop(TRACE, None)  # for the processes that the job may start
+        try:
+            return function(composed)
+        except BaseException as error:
+            _remove_if_unused(HydraConfig.get())
+            if not isinstance(error, Exception) or isinstance(error, BrokenPipeError):
+                if not isinstance(error, Exception):
+                    print(*_not_begun(len(sweeps)), sep="\n", end="", file=sys.stderr)
+                raise
+            if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
+                line = one_line(error, known)
+                raise error if line is None else JobFailedError(line) from error
+            errors.append(error)
+            return None
+        finally:
+            os.environ[TRACE] = "1"
+
+    return job
+
+
+def _not_begun(begun: int) -> list[str]:
+    """Return a line per job that is left of the sweep this job belongs to."""
+    if not begun:
+        return []
+    params, arguments = HydraConfig.get().sweeper.get("params") or {}, [a for a in sys.argv[1:] if a[:1] != "-"]
+    overrides = OverridesParser.create().parse_overrides([*(f"{k}={v}" for k, v in params.items()), *arguments])
+    [jobs] = BasicSweeper.split_arguments(overrides, None)
+    shared = set.intersection(*map(set, jobs))
+    left = [" ".join(part for part in job if part not in shared) for job in jobs[begun:]]
+    return [f"{len(left)} of {len(jobs)} jobs of the sweep were not begun:", *left, ""] if left else []
+
+
+def _remove_if_unused(config: Any) -> None:
+    """Remove the job's folder if it holds nothing but what Hydra has put there."""
+    folder, log_file = Path(config.runtime.output_dir), f"{config.job.name}.log"
+    if not folder.is_dir() or {p.name for p in folder.iterdir()} - {".hydra", log_file}:
+        return
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    (folder / log_file).unlink(missing_ok=True)
+    for empty in [folder, *list(folder.parents)[:3]]:
+        if empty == Path.cwd() or any(empty.iterdir()):
+            break
+        empty.rmdir()
+
+
+def one_line(error: BaseException, known: list[str]) -> str | None:
+    """Return what a user should read of ``error``, or None where the error is not the user's."""
+    if isinstance(error, JobFailedError):
+        return str(error)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _of_hydra(error, known)
+    if isinstance(error, ValueError):
+        frames = list(traceback.walk_tb(error.__traceback__))
+        raised_in = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+        if raised_in.startswith("autoint") or raised_in == "__main__":
+            return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; check the path, its rights and the disk"
+    return None
+
+
+def _of_hydra(error: Any, known: list[str]) -> str:
+    text = str(error)
+    options = getattr(error, "options", None)
+    if options:
+        group, _, name = getattr(error, "missing_cfg_file", "").rpartition("/")
+        shown = [o for o in options if not o.endswith("_keys")]
+        return unknown(group, name, shown)
+    override = getattr(error, "override", None)
+    if override is not None and getattr(override, "input_line", None) is None:
+        return f"cannot read '{override}': {text.splitlines()[0]}"
+    key = _overridden_key(text)
+    if key is None:
+        return text.splitlines()[0].rstrip(".")
+    parent = getattr(error.__cause__, "parent_node", None)
+    head, _, leaf = key.rpartition(".")
+    if head and head.split(".")[0] in known and parent is not None:
+        siblings = [str(k) for k in parent if k != "name"]
+        return f"unknown key '{key}'{nearest(leaf, siblings)} (available: {', '.join(siblings) or 'none'})"
+    return f"unknown key '{key}'{nearest(key, known)} (see --help)"
+
+
+def _overridden_key(text: str) -> str | None:
+    found = re.search(r"Could not override '([^'=]+)|Error merging override \+*([^=\s]+)", text)
+    return (found[1] or found[2]) if found else None

@@ -1,0 +1,66 @@
+"""The commands of every limb: train, evaluate, export."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from autoint.registry import COMMANDS
+from autoint.runs.cli import entry
+
+
+def _report(composed: DictConfig, sweep_dir: Path) -> None:
+    from autoint.runs.sweeps import write_report
+
+    write_report(composed, sweep_dir)
+
+
+@entry("config", groups=True, after=_report)
+def train(composed: DictConfig) -> Any:
+    """Train a run, or with -m a sweep of runs."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from autoint.runs.config import RunConfig
+    from autoint.runs.training import fit, objective
+
+    return objective(fit(RunConfig.from_hydra(composed), Path(HydraConfig.get().runtime.output_dir)))
+
+
+@entry("evaluate", groups=False)
+def evaluate(composed: DictConfig) -> Any:
+    """Render, measure and tabulate trained runs."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from autoint.runs.evaluation import EvaluateConfig, evaluate_runs
+
+    evaluate_runs(EvaluateConfig.from_hydra(composed), Path(HydraConfig.get().runtime.output_dir))
+
+
+@COMMANDS.register("train")
+def _train(arguments: list[str]) -> None:
+    """Train a run, or with -m a sweep: autoint train task=volrend scene=lego sections=16."""
+    sys.argv[1:] = arguments
+    train()
+
+
+@COMMANDS.register("evaluate")
+def _evaluate(arguments: list[str]) -> None:
+    """Tables and pictures of trained runs: autoint evaluate runs=outputs/volrend."""
+    sys.argv[1:] = arguments
+    evaluate()
+
+
+@COMMANDS.register("export")
+def _export(arguments: list[str]) -> None:
+    """A trained model as model.safetensors and config.json, to be passed on: autoint export RUN."""
+    from autoint.runs.export import export
+
+    parser = argparse.ArgumentParser(prog="autoint export", description=(_export.__doc__ or "").partition(":")[0])
+    parser.add_argument("run", help="a run's folder, or a checkpoint")
+    parser.add_argument("--to", help="the new folder; RUN/export by default")
+    given = parser.parse_args(arguments)
+    print(export(given.run, given.to))

@@ -1,0 +1,191 @@
+"""Evaluation: checkpoints in, tables and pictures out."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import logging
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from autoint.files import machine as memory
+from autoint.files.torch_files import refuse_address
+from autoint.files.whole_files import write_json, write_whole
+from autoint.registry import EVALUATIONS, at_least_one, checked, fields_of, one_of
+from autoint.reports import metrics, pictures
+from autoint.reports.tables import markdown
+from autoint.runs import restoring
+from autoint.runs.interrupted import PartialEvaluation
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class EvaluateConfig:
+    """What to evaluate, and how; ``options`` holds the keys that belong to tasks.
+
+    Attributes:
+        runs: a checkpoint, a run's folder, or a folder of runs.
+        data_dir: where the data sets are; None takes the place of the training.
+        split: train, val or test.
+        max_images: evenly spaced ones; None takes all.
+        chunk_size: rays at a time, which bounds the memory.
+        lpips: backbone, vgg or alex.
+        lpips_weights: torchvision's weights of the backbone; None takes torch's cache, or the network.
+        device: auto, cpu or cuda.
+        options: of all tasks together.
+    """
+
+    runs: str = "outputs"
+    data_dir: str | None = None
+    split: str = "test"
+    max_images: int | None = None
+    chunk_size: int = 16384
+    lpips: str = "vgg"
+    lpips_weights: str | None = None
+    device: str = "auto"
+    options: dict[str, Any] = field(default_factory=lambda: {k: d for k, (_, d) in own_fields().items()})
+
+    @staticmethod
+    def from_hydra(composed: DictConfig) -> EvaluateConfig:
+        """Check what Hydra composed; ``ValueError`` names the key, the value and what is allowed."""
+        plain: Any = OmegaConf.to_container(composed, resolve=True)
+        own = own_fields()
+        values = checked({**shared_fields(), **own}, plain, "")
+        options = {key: values.pop(key) for key in own}
+        return EvaluateConfig(**values, options=options).checked()
+
+    def checked(self) -> EvaluateConfig:
+        """Return the configuration itself; ``ValueError`` names the key, the value and what is allowed."""
+        allowed = {
+            "split": ("train", "val", "test"),
+            "lpips": tuple(metrics.BACKBONES),
+            "device": ("auto", "cpu", "cuda"),
+        }
+        for key, values in allowed.items():
+            one_of(key, getattr(self, key), values)
+        at_least_one(max_images=self.max_images, chunk_size=self.chunk_size)
+        for task in EVALUATIONS.names():
+            self.of(task)
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device=cuda: this machine or this build of torch has no CUDA device; use device=cpu")
+        return self
+
+    def of(self, task: str) -> Any:
+        """Return the evaluation options that ``task`` has declared, built and checked."""
+        return EVALUATIONS[task](**{key: self.options[key] for key in EVALUATIONS.fields(task)})
+
+
+def shared_fields() -> dict[str, tuple[Any, Any]]:
+    """Return the keys that are no task's own, ``{key: (type, default)}``."""
+    return {key: value for key, value in fields_of(EvaluateConfig).items() if key != "options"}
+
+
+def own_fields() -> dict[str, tuple[Any, Any]]:
+    """Return the keys that tasks have declared for their own evaluation, ``{key: (type, default)}``."""
+    return {key: value for task in EVALUATIONS.names() for key, value in EVALUATIONS.fields(task).items()}
+
+
+def find_checkpoints(runs: str) -> list[Path]:
+    """Return the checkpoints named by ``runs``: a file, a run's folder, or a folder of runs at any depth."""
+    refuse_address(runs)
+    place = Path(runs)
+    if place.is_file():
+        return [place]
+    found = sorted(place.rglob("checkpoints/last.ckpt")) if place.is_dir() else []
+    if not found:
+        what = "no checkpoints/last.ckpt below it" if place.is_dir() else "no such file or folder"
+        raise ValueError(f"runs={runs}: {what}; give a checkpoint, a run's folder or a folder of runs")
+    return found
+
+
+def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]:
+    """Evaluate every run as its task does, print the tables, and write them with values and pictures into ``out_dir``.
+
+    A task's module has ``columns``, {key: (head, format)}, a ``label(run)``, and ``evaluate(config, run, folder)``,
+    which returns the row (or rows) of a run and the values behind it, and writes its pictures into ``folder``.
+    """
+    memory.keep_freed()
+    files = find_checkpoints(config.runs)
+    tables: dict[str, tuple[dict[str, tuple[str, str]], list[dict[str, Any]]]] = {}
+    per_image: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for number, file in enumerate(files):
+        try:
+            task, columns, rows, values = _evaluated(config, file, out_dir, number)
+        except KeyboardInterrupt:
+            mend = f"the same command with hydra.run.dir={out_dir} goes on with the images that are not done yet"
+            raise KeyboardInterrupt(f"stopped at {_name(file)}; {mend}") from None
+        except (ValueError, OSError) as error:
+            if len(files) == 1:
+                raise
+            failed[_name(file)] = str(error)
+            log.error("%s is left out: %s", _name(file), error)
+            continue
+        tables.setdefault(task, (columns, []))[1].extend({**row, "run": _name(file)} for row in rows)
+        per_image += [{"run": _name(file), **value} for value in values]
+    if not tables:
+        raise ValueError(
+            f"runs={config.runs}: none of {len(files)} runs could be evaluated: {next(iter(failed.values()))}"
+        )
+    heads = dataclasses.asdict(config)
+    table = "\n".join(markdown(rows, columns, heads) for columns, rows in tables.values())
+    rows = [row for _, of_task in tables.values() for row in of_task]
+    if failed:
+        reasons = [{"run": run, "reason": reason} for run, reason in failed.items()]
+        table += "\n" + markdown(reasons, {"run": ("not evaluated", ""), "reason": ("because", "")}, heads)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_whole(out_dir / "table.md", table.encode())
+    _write_csv(out_dir / "table.csv", rows)
+    _write_csv(out_dir / "per_image.csv", per_image)
+    write_json(
+        out_dir / "result.json",
+        {"split": config.split, "rows": finite(rows), "per_image": finite(per_image), "failed": failed},
+    )
+    points = {r["run"]: (r["seconds_per_frame"], r["psnr"]) for r in rows if {"seconds_per_frame", "psnr"} <= r.keys()}
+    if len(points) > 1:
+        pictures.write_pareto(out_dir / "pareto.png", points)
+    PartialEvaluation.clear(out_dir)
+    print(table)
+    print(f"table:    {out_dir / 'table.md'}\npictures: {out_dir / 'images'}")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(files)} runs could not be evaluated; the table says which and why")
+    return rows
+
+
+def _evaluated(config: EvaluateConfig, file: Path, out_dir: Path, number: int) -> tuple[str, Any, list[Any], list[Any]]:
+    """Return the task of a checkpoint, the columns of its table, the rows, and the values behind them."""
+    run, built = restoring.restored(file, **({"data_dir": config.data_dir} if config.data_dir else {}))
+    module = on_device(built, config)
+    row, values = module.evaluate(config, run, out_dir / "images" / f"{number:02d}_{module.label(run)}")
+    return run.task, module.columns, row if isinstance(row, list) else [row], values
+
+
+def on_device(module: Any, config: EvaluateConfig) -> Any:
+    """Return the module on the device that evaluation is to use."""
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    return module.to(available if config.device == "auto" else config.device)
+
+
+def _name(checkpoint: Path) -> str:
+    """A run's folder, for its last checkpoint, or the checkpoint's own path."""
+    return str(checkpoint.parent.parent if checkpoint.name == "last.ckpt" else checkpoint)
+
+
+def finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """JSON knows no NaN: a value that could not be had is null."""
+    return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
+
+
+def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(finite(rows))
+    write_whole(file, stream.getvalue().encode())

@@ -1,0 +1,71 @@
+"""A trained model as ``model.safetensors`` and ``config.json``, to be passed on.
+
+Neither can hold code, and neither says anything of the machine or the person: no paths, no names of user or host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from safetensors.torch import save_file
+
+import autoint
+from autoint.runs import build, checkpoints, restoring
+from autoint.runs.config import RunConfig
+
+OF_THE_RUN_ALONE = ("data_dir", "ckpt_path", "resume", "logger", "report", "trainer")
+
+
+def export(run: str, to: str | None = None) -> Path:
+    """Write the two files of a run's last checkpoint, or of a given one, into a folder that is whole or absent.
+
+    Args:
+        run: a run's folder, or a checkpoint.
+        to: the new folder; by default ``export`` in the run's folder.
+
+    Raises:
+        ValueError: where there is no checkpoint, where it is no good, and for a folder that exists.
+    """
+    file = Path(run) / "checkpoints" / "last.ckpt" if Path(run).is_dir() else Path(run)
+    contents = checkpoints.load(file)
+    config = restoring.stored_config(file, contents)
+    checkpoints.load_weights(file, contents, build.task(config, with_data=False).module)
+    folder = Path(to) if to else (Path(run) if Path(run).is_dir() else Path(run).parent) / "export"
+    if folder.exists():
+        raise ValueError(f"{folder} exists; remove it, or give another folder by --to")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".export-", suffix=".part"))
+    try:
+        weights = {name: tensor.detach().clone().contiguous() for name, tensor in contents["state_dict"].items()}
+        save_file(weights, part / checkpoints.WEIGHTS)
+        about = {"format": checkpoints.FORMAT, "version": autoint.__version__, "global_step": contents["global_step"]}
+        text = json.dumps({**about, "config": public(config)}, indent=2) + "\n"
+        (part / checkpoints.CONFIG).write_text(text, encoding="utf-8")
+        part.chmod(0o755)
+        os.replace(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return folder
+
+
+def public(config: RunConfig) -> dict[str, Any]:
+    """Return what defines the model and its training; of a path that leads out of ``data_dir``, the last part only."""
+    plain = {key: value for key, value in config.to_plain().items() if key not in OF_THE_RUN_ALONE}
+    return {str(key): _without_paths(value) for key, value in plain.items()}
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    if isinstance(value, str):
+        path = PureWindowsPath(value)  # which knows both kinds of separators
+        return path.name if path.drive or path.root or value.startswith("~") or ".." in path.parts else value
+    return value

@@ -1,0 +1,103 @@
+"""Camera paths through a scene, from the poses of its images alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from autoint.scenes.data.views import Views
+
+
+def look_at(positions: Tensor, target: Tensor, up: Tensor) -> Tensor:
+    """Return camera-to-world poses (F, 4, 4), in OpenGL's convention, at positions (F, 3) looking at ``target``."""
+    back = normalize(positions - target, dim=-1)
+    right = normalize(torch.linalg.cross(up.expand_as(back), back), dim=-1)
+    poses = torch.eye(4, dtype=positions.dtype).repeat(len(positions), 1, 1)
+    poses[:, :3] = torch.stack([right, torch.linalg.cross(back, right), back, positions], dim=-1)
+    return poses
+
+
+def up_axis(poses: Tensor) -> Tensor:
+    """Return the scene's up (3,): what the cameras' horizontal axes are perpendicular to, if they turn; else mean up.
+
+    Cameras that look down from all sides have no common up of their own, but nobody tilts a camera sideways.
+    """
+    mean_up = normalize(poses[:, :3, 1].mean(0), dim=0)
+    right = poses[:, :3, 0]
+    spread, axes = torch.linalg.eigh(right.T @ right / len(right))
+    if spread[1] < 10 * spread[0] + 0.02:  # all of them point the same way, or cameras are held at all angles
+        return mean_up
+    return axes[:, 0] * torch.sign(axes[:, 0] @ mean_up + 1e-12)
+
+
+def centre(poses: Tensor) -> Tensor:
+    """Return the point (3,) closest to all optical axes; cameras that look elsewhere count for little.
+
+    The weights make the sum of distances least, and not that of their squares. The mean position takes part with very
+    little weight, which decides where the axes are parallel.
+    """
+    origins, forward = poses[:, :3, 3], -poses[:, :3, 2]
+    across = torch.eye(3, dtype=poses.dtype) - forward[:, :, None] * forward[:, None, :]
+    weights, prior = torch.ones_like(origins[:, 0]), 1e-6 * torch.eye(3, dtype=poses.dtype)
+    out = origins.mean(0)
+    for _ in range(20):
+        matrix = (weights[:, None, None] * across).sum(0) + prior
+        moment = (weights[:, None, None] * across @ origins[:, :, None]).sum(0)[:, 0] + prior @ origins.mean(0)
+        out = torch.linalg.solve(matrix, moment)
+        distance = ((across @ (out - origins)[:, :, None])[..., 0]).norm(dim=-1)
+        weights = 1 / (distance + 1e-3 * (out - origins).norm(dim=-1).mean() + 1e-9)
+        weights = weights / weights.mean()
+    return out
+
+
+def surrounds(poses: Tensor) -> bool:
+    """Whether the cameras look inwards from more than one side, so that one may walk around what they see."""
+    up, out = up_axis(poses), poses[:, :3, 3] - centre(poses)
+    inwards = (out * poses[:, :3, 2]).sum(-1) > 0
+    azimuth = normalize(out - (out @ up)[:, None] * up, dim=-1)
+    return bool(inwards.float().mean() > 0.5) and float(azimuth.mean(0).norm()) < 0.8
+
+
+def orbit(views: Views, frames: int) -> Tensor:
+    """Return one turn (F, 4, 4) around the centre, at the cameras' mean distance and elevation.
+
+    Where an orbit would leave what was photographed, because all cameras stand on one side, it is a spiral instead.
+    """
+    poses = views.poses.double()
+    if not surrounds(poses):
+        return spiral(views, frames)
+    up, middle = up_axis(poses), centre(poses)
+    out = poses[:, :3, 3] - middle
+    distance = out.norm(dim=-1)
+    elevation = torch.asin((out @ up / distance).clamp(-1, 1)).mean()
+    first = out[0] - (out[0] @ up) * up
+    ahead = normalize(first if float(first.norm()) > 1e-6 * float(distance[0]) else poses[0, :3, 0], dim=0)
+    turn = 2 * math.pi * torch.arange(frames, dtype=poses.dtype)[:, None] / frames
+    level = turn.cos() * ahead + turn.sin() * torch.linalg.cross(up, ahead)
+    positions = middle + distance.mean() * (elevation.cos() * level + elevation.sin() * up)
+    return look_at(positions, middle, up).float()
+
+
+def spiral(views: Views, frames: int) -> Tensor:
+    """Return a loop (F, 4, 4) before the mean camera, within the cameras' spread, looking at what they look at."""
+    poses = views.poses.double()
+    position, back = poses[:, :3, 3].mean(0), normalize(poses[:, :3, 2].mean(0), dim=0)
+    mean = look_at(position[None], position - back, poses[:, :3, 1].mean(0))[0, :3, :3]
+    local = (poses[:, :3, 3] - position) @ mean
+    radius = local.abs().quantile(0.8, dim=0)
+    focus = float((position - centre(poses)) @ back)
+    # Parallel axes meet nowhere: then something far away is looked at. The range of t is no help, as it may be that of
+    # normalised device coordinates.
+    spread = float(radius.norm())
+    if focus < 2 * spread or focus <= 0:
+        focus = 10 * spread or 1.0
+    turn = 2 * math.pi * torch.arange(frames, dtype=poses.dtype) / frames
+    loop = torch.stack([turn.cos(), turn.sin(), 0.5 * (2 * turn).sin()], dim=-1)
+    return look_at(position + (loop * radius) @ mean.T, position - focus * back, mean[:, 1]).float()
+
+
+PATHS: dict[str, Callable[[Views, int], Tensor]] = {"orbit": orbit, "spiral": spiral}

@@ -1,0 +1,165 @@
+"""Evaluation of volume rendering: the views of a split rendered, measured and written as pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from autoint.files.machine import flops, peak_memory
+from autoint.registry import EVALUATIONS, at_least_one, one_of
+from autoint.reports import metrics, pictures
+from autoint.runs.config import RunConfig
+from autoint.runs.interrupted import PartialEvaluation
+from autoint.scenes import ray_panel
+from autoint.scenes.camera_paths import PATHS
+from autoint.scenes.data.batches import WholeImages
+from autoint.scenes.data.views import Views
+from autoint.scenes.rays import Rays
+from autoint.scenes.volume import AbstractSections, AbstractVolume
+
+if TYPE_CHECKING:
+    from autoint.runs.evaluation import EvaluateConfig
+
+log = logging.getLogger(__name__)
+COLUMNS = {
+    "scene": ("scene", ""),
+    "model": ("model", ""),
+    "sections": ("sections", ""),
+    "fit": ("fit", ""),
+    "psnr": ("PSNR", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "lpips": ("LPIPS-{lpips}", ".4f"),
+    "seconds_per_frame": ("s/frame", ".3f"),
+    "frames_per_second": ("frames/s", ".2f"),
+    "rays_per_second": ("rays/s", ".2e"),
+    "evaluations_per_ray": ("Φ/ray", ""),
+    "share_of_peak": ("of peak", ".1%"),
+    "memory": ("memory/MB", ".1f"),
+    "images": ("images", ""),
+    "run": ("run", ""),
+}
+
+
+@EVALUATIONS.register("volrend")
+@dataclass(frozen=True, kw_only=True)
+class Looking:
+    """How scenes are looked at, beside their views; ``ValueError`` names the key, the value and what is allowed.
+
+    Attributes:
+        video: a camera path, orbit (a turn around the scene) or spiral (before the mean camera), or none.
+        video_frames: of the whole path.
+        video_fps: frames per second.
+        ray: [row, column] of the first view, or auto (its largest error): a panel that shows this ray; or none.
+    """
+
+    video: str = "none"
+    video_frames: int = 60
+    video_fps: int = 20
+    ray: Any = "none"
+
+    def __post_init__(self) -> None:
+        one_of("video", self.video, ("none", *PATHS))
+        at_least_one(video_frames=self.video_frames, video_fps=self.video_fps)
+        pair = isinstance(self.ray, list) and [type(x) for x in self.ray] == [int, int]
+        if not pair and self.ray not in ("none", "auto"):
+            raise ValueError(f"ray={self.ray} must be none, auto (the largest error of the first view) or [row,column]")
+
+
+def scene_name(run: RunConfig) -> str:
+    """Return what a run's scene is called."""
+    scene = run.options["scene"]
+    return Path(scene["path"]).name if scene.get("path") else scene["name"]
+
+
+@torch.inference_mode()
+def evaluate(
+    volume: AbstractVolume,
+    background: torch.Tensor,
+    views: Views,
+    config: EvaluateConfig,
+    name: str,
+    folder: Path,
+    run: RunConfig,
+) -> list[dict[str, Any]]:
+    """Render ``views``; return one dict of values per image, and write the pictures into ``folder``.
+
+    Images that an interrupted evaluation has done in the same folder are not done again.
+    """
+    images = WholeImages(views)
+    metric = metrics.lpips_metric(config.lpips, config.lpips_weights)
+    values, seen, ray = [], 0.0, config.of("volrend").ray
+    way = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("runs", "data_dir")}
+    unfinished = PartialEvaluation(folder, volume, {"run": run.to_plain(), "way": way, "lpips": metric is not None})
+    if unfinished.done:
+        log.info("%s: %d of %d images were done before", name, len(unfinished.done), len(images))
+    for item in tqdm(range(len(images)), desc=name, unit="image"):
+        batch, view = images[item].to(background.device), views.names[item]
+        if known := unfinished.found(view, batch.rgba):
+            values.append(known["values"])
+            seen = max(seen, known["acc"])
+            continue
+        rgb_cpu, depth, acc, seconds = _rendered(volume, batch.rays, background, config.chunk_size, f"{name}, {view}")
+        truth = metrics.over(batch.rgba, background).cpu()
+        assert batch.shape is not None
+        image, target = rgb_cpu.reshape(*batch.shape, 3), truth.reshape(*batch.shape, 3)
+        seen = max(seen, float(acc.max()))
+        values.append(
+            {
+                "image": view,
+                "psnr": float(metrics.psnr(image, target)),
+                "ssim": float(metrics.ssim(image, target)),
+                "lpips": float(metrics.lpips(metric, image, target)) if metric else math.nan,
+                "seconds_per_frame": seconds,
+            }
+        )
+        pictures.write(folder / "renders" / f"{view}.png", image)
+        pictures.write_view(folder / f"{view}.png", batch.shape, truth, rgb_cpu, depth, acc)
+        if item == 0 and ray != "none" and isinstance(volume, AbstractSections):
+            error = pictures.root_mean_square(rgb_cpu, truth)
+            row, column = ray_panel.pixel_of(ray, batch.shape, error, volume.hit(batch.rays))
+            pixel = row * batch.shape[1] + column
+            profile = ray_panel.ray_profile(volume, batch.rays[pixel : pixel + 1], background)
+            file = folder / f"ray_{view}_{row}_{column}.png"
+            ray_panel.write_ray(file, f"{name}, {view}", (row, column), target, image, profile)
+        unfinished.note(view, batch.rgba, {"values": values[-1], "acc": float(acc.max())})
+    if ray != "none" and not isinstance(volume, AbstractSections):
+        log.warning("%s: ray=%s shows the sections of a ray, which this model has not", name, ray)
+    if seen < 1e-3:
+        log.warning("%s: nothing but background was rendered; the training has collapsed", name)
+    return values
+
+
+def _rendered(
+    volume: AbstractVolume, rays: Rays, background: torch.Tensor, chunk_size: int, name: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+    """Return rgb (R, 3) on the CPU, depth and acc (R,), and the seconds taken; ``ValueError`` unless rgb is finite."""
+    start = time.perf_counter()
+    rgb, depth, acc = volume.view(rays, background, chunk_size)
+    rgb_cpu = rgb.cpu()  # waits for the device, so that the time is that of the whole frame
+    seconds = time.perf_counter() - start
+    if broken := int((~rgb_cpu.isfinite().all(-1)).sum()):
+        mend = "evaluate an earlier checkpoint, or train with a lower optimizer.lr"
+        raise ValueError(f"{name}: {broken} of {len(rgb)} rendered pixels are not finite; {mend}")
+    return rgb_cpu, depth, acc, seconds
+
+
+@torch.inference_mode()
+def rendering_work(volume: AbstractVolume, background: torch.Tensor, views: Views, chunk_size: int) -> int:
+    """Return the floating-point operations that the networks take while the first view is rendered."""
+    rays = WholeImages(views)[0].rays.to(background.device)
+    return flops(lambda: volume.view(rays, background, chunk_size))
+
+
+@torch.inference_mode()
+def rendering_memory(volume: AbstractVolume, background: torch.Tensor, views: Views, chunk_size: int) -> float:
+    """Return the most memory that tensors take while the first view is rendered, in megabytes, without the network."""
+    rays = WholeImages(views)[0].rays.to(background.device)
+    return peak_memory(lambda: volume.view(rays, background, chunk_size), background.device) / 1e6

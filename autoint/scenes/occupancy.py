@@ -1,0 +1,141 @@
+"""Where a scene is: its box, and a grid of what may be in it, by the visual hull and the density learned so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoint.scenes.data.views import Views
+from autoint.scenes.rays import Rays
+
+TRANSPARENT = 0.5 / 255
+"""Alpha below this is 0 in an 8-bit image."""
+RESOLUTION = 64
+
+
+class Occupancy(nn.Module):
+    """A box of G³ cells, each with an estimate of the density in it; cells outside the visual hull have exactly 0.
+
+    Args:
+        lower, upper: corners (3,) of the box.
+        hull: which cells may hold something, (G, G, G) of bool, counted along x, y and z; None for all.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    density: Tensor
+
+    def __init__(self, lower: Tensor, upper: Tensor, hull: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("lower", lower.float())
+        self.register_buffer("upper", upper.float())
+        cells = torch.ones(RESOLUTION, RESOLUTION, RESOLUTION) if hull is None else hull.float()
+        # Nothing is known yet, and nothing is ruled out.
+        self.register_buffer("density", 2 * self._threshold(len(cells)) * cells)
+
+    def at(self, points: Tensor) -> Tensor:
+        """Return the estimates (…) of the cells that ``points`` (…, 3) are in; outside the box, of the nearest cell."""
+        return self._look_up((points - self.lower) * self._cells_per_length())
+
+    def along(self, rays: Rays, steps: int) -> tuple[Tensor, Tensor]:
+        """Return the bounds (R, K+1) of K equal steps along each ray, and the estimates (R, K) at their middles."""
+        bounds = rays.even_edges(steps)
+        scale, t = self._cells_per_length(), 0.5 * (bounds[:, 1:] + bounds[:, :-1])
+        start, speed = (rays.origins - self.lower) * scale, rays.directions * scale
+        # Axis by axis, (R, K) each: this is most of what a placement costs.
+        axes = [torch.addcmul(start[:, k, None], t, speed[:, k, None]) for k in range(3)]
+        return bounds, self._look_up(torch.stack(axes, dim=0).movedim(0, -1))
+
+    def _cells_per_length(self) -> Tensor:
+        return len(self.density) / (self.upper - self.lower)
+
+    def _look_up(self, places: Tensor) -> Tensor:
+        """Return the estimates at ``places`` (…, 3), counted in cells."""
+        size = len(self.density)
+        x, y, z = places.clamp(0, size - 1e-3).floor_().unbind(-1)
+        return self.density.flatten()[((x * size + y) * size + z).long()]  # exact in float32, up to 2²⁴
+
+    def _threshold(self, size: int) -> Tensor:
+        """The density at which a cell absorbs a hundredth of a ray."""
+        return 0.01 * size / (self.upper - self.lower).max()
+
+    @property
+    def cell(self) -> Tensor:
+        """The length of a cell, along the box's longest side."""
+        return (self.upper - self.lower).max() / len(self.density)
+
+    def occupied(self, density: Tensor) -> Tensor:
+        """Return which estimates (…) are those of cells that count as occupied, (…) of bool."""
+        return density > self._threshold(len(self.density))
+
+    @torch.no_grad()
+    def update(self, density: Callable[[Tensor], Tensor], part: float, g: torch.Generator) -> None:
+        """Look anew at a random ``part`` of the hull's cells: at one random point (P, 3) in each, ``density`` → (P,).
+
+        An estimate is the largest density seen, forgotten at 5 % per look.
+        """
+        flat, size = self.density.view(-1), self.density.shape[0]
+        cells = flat.nonzero()[:, 0]
+        cells = cells[torch.rand(len(cells), generator=g, device=g.device).to(cells.device) < part]
+        corner = torch.stack([cells // size**2, cells // size % size, cells % size], dim=-1)
+        inside = torch.rand(len(cells), 3, generator=g, device=g.device).to(cells.device)
+        points = self.lower + (corner + inside) * (self.upper - self.lower) / size
+        floor = 0.01 * self._threshold(size)  # not 0, which is for cells outside the hull
+        flat[cells] = torch.maximum(0.95 * flat[cells], density(points)).maximum(floor)
+
+
+def visual_hull(views: Views) -> Occupancy:
+    """Return the occupancy of the visual hull: of all cells that no view sees as fully transparent.
+
+    Cells that fewer than half of the views have in their image, between near and far, are taken as empty. The box is
+    the data set's, where it knows one, or else that of the hull, grown by one cell on every side; where nothing is
+    opaque it is the frustum box, with every cell occupied.
+    """
+    if views.box is not None and (views.device is not None or bool((views.images[..., 3] > TRANSPARENT).all())):
+        return Occupancy(*views.box)
+    lower, upper = views.box or views.frustum_box()
+    for resolution in (RESOLUTION // 2, RESOLUTION):  # once coarsely over all that the cameras see, once within that
+        if views.box is not None:
+            break
+        cell = (upper - lower) / resolution
+        centres = _centres(lower, upper, resolution)
+        full = centres[_carve(views, centres, 0.5 * float(cell.norm()))]
+        if not len(full):
+            return Occupancy(lower, upper)
+        lower, upper = full.amin(0) - 1.5 * cell, full.amax(0) + 1.5 * cell
+    centres = _centres(lower, upper, RESOLUTION)
+    hull = torch.zeros(len(centres), dtype=torch.bool)
+    hull[_carve(views, centres, 0.5 * float(((upper - lower) / RESOLUTION).norm()))] = True
+    return Occupancy(lower, upper, hull.view(RESOLUTION, RESOLUTION, RESOLUTION))
+
+
+def _centres(lower: Tensor, upper: Tensor, resolution: int) -> Tensor:
+    fractions = (torch.arange(resolution) + 0.5) / resolution
+    return torch.cartesian_prod(*(lo + fractions * (up - lo) for lo, up in zip(lower, upper, strict=True)))
+
+
+def _carve(views: Views, points: Tensor, radius: float) -> Tensor:
+    """Return the numbers of those points (P, 3) that no view sees as transparent, looking ``radius`` around each."""
+    height, width = views.images.shape[1:3]
+    left, seen = torch.arange(len(points)), torch.zeros(len(points))
+    for view, image in enumerate(views.images):
+        x, y, depth = views.project(view, points)
+        distance = (points - views.poses[view, :3, 3]).norm(dim=-1)
+        ahead = (depth > 0) & (distance > views.near - radius) & (distance < views.far + radius)
+        column, row = torch.floor(x).long(), torch.floor(y).long()
+        inside = ahead & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        if not inside.any():
+            continue
+        # How many pixels a length of 1 covers, by a step along the image's axis.
+        stepped = points[inside] + views.poses[view, :3, 0]
+        pixels = float((views.project(view, stepped)[0] - x[inside]).abs().quantile(0.9))
+        kernel = 2 * min(math.ceil(radius * pixels), (min(width, height) - 1) // 2) + 1
+        opaque = F.max_pool2d(image[None, None, ..., 3], kernel, 1, kernel // 2)[0, 0] > TRANSPARENT
+        alive = ~inside
+        alive[inside] = opaque[row[inside], column[inside]]
+        left, seen, points = left[alive], (seen + inside)[alive], points[alive]
+    return left[seen >= 0.5 * len(views)]

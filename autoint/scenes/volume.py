@@ -1,0 +1,180 @@
+"""Volumes: what a model of a scene does to be trained and rendered."""
+
+from __future__ import annotations
+
+import abc
+import gc
+import logging
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from autoint.integrals.definite import BLOCK
+from autoint.networks.compilation import Compiled
+from autoint.scenes import sections
+from autoint.scenes.occupancy import Occupancy
+from autoint.scenes.rays import Rays
+from autoint.scenes.rendering import Rendering
+
+log = logging.getLogger(__name__)
+LOOK_AFTER, LOOK_EVERY = 500, 50
+LOOKED_AT = 4  # chunks whose edges are found together, since most of their rays may miss the scene
+Draw = Callable[..., Tensor]
+"""``draw(name, *shape)``: this step's random numbers in [0, 1) of that name."""
+
+
+class AbstractVolume(nn.Module, abc.ABC):
+    """A scene that can be rendered along rays.
+
+    Args:
+        occupancy: where the scene is.
+
+    Attributes:
+        width: of the networks' hidden layers.
+    """
+
+    width: int
+
+    def __init__(self, occupancy: Occupancy) -> None:
+        super().__init__()
+        self.occupancy = occupancy
+
+    @property
+    @abc.abstractmethod
+    def nets(self) -> Iterable[nn.Module]:
+        """The networks that are evaluated."""
+
+    def compile_networks(self) -> None:
+        """Evaluate the networks through ``torch.compile`` from now on."""
+        for net in self.nets:
+            net.forward = Compiled(net.forward, self.width)
+
+    @property
+    @abc.abstractmethod
+    def evaluations(self) -> int:
+        """How many evaluations of its networks, or of the encoding that they are told, a rendered ray costs."""
+
+    @abc.abstractmethod
+    def renderings(
+        self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
+    ) -> tuple[list[Rendering], Tensor | float]:
+        """Render rays for training, after ``used`` of the budget: a rendering per term of the loss, and a penalty."""
+
+    @abc.abstractmethod
+    def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
+        """Render rays that have ``edges``, all of which meet the scene."""
+
+    def edges(self, rays: Rays) -> Tensor:
+        """Return where each ray is cut, (R, 2 or more), from where the scene begins to where it ends.
+
+        A ray that misses the scene has edges of no length.
+        """
+        clipped = rays.clipped_to(self.occupancy.lower, self.occupancy.upper)
+        return torch.stack([clipped.near, clipped.far], dim=-1)
+
+    def hit(self, rays: Rays) -> Tensor:
+        """Return which rays meet the scene, (R,) of bool."""
+        return (_length(self.edges(rays.to(self.occupancy.lower.device))) > 0).cpu()
+
+    def looks(self, step: int) -> bool:
+        """Whether :meth:`look` is due before this training step."""
+        return False
+
+    def look(self, directions: Tensor, g: torch.Generator) -> None:
+        """Bring up to date what is learned without a gradient, as seen along some of ``directions`` (R, 3)."""
+        return
+
+    def points(self, rays: Rays, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points at t (R, …), in [−1, 1] along the box's longest side, and their velocity ∂x/∂t."""
+        lower, upper = self.occupancy.lower, self.occupancy.upper
+        scale = 2 / (upper - lower).max()
+        return (rays.at(t) - (lower + upper) / 2) * scale, beside(rays.directions, t) * scale
+
+    @torch.no_grad()
+    def view(self, rays: Rays, background: Tensor, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Render any rays, at most ``chunk_size`` at a time: rgb (R, 3), depth (R,), acc (R,).
+
+        Rays that miss the scene are not evaluated: they show the background, at the depth of their far end. At its peak
+        the rendering holds less than ``chunk_size`` · evaluations · (3·width + 4·(inputs + outputs)) numbers, whatever
+        the size of the image. Where memory runs out, half of the chunk is tried, and so on.
+        """
+        rgb = background.expand(len(rays), 3).clone()
+        depth, acc = rays.far.clone(), torch.zeros_like(rays.far)
+        rest = torch.arange(len(rays), device=rays.far.device)
+        size = min(chunk_size, BLOCK[rest.device.type == "cpu"] // (self.width * self.evaluations) + 1)
+        while len(rest):
+            block = min(chunk_size, LOOKED_AT * size)
+            index = rest[:block]
+            try:
+                edges = self.edges(rays[index])
+                hit = _length(edges) > 0
+                index, edges = index[hit], edges[hit]
+                pieces = max(1, -(-len(index) // size))
+                for one, cut in zip(index.tensor_split(pieces), edges.tensor_split(pieces), strict=True):
+                    if len(one):
+                        out = self.render(rays[one], cut, background)
+                        rgb[one], depth[one], acc[one] = out.rgb, out.depth, out.acc
+            except RuntimeError as error:
+                if size == 1 or not out_of_memory(error):
+                    raise
+            else:
+                rest = rest[block:]
+                continue
+            size = (size + 1) // 2  # outside of the except clause, which keeps the failed chunk's tensors
+            gc.collect()
+            torch.cuda.empty_cache()
+            log.warning("out of memory: going on with %d rays at a time", size)
+        return rgb, depth, acc
+
+
+def beside(directions: Tensor, t: Tensor) -> Tensor:
+    """Return directions (R, 3) so that they broadcast with points at t (R, …)."""
+    return directions.view(len(directions), *(1,) * (t.ndim - 1), 3)
+
+
+def _length(edges: Tensor) -> Tensor:
+    return edges[:, -1] - edges[:, 0]
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device, or the CPU's allocator, had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+class AbstractSections(AbstractVolume):
+    """A scene that is rendered from the sections of its rays.
+
+    Args:
+        placement: chooses the section edges; one that is adaptive has the occupancy kept up to date.
+        occupancy: where the scene is.
+    """
+
+    def __init__(self, placement: sections.AbstractPlacement, occupancy: Occupancy) -> None:
+        super().__init__(occupancy)
+        self.placement = placement
+
+    @abc.abstractmethod
+    def density(self, rays: Rays, t: Tensor) -> Tensor:
+        """Return the density at t (R, M) along the rays, (R, M); below 0 it counts as 0."""
+
+    @abc.abstractmethod
+    def section_values(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is rendered of each section: its mean density (R, N), likewise, and its colour (R, N, 3)."""
+
+    @abc.abstractmethod
+    def estimate(self, points: Tensor, directions: Tensor) -> Tensor:
+        """Return the density (P,) around ``points`` (P, 3), as seen along ``directions`` (P, 3), for the occupancy."""
+
+    def edges(self, rays: Rays) -> Tensor:
+        return self.placement(rays.clipped_to(self.occupancy.lower, self.occupancy.upper))
+
+    def looks(self, step: int) -> bool:
+        return self.placement.adaptive and step >= LOOK_AFTER and step % LOOK_EVERY == 0
+
+    def look(self, directions: Tensor, g: torch.Generator) -> None:
+        def density(points: Tensor) -> Tensor:
+            some = torch.randint(len(directions), (len(points),), generator=g).to(directions.device)
+            return self.estimate(points, directions[some])
+
+        self.occupancy.update(density, 1 / 8, g)

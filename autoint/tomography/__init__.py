@@ -1,0 +1,6 @@
+"""Limb 3: sinograms from few views, and the object behind them. Its task is ``task=ct``."""
+
+from autoint.tomography.data.sinograms import Scan
+from autoint.tomography.projector import Lattice, projection_matrix
+
+__all__ = ["Lattice", "Scan", "projection_matrix"]

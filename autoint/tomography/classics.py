@@ -1,0 +1,119 @@
+"""The classics of tomography, by scikit-image and by total variation, for comparison in the same run."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from autoint.tomography.data.sinograms import Scan, interpolated
+from autoint.tomography.models import LatticeObject
+from autoint.tomography.projector import Lattice, projection_matrix
+from autoint.tomography.search import STRENGTHS, Search, coarse_spacing
+from autoint.tomography.sparse_gradient import Prior
+
+SART_PASSES, TV_PASSES = 20, 40
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a method makes of the measured views: a whole sinogram (A, P) or None, and an image or None."""
+
+    sinogram: np.ndarray | None
+    image: np.ndarray | None
+
+
+def pixel_lattice(scan: Scan) -> Lattice:
+    """Return the lattice of one detector pixel, on which images are compared."""
+    return Lattice(1 / scan.radius)
+
+
+def _columns(views: np.ndarray, scan: Scan) -> np.ndarray:
+    """Return views (A, P) as scikit-image has them: (n, A), in pixels, the axis at n // 2."""
+    half = pixel_lattice(scan).half
+    rho = np.arange(-half, half + 1) / scan.radius
+    return np.stack([np.interp(rho, scan.rho, view, left=0, right=0) for view in views], 1) * scan.radius
+
+
+def filtered_back_projection(views: np.ndarray, theta: np.ndarray, scan: Scan) -> np.ndarray:
+    """Return the image by scikit-image's ``iradon`` with a ramp filter."""
+    from skimage.transform import iradon
+
+    return np.asarray(iradon(_columns(views, scan), np.rad2deg(theta), circle=True))
+
+
+def projected(image: np.ndarray, scan: Scan) -> np.ndarray:
+    """Return the line integrals of an image, linear between its pixels: (A, P)."""
+    lattice = pixel_lattice(scan)
+    matrix = projection_matrix(lattice, torch.as_tensor(scan.rho), torch.as_tensor(scan.theta))
+    return np.asarray(matrix @ image[lattice.inside().numpy()]).reshape(len(scan.theta), len(scan.rho))
+
+
+def linear(scan: Scan, seen: np.ndarray) -> Filled:
+    """Interpolate between the measured angles, linearly."""
+    return _interpolation(scan, seen, "linear")
+
+
+def cubic(scan: Scan, seen: np.ndarray) -> Filled:
+    """Interpolate between the measured angles by a cubic spline."""
+    return _interpolation(scan, seen, "cubic")
+
+
+def _interpolation(scan: Scan, seen: np.ndarray, kind: str) -> Filled:
+    filled = interpolated(scan.values[seen], scan.theta[seen], scan.rho, scan.theta, kind)
+    return Filled(filled, filtered_back_projection(filled, scan.theta, scan))
+
+
+def fbp(scan: Scan, seen: np.ndarray) -> Filled:
+    """Filtered back-projection of the measured views."""
+    return Filled(None, filtered_back_projection(scan.values[seen], scan.theta[seen], scan))
+
+
+def sart(scan: Scan, seen: np.ndarray) -> Filled:
+    """Twenty passes of scikit-image's SART, not negative, and its projection."""
+    from skimage.transform import iradon_sart
+
+    views, angles, image = _columns(scan.values[seen], scan), np.rad2deg(scan.theta[seen]), None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for _ in range(SART_PASSES):  # the upper bound must be finite: with infinity scikit-image returns NaN
+            image = iradon_sart(views, angles, image, clip=(0, 1e6))
+    assert image is not None
+    return Filled(projected(image, scan), image)
+
+
+def total_variation(scan: Scan, seen: np.ndarray) -> Filled:
+    """Least squares with total variation, not negative; its strength by held-out measured views; and its projection.
+
+    By the closed-form projector and solver of the object, with p = 1, without the interpolated remainder.
+    """
+    spacing = coarse_spacing(scan.radius) / scan.radius
+    model = LatticeObject(scan.values[seen], scan.theta[seen], scan.rho, spacing)
+    search = Search(model, [(spacing, Prior(1.0, strength)) for strength in STRENGTHS], TV_PASSES)
+    for step in range(search.steps):
+        search.advance(step)
+    filled = model.integrals(scan.rho, scan.theta)
+    return Filled(filled, resampled(model.absorption(), model.lattice, pixel_lattice(scan)))
+
+
+def resampled(image: np.ndarray, lattice: Lattice, to: Lattice) -> np.ndarray:
+    """Return an image on another lattice, linear between the nodes."""
+    if math.isclose(lattice.spacing, to.spacing):
+        return image
+    from scipy.ndimage import map_coordinates
+
+    at = np.arange(-to.half, to.half + 1) * (to.spacing / lattice.spacing) + lattice.half
+    return np.asarray(map_coordinates(image, np.stack(np.meshgrid(at, at, indexing="ij")), order=1))
+
+
+METHODS: dict[str, Callable[[Scan, np.ndarray], Filled]] = {
+    "linear": linear,
+    "cubic": cubic,
+    "FBP": fbp,
+    "SART": sart,
+    "TV": total_variation,
+}

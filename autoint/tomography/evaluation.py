@@ -1,0 +1,208 @@
+"""Evaluation of tomography: sinograms on their unseen angles, images where the object is known, tables and pictures."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from autoint.files.whole_files import write_json, write_whole
+from autoint.reports import metrics, pictures
+from autoint.reports.tables import markdown
+from autoint.runs.config import RunConfig
+from autoint.tomography import classics
+from autoint.tomography.classics import Filled, filtered_back_projection, pixel_lattice, resampled
+from autoint.tomography.data.sinograms import Scan
+from autoint.tomography.models import LatticeObject, LineNetwork
+
+COLUMNS = {
+    "phantom": ("phantom", ""),
+    "views": ("views", ""),
+    "method": ("method", ""),
+    "psnr": ("sinogram PSNR, unseen", ".2f"),
+    "image_psnr": ("image PSNR", ".2f"),
+    "image_ssim": ("SSIM", ".4f"),
+    "fbp_psnr": ("PSNR of FBP", ".2f"),
+    "seconds": ("seconds", ".2f"),
+    "run": ("run", ""),
+}
+CLASSICS = tuple(classics.METHODS)
+
+
+def write(
+    fields: Sequence[LatticeObject | LineNetwork], scan: Scan, seen: np.ndarray, folder: Path, which: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Fill the sinogram by the trained fields and by the classics in ``which``; return a row for each method.
+
+    Writes into ``folder``: the sinograms as numbers, the paper's Figure 3 of them, and the images.
+    """
+    rows, filled = [], {}
+    fills: dict[str, Callable[[], Filled]] = {
+        f"AutoInt {field.label}": functools.partial(ours, field, scan) for field in fields
+    }
+    fills |= {name: functools.partial(classics.METHODS[name], scan, seen) for name in which}
+    with tqdm(fills.items(), desc="methods", leave=False) as methods:
+        for name, fill in methods:
+            methods.set_postfix_str(name)
+            start = time.perf_counter()
+            filled[name] = fill()
+            rows.append({"method": name, **errors(filled[name], scan, seen), "seconds": time.perf_counter() - start})
+    folder.mkdir(parents=True, exist_ok=True)
+    sinograms = {name: result.sinogram for name, result in filled.items() if result.sinogram is not None}
+    write_arrays(folder / "sinograms.npz", scan, seen, sinograms)
+    write_json(folder / "errors.json", [{k: None if v != v else v for k, v in row.items()} for row in rows])
+    write_sinograms(folder / "sinograms.png", scan, seen, sinograms)
+    write_images(folder / "images.png", scan, filled)
+    return rows
+
+
+def ours(field: LatticeObject | LineNetwork, scan: Scan) -> Filled:
+    """Return what a trained field makes of the scan."""
+    if isinstance(field, LineNetwork):
+        return Filled(field.sinogram(scan.rho, scan.theta), image_of(field, scan))
+    image = resampled(field.absorption(), field.lattice, pixel_lattice(scan))
+    return Filled(field.sinogram(scan.rho, scan.theta), image)
+
+
+@torch.no_grad()
+def image_of(line: LineNetwork, scan: Scan) -> np.ndarray:
+    """Return Ψ on the lattice of one detector pixel."""
+    lattice = pixel_lattice(scan)
+    nodes = lattice.nodes().to(line.scale)
+    parts = [line.absorption(part[:, 0], part[:, 1]) for part in nodes.split(65536)]
+    return lattice.image(torch.cat(parts).double().cpu()).clamp_min(0).numpy()
+
+
+def errors(filled: Filled, scan: Scan, seen: np.ndarray) -> dict[str, float]:
+    """Return the PSNR of the sinogram on unseen angles, and of the images, NaN where there is nothing to compare."""
+    unseen = np.setdiff1d(np.arange(len(scan.theta)), seen)
+    row = dict.fromkeys(("psnr", "image_psnr", "image_ssim", "fbp_psnr"), math.nan)
+    if filled.sinogram is not None and len(unseen):
+        row["psnr"] = psnr(filled.sinogram[unseen], scan.truth[unseen], float(scan.truth.max()))
+    truth = true_image(scan)
+    if truth is not None:
+        if filled.image is not None:
+            row["image_psnr"] = psnr(filled.image, truth, float(truth.max()))
+            scaled = [
+                torch.as_tensor(v / truth.max()).float()[..., None].expand(-1, -1, 3) for v in (filled.image, truth)
+            ]
+            row["image_ssim"] = float(metrics.ssim(*scaled))
+        if filled.sinogram is not None:
+            row["fbp_psnr"] = psnr(
+                filtered_back_projection(filled.sinogram, scan.theta, scan), truth, float(truth.max())
+            )
+    return row
+
+
+def psnr(values: np.ndarray, truth: np.ndarray, peak: float) -> float:
+    """Return 10·log₁₀(peak² / mean squared error) in dB."""
+    error = float(np.square(values - truth).mean())
+    return 10 * math.log10(peak**2 / error) if error > 0 else math.inf
+
+
+def true_image(scan: Scan) -> np.ndarray | None:
+    """Return the object on the lattice of one detector pixel, if it is known."""
+    if scan.image is None:
+        return None
+    half, size = pixel_lattice(scan).half, len(scan.image)
+    image = np.zeros((2 * half + 1,) * 2)
+    corner = half - size // 2
+    image[corner : corner + size, corner : corner + size] = scan.image
+    return image
+
+
+def write_arrays(file: Path, scan: Scan, seen: np.ndarray, sinograms: dict[str, np.ndarray]) -> None:
+    """Write the sinograms as ``.npz``, with their angles (radians), lines and the measured views' numbers."""
+    stream = BytesIO()
+    named = {name.removeprefix("AutoInt ").lower(): values for name, values in sinograms.items()}
+    arrays: dict[str, Any] = {"sinogram": scan.truth, "theta": scan.theta, "rho": scan.rho, "seen": seen, **named}
+    np.savez_compressed(stream, **arrays)
+    write_whole(file, stream.getvalue())
+
+
+def write_sinograms(file: Path, scan: Scan, seen: np.ndarray, sinograms: dict[str, np.ndarray]) -> None:
+    """Draw the paper's Figure 3: the sinograms side by side, their errors, and the scan line through the centre."""
+    from matplotlib.figure import Figure
+
+    measured = np.full_like(scan.values, np.nan)
+    measured[seen] = scan.values[seen]
+    panels = {"all views": scan.truth, f"the {len(seen)} measured": measured, **sinograms}
+    figure = Figure(figsize=(2.6 * len(panels), 8.4), layout="constrained")
+    grid = figure.add_gridspec(3, len(panels), height_ratios=(1, 1, 1.1))
+    extent = (scan.rho[0], scan.rho[-1], math.degrees(scan.theta[-1]), math.degrees(scan.theta[0]))
+    look: dict[str, Any] = {"aspect": "auto", "extent": extent, "interpolation": "nearest"}
+    high, worst = float(scan.truth.max()), 0.05 * float(scan.truth.max())
+    for number, (name, values) in enumerate(panels.items()):
+        axes = figure.add_subplot(grid[0, number])
+        axes.imshow(values, cmap="gray", vmin=0, vmax=high, **look)
+        axes.set(title=name, xlabel="ρ", ylabel="θ / degrees" if number == 0 else "")
+        if name in sinograms:
+            axes = figure.add_subplot(grid[1, number])
+            shown = axes.imshow(values - scan.truth, cmap="RdBu", vmin=-worst, vmax=worst, **look)
+            unseen = np.setdiff1d(np.arange(len(scan.theta)), seen)
+            axes.set(
+                title=f"error, {psnr(values[unseen], scan.truth[unseen], high):.1f} dB unseen"
+                if len(unseen)
+                else "error",
+                xlabel="ρ",
+            )
+            figure.colorbar(shown, ax=axes)
+    axes, middle = figure.add_subplot(grid[2, :]), int(np.abs(scan.rho).argmin())
+    degrees = np.degrees(scan.theta)
+    axes.plot(degrees, scan.truth[:, middle], color="black", lw=2.5, label="all views")
+    for name, values in sinograms.items():
+        axes.plot(degrees, values[:, middle], lw=1.2, label=name)
+    axes.plot(degrees[seen], scan.values[seen, middle], "o", color="black", label="measured")
+    axes.set(title=f"scan line through the centre, ρ = {scan.rho[middle]:.3f}", xlabel="θ / degrees", ylabel="s")
+    axes.legend(fontsize=8, ncols=2)
+    axes.grid(alpha=0.3)
+    pictures.write_figure(file, figure, dpi=90)
+
+
+def write_images(file: Path, scan: Scan, filled: dict[str, Filled]) -> None:
+    """Draw the images: the object, each method's, and filtered back-projections of filled sinograms below."""
+    from matplotlib.figure import Figure
+
+    truth = true_image(scan)
+    full = filtered_back_projection(scan.truth, scan.theta, scan)
+    top = {"object" if truth is not None else "FBP of all views": full if truth is None else truth}
+    top |= {
+        ("Ψ of " if name.startswith("AutoInt") else "") + name: f.image
+        for name, f in filled.items()
+        if f.image is not None
+    }
+    bottom = {"FBP of all views": full} | {
+        f"FBP of {name}": filtered_back_projection(f.sinogram, scan.theta, scan)
+        for name, f in filled.items()
+        if f.sinogram is not None and name.startswith("AutoInt")
+    }
+    high = float(np.percentile(next(iter(top.values())), 99.9))
+    figure = Figure(figsize=(2.5 * len(top), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(top), squeeze=False)
+    for row, images in zip(axes, (top, bottom), strict=True):
+        for place in row:
+            place.axis("off")
+        for place, (name, image) in zip(row, images.items(), strict=False):
+            place.imshow(image, cmap="gray", vmin=0, vmax=high)
+            place.set_title(name, fontsize=9)
+    pictures.write_figure(file, figure, dpi=90)
+
+
+def phantom_name(run: RunConfig) -> str:
+    """Return what a run's phantom or scan is called."""
+    phantom = run.options["phantom"]
+    return Path(phantom["path"]).stem if phantom.get("path") else str(phantom["name"])
+
+
+def table(name: str, views: int, rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a table for people."""
+    columns = {key: head for key, head in COLUMNS.items() if key != "run"}
+    return markdown([{"phantom": name, "views": views, **row} for row in rows], columns, {})

@@ -1,0 +1,191 @@
+"""Two models of a sinogram: an integral network of the lines, and one object that all lines pass through."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoint.integrals import quadrature
+from autoint.networks.grad_nets import AbstractGradNet
+from autoint.networks.integral_net import IntegralNet
+from autoint.tomography.data.sinograms import interpolated
+from autoint.tomography.projector import Lattice, projection_matrix
+from autoint.tomography.sparse_gradient import Prior, SparseGradient
+
+MARGIN = 2  # mirrored views beyond each end of the half turn: they tell a network that the circle closes
+
+
+class LineNetwork(nn.Module):
+    """s(ρ, θ) = scale·(Φ(t₊, ρ, θ) − Φ(t₋, ρ, θ)), t = ±√(1 − ρ²) (paper, Sec. 3.4 and supplement, Sec. 3.2).
+
+    Two evaluations per line, whatever its length. Nothing ties the lines of one angle to those of another: this is an
+    interpolator of the sinogram, as smooth in θ as the network is.
+
+    Args:
+        net: Φ of (t, ρ, 2θ/π − 1), with one output.
+        grad: Ψ = ∂Φ/∂t, over the same parameters.
+        samples: stratified samples of Ψ per line, for ``fit=grad_net`` (paper, eq. 8); None takes ``integral_net``.
+    """
+
+    label = "line"
+    scale: Tensor
+
+    def __init__(self, net: IntegralNet, grad: AbstractGradNet, samples: int | None) -> None:
+        super().__init__()
+        self.net, self.samples = net, samples
+        self.grads = [grad]  # a plain list: its parameters are those of `net`
+        self.register_buffer("scale", torch.ones(()))
+
+    def points(self, t: Tensor, rho: Tensor, theta: Tensor) -> Tensor:
+        """Return the network's coordinates of points along lines: t (R, N), rho and theta (R,) → (R, N, 3)."""
+        fixed = torch.stack([rho, theta * (2 / math.pi) - 1], -1)[:, None]
+        return torch.cat([t[..., None], fixed.expand(*t.shape, 2)], -1)
+
+    @staticmethod
+    def chord(rho: Tensor) -> Tensor:
+        """Return t₋ and t₊, where the lines enter and leave the disc, (R, 2)."""
+        half = (1 - rho.square()).clamp_min(0).sqrt()
+        return torch.stack([-half, half], -1)
+
+    def forward(self, rho: Tensor, theta: Tensor) -> Tensor:
+        """Return the integrals over the lines, by two evaluations of Φ each: (R,) → (R,)."""
+        ends = self.net(self.points(self.chord(rho), rho, theta))[..., 0]
+        return self.scale * (ends[:, 1] - ends[:, 0])
+
+    def estimate(self, rho: Tensor, theta: Tensor, u: Tensor) -> Tensor:
+        """Return the integrals over the lines, estimated from samples of Ψ at u (R, 1, S) in [0, 1) (paper, eq. 8)."""
+        chord = self.chord(rho)
+        nodes, node_weights = quadrature.stratified(chord, u)
+        values = self.grads[0](self.points(nodes[:, 0], rho, theta))[..., 0]
+        return self.scale * (values @ node_weights) * (chord[:, 1] - chord[:, 0])
+
+    def absorption(self, x: Tensor, y: Tensor, angles: int = 16) -> Tensor:
+        """Return Ψ at points (…,), averaged over lines through each of them: the network knows lines, not an object."""
+        total = torch.zeros_like(x)
+        for theta in (torch.arange(angles) + 0.5).tolist():
+            angle = theta * math.pi / angles
+            rho = x * math.cos(angle) + y * math.sin(angle)
+            t = y * math.cos(angle) - x * math.sin(angle)
+            flat = self.points(t.reshape(-1, 1), rho.reshape(-1), torch.full_like(rho.reshape(-1), angle))
+            total += self.grads[0](flat)[:, 0, 0].reshape(x.shape)
+        return self.scale * total / angles
+
+    @torch.no_grad()
+    def sinogram(self, rho: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """Return the views at these angles, (A, P)."""
+        device, kind = self.scale.device, self.scale.dtype
+        r, a = (torch.as_tensor(v, dtype=kind, device=device) for v in (rho, theta))
+        lines = r.repeat(len(a)), a.repeat_interleave(len(r))
+        parts = [self(*part) for part in zip(*(v.split(65536) for v in lines), strict=True)]
+        return torch.cat(parts).reshape(len(a), len(r)).double().cpu().numpy()
+
+
+def training_lines(values: np.ndarray, theta: np.ndarray, rho: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ρ, θ and s of the measured lines, with the views next to 0 and π mirrored to the other side."""
+    views = [(view, angle, rho) for view, angle in zip(values, theta, strict=True)]
+    views += [(view, angle + math.pi, -r) for view, angle, r in views[:MARGIN]] + [
+        (view, angle - math.pi, -r) for view, angle, r in views[len(values) - MARGIN : len(values)]
+    ]
+    r = torch.as_tensor(np.concatenate([v[2] for v in views]))
+    a = torch.as_tensor(np.repeat([v[1] for v in views], len(rho)))
+    s = torch.as_tensor(np.concatenate([v[0] for v in views]))
+    return r.float(), a.float(), s.float()
+
+
+class LatticeObject(nn.Module):
+    """Ψ(x) = scale·Σ_k c_k Λ((x − x_k)/h): one object, whose integral along every line is closed-form.
+
+    What the object leaves unexplained of the measured views is interpolated in angle and added: s = ∫Ψ dt + remainder.
+
+    Attributes:
+        values: c_k on the nodes of a lattice inside the unit disc, (K,).
+        seen, theta, rho: the measured views (A, P), their angles, and the lines of their pixels.
+        spacing: h, in units of the disc's radius.
+    """
+
+    label = "object"
+    values: Tensor
+    seen: Tensor
+    theta: Tensor
+    rho: Tensor
+    spacing: Tensor
+    scale: Tensor
+
+    def __init__(self, seen: np.ndarray, theta: np.ndarray, rho: np.ndarray, spacing: float = 1.0) -> None:
+        super().__init__()
+        double = {"seen": seen, "theta": theta, "rho": rho, "spacing": spacing}
+        for name, value in double.items():
+            self.register_buffer(name, torch.as_tensor(np.asarray(value, dtype=float)))
+        self.register_buffer("scale", torch.as_tensor(float(np.abs(seen).max()), dtype=torch.float64))
+        self.values = nn.Parameter(torch.zeros(int(self.lattice.inside().sum())), requires_grad=False)
+        self.register_load_state_dict_pre_hook(_take_shapes)
+        self._matrix: Any = None
+
+    def begin(self, spacing: float) -> None:
+        """Begin anew, with zeros on a lattice of this spacing."""
+        if spacing != float(self.spacing):
+            self.spacing.fill_(spacing)
+            self._matrix = None
+        nodes = int(self.lattice.inside().sum())
+        self.values.data = self.values.data.new_zeros(nodes)
+
+    @property
+    def lattice(self) -> Lattice:
+        """The lattice of the nodes."""
+        return Lattice(float(self.spacing))
+
+    @property
+    def matrix(self) -> Any:
+        """The line integrals of the nodes' tents in the measured views, (A·P, K)."""
+        if self._matrix is None:
+            self._matrix = projection_matrix(self.lattice, self.rho.cpu(), self.theta.cpu())
+        return self._matrix
+
+    def rows(self, views: np.ndarray) -> Any:
+        """Return the rows of ``matrix`` that belong to these views."""
+        pixels = len(self.rho)
+        return self.matrix[(views[:, None] * pixels + np.arange(pixels)).ravel()]
+
+    def solver(self, views: np.ndarray, prior: Prior) -> SparseGradient:
+        """Return what fits the object to these of the measured views."""
+        measured = (self.seen.cpu().numpy()[views] / float(self.scale)).ravel()
+        return SparseGradient(self.rows(views), measured, self.lattice, prior)
+
+    def score(self, views: np.ndarray, held_out: np.ndarray) -> float:
+        """Return the mean squared error at views that the fit to ``views`` has not seen, in units of scale²."""
+        seen, theta, rho = (v.cpu().numpy() for v in (self.seen, self.theta, self.rho))
+        c, shape = self.values.cpu().numpy(), (-1, len(rho))
+        remainder = seen[views] / float(self.scale) - (self.rows(views) @ c).reshape(shape)
+        filled = (self.rows(held_out) @ c).reshape(shape)
+        filled = filled + interpolated(remainder, theta[views], rho, theta[held_out])
+        return float(np.square(filled - seen[held_out] / float(self.scale)).mean())
+
+    def sinogram(self, rho: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """Return the views at these angles, (A, P)."""
+        seen, angles, own = (v.cpu().numpy() for v in (self.seen, self.theta, self.rho))
+        c, scale = self.values.cpu().numpy(), float(self.scale)
+        remainder = seen - scale * (self.matrix @ c).reshape(seen.shape)
+        rest = interpolated(remainder, angles, own, theta)
+        return self.integrals(rho, theta) + np.stack([np.interp(rho, own, view) for view in rest])
+
+    def integrals(self, rho: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """Return the integrals of Ψ alone along these lines, without the remainder, (A, P)."""
+        matrix = projection_matrix(self.lattice, torch.as_tensor(rho), torch.as_tensor(theta))
+        values = self.values.detach().cpu().numpy()
+        return float(self.scale) * np.asarray(matrix @ values).reshape(len(theta), len(rho))
+
+    def absorption(self) -> np.ndarray:
+        """Return Ψ on the lattice, rows from the top, never negative."""
+        return self.lattice.image(self.values.detach().cpu() * float(self.scale)).clamp_min(0).numpy()
+
+
+def _take_shapes(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give the tensors of ``module`` the shapes of those that are about to be loaded: a scan decides about them."""
+    for name, own in [*module.named_parameters(), *module.named_buffers()]:
+        there = state.get(prefix + name)
+        if isinstance(there, Tensor) and there.shape != own.shape:
+            own.data = own.data.new_zeros(there.shape)

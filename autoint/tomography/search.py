@@ -1,0 +1,104 @@
+"""Which lattice and prior an object is found with: those that do best at measured views that the fit has not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoint.tomography.models import LatticeObject
+from autoint.tomography.sparse_gradient import Prior, SparseGradient
+
+Trial = tuple[float, Prior]
+"""A spacing of the lattice and a prior."""
+EXPONENTS, STRENGTHS = (1.0, 0.5), (1e-5, 3e-5, 1e-4, 3e-4)
+FINER = (0.5, Prior(1.0, 1e-5)), (0.5, Prior(1.0, 1e-4))  # where edges lie between the nodes
+NO_OBJECT = Prior(1.0, math.inf)  # nothing but interpolation, which no object may fall behind
+MOST_NODES = 320  # across the object, unless asked for: a lattice finer than this costs minutes
+
+
+def coarse_spacing(radius: float) -> float:
+    """Return the lattice's spacing in pixels if nothing else is asked for, of a scan of this radius in pixels."""
+    return max(1.0, radius / (MOST_NODES / 2))
+
+
+def trials_of(spacing: float | None, exponent: float | None, strength: float | None, radius: float) -> list[Trial]:
+    """Return what is to be tried: what is None is open. Spacings come in pixels and go out in units of the radius."""
+    coarse = coarse_spacing(radius) if spacing is None else spacing
+    exponents = EXPONENTS if exponent is None else (exponent,)
+    trials = [(coarse, Prior(p, s)) for p in exponents for s in (STRENGTHS if strength is None else (strength,))]
+    if spacing is None and exponent is None and strength is None:
+        trials += [*(FINER if coarse == 1 else ()), (coarse, NO_OBJECT)]
+    return [(pixels / radius, prior) for pixels, prior in trials]
+
+
+class Search(nn.Module):
+    """Fits an object to three quarters of the measured views by each trial, and to all of them by the best.
+
+    Args:
+        obj: the object.
+        trials: what is tried; one alone, or one for fewer than four views, is taken without asking the views.
+        passes: of the last fit; each trial has half as many.
+
+    Attributes:
+        scores: mean squared error of every trial at the held-out views; infinite before it was made.
+    """
+
+    scores: Tensor
+
+    def __init__(self, obj: LatticeObject, trials: Sequence[Trial], passes: int) -> None:
+        super().__init__()
+        self.object, self.passes = obj, passes
+        self.trials = list(trials)
+        self.register_buffer("scores", torch.full((len(self.trials),), math.inf, dtype=torch.float64))
+        self._solver: tuple[int, SparseGradient] | None = None
+
+    @property
+    def tried(self) -> int:
+        """How many trials come before the last fit."""
+        return len(self.trials) if len(self.trials) > 1 and len(self.object.theta) > 3 else 0
+
+    @property
+    def each(self) -> int:
+        """Passes of each trial."""
+        return max(1, self.passes // 2)
+
+    @property
+    def steps(self) -> int:
+        """Passes in all."""
+        return self.tried * self.each + self.passes
+
+    @property
+    def best(self) -> Trial:
+        """The trial that did best at the held-out views; the first, if there were none."""
+        return self.trials[int(self.scores.argmin()) if self.tried else 0]
+
+    @property
+    def held_out_psnr(self) -> float | None:
+        """PSNR of the latest trial at the held-out views, in dB."""
+        known = int(self.scores.isfinite().sum())
+        return -10 * math.log10(max(float(self.scores[known - 1]), 1e-30)) if known else None
+
+    def advance(self, step: int) -> None:
+        """Make pass number ``step``: of the trial whose turn it is, or of the last fit."""
+        views = np.arange(len(self.object.theta))
+        held_out, kept = views[2::4], np.delete(views, np.s_[2::4])
+        turn, done = divmod(step, self.each)
+        trying = turn < self.tried
+        if not trying:
+            turn, done = self.tried, step - self.tried * self.each
+        (spacing, prior), of = (self.trials[turn], self.each) if trying else (self.best, self.passes)
+        if done == 0:
+            self.object.begin(spacing)
+        if math.isfinite(prior.strength):
+            if self._solver is None or self._solver[0] != turn:
+                self._solver = turn, self.object.solver(kept if trying else views, prior)
+            values = self.object.values.detach()
+            values.copy_(torch.from_numpy(self._solver[1].step(values.cpu().numpy(), done / of)))
+        if trying and done == of - 1:
+            self.scores[turn] = self.object.score(kept, held_out)
+        if step == self.steps - 1:
+            self._solver = None

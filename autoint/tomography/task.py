@@ -1,0 +1,242 @@
+"""Sparse-view tomography: the sinogram of an object from a few of its views."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from autoint.registry import PHANTOMS, TASKS, at_least_one, one_of
+from autoint.runs import build, trainers
+from autoint.runs.config import Optimizer, RunConfig
+from autoint.runs.schedule import learning_rate
+from autoint.runs.seeding import generator
+from autoint.runs.steps import StepLoader
+from autoint.tomography import evaluation as sinogram_evaluation
+from autoint.tomography.data.sinograms import Scan, seen_views
+from autoint.tomography.models import LatticeObject, LineNetwork, training_lines
+from autoint.tomography.search import Search, trials_of
+
+if TYPE_CHECKING:
+    from autoint.runs.evaluation import EvaluateConfig
+
+log = logging.getLogger(__name__)
+FIELDS = ("object", "line")
+
+
+@TASKS.register("ct")
+def ct(
+    config: RunConfig,
+    with_data: bool,
+    *,
+    phantom: Any = "shepp_logan",
+    rho: int | None = None,
+    theta: int | None = None,
+    views: int | None = None,
+    subsample: int | None = None,
+    gaussian: float = 0.0,
+    photons: float | None = None,
+    fields: list[str] = list(FIELDS),  # noqa: B006 (copied by the registry)
+    samples: int = 64,
+    spacing: float | None = None,
+    passes: int = 60,
+    exponent: float | None = None,
+    strength: float | None = None,
+) -> build.Task:
+    """Build the task of filling in a sinogram.
+
+    Args:
+        config: the run's configuration.
+        with_data: whether to load the scan; without it the module is to be filled from a checkpoint.
+        phantom: what is scanned, and its options.
+        rho: detector pixels of a phantom.
+        theta: views of a phantom, over half a turn.
+        views: how many of the views are measured, evenly spaced; or
+        subsample: every so manieth view is measured. Neither: every 8th.
+        gaussian: noise of the measured views, as a share of the largest value.
+        photons: photons per pixel of a noisy measurement.
+        fields: what is trained, one after the other: object and line.
+        samples: of Ψ per line, for fit=grad_net.
+        spacing: of the object's lattice in detector pixels; None tries 1 and 0.5, or takes what makes 320 nodes across.
+        passes: over the object, half as many for each prior that is tried.
+        exponent: of the object's prior: 1 is total variation; None chooses by held-out measured views.
+        strength: of the object's prior; None chooses by held-out measured views.
+    """
+    at_least_one(rho=rho, theta=theta, samples=samples, passes=passes)
+    for field in fields or [""]:
+        one_of("fields", field, FIELDS)
+    if spacing is not None and not 0.25 <= spacing <= 16:
+        raise ValueError(f"spacing={spacing}: detector pixels between the object's nodes; give 0.25 to 16")
+    if exponent is not None and not 0 < exponent <= 2:
+        raise ValueError(f"exponent={exponent} must be above 0 and at most 2")
+    if strength is not None and not strength > 0:
+        raise ValueError(f"strength={strength} must be positive")
+    scan, seen = load_scan(config) if with_data else (Scan(np.ones((2, 2)), np.array([0.0, 1.5]), 0.5), np.arange(2))
+    values, angles = scan.values[seen], scan.theta[seen]
+    net = build.integral_net(config, 3, 1)
+    line = LineNetwork(net, build.grad_net(config, net), samples if config.fit == "grad_net" else None)
+    line.scale.fill_(float(np.abs(values).max()))
+    obj = LatticeObject(values, angles, scan.rho)
+    module = Tomography(
+        Search(obj, trials_of(spacing, exponent, strength, scan.radius), passes) if "object" in fields else None,
+        line if "line" in fields else None,
+        seed=config.seed,
+        optimizer=config.optimizer,
+        batch_size=config.batch_size,
+    )
+    if not with_data:
+        return build.Task(module, None)
+    module.scan, module.measured, module.name = scan, seen, Tomography.label(config)
+    module.lines = training_lines(values, angles, scan.rho)
+    return build.Task(module, Steps(trainers.total_steps(config)))
+
+
+def load_scan(config: RunConfig) -> tuple[Scan, np.ndarray]:
+    """Return the run's scan, with its noise, and which of its views are measured."""
+    o = config.options
+    scan: Scan = PHANTOMS.build(o["phantom"], config.data_dir, o["rho"], o["theta"])
+    views, subsample = o["views"], o["subsample"]
+    seen = seen_views(len(scan.theta), views, 8 if views is None and subsample is None else subsample)
+    if o["gaussian"] or o["photons"] is not None:
+        scan = scan.with_noise(o["gaussian"], o["photons"], config.seed)
+    return scan.centred(seen), seen
+
+
+class Tomography(pl.LightningModule):
+    """Fits an object by passes of weighted least squares, and then the network of the lines by Adam.
+
+    Args:
+        search: what finds the object, or None.
+        line: the network of the lines, or None.
+        seed: of the batches and samples.
+        optimizer: Adam's settings and schedule.
+        batch_size: lines per step.
+    """
+
+    columns = sinogram_evaluation.COLUMNS
+    scan: Scan
+    measured: np.ndarray
+    name: str
+    lines: tuple[Tensor, Tensor, Tensor]
+
+    def __init__(
+        self,
+        search: Search | None,
+        line: LineNetwork | None,
+        *,
+        seed: int,
+        optimizer: Optimizer,
+        batch_size: int,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.search, self.line = search, line
+        self.seed, self.optimizer, self.batch_size = seed, optimizer, batch_size
+
+    @property
+    def fields(self) -> list[LatticeObject | LineNetwork]:
+        """What is trained."""
+        found = None if self.search is None else self.search.object
+        return [field for field in (found, self.line) if field is not None]
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        optimizers: Any = self.optimizers()
+        object_steps, adam = optimizers if isinstance(optimizers, list) else (optimizers, optimizers)
+        trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
+        if self.search is not None and self.search.held_out_psnr is not None:
+            self.log("train/held_out_psnr", self.search.held_out_psnr, prog_bar=True)
+        if self.search is not None and batch_idx < self.search.steps:
+            search = self.search
+            object_steps.step(lambda: search.advance(batch_idx))
+            trainer.should_stop = trainer.should_stop or (self.line is None and batch_idx + 1 == search.steps)
+            return
+        for group in adam.param_groups:
+            group["lr"] = self.optimizer.lr * learning_rate(trainer, self.optimizer)(batch_idx)
+        adam.zero_grad()
+        loss = self._loss(batch_idx)
+        self.manual_backward(loss)
+        adam.step()
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            self.log("train/line_psnr", -10 * loss.detach().log10(), prog_bar=True)
+
+    def _loss(self, step: int) -> Tensor:
+        """Return the mean squared error of a batch of lines, in units of scale² (paper, eq. 8)."""
+        assert self.line is not None
+        g = generator(self.seed, step, "lines")
+        chosen = torch.randint(len(self.lines[0]), (self.batch_size,), generator=g)
+        rho, theta, values = (v[chosen].to(self.device) for v in self.lines)
+        if self.line.samples is None:
+            ours = self.line(rho, theta)
+        else:
+            ours = self.line.estimate(rho, theta, torch.rand(len(rho), 1, self.line.samples, generator=g).to(rho))
+        return ((ours - values) / self.line.scale).square().mean()
+
+    def on_train_end(self) -> None:
+        trainer: Any = self.trainer
+        if trainer.fast_dev_run or self.global_rank != 0:
+            return
+        if self.search is not None and self.search.tried:
+            spacing, prior = self.search.best
+            log.info(
+                "object, by held-out views: spacing %.3g pixels, exponent %g, strength %g",
+                spacing * self.scan.radius,
+                prior.exponent,
+                prior.strength,
+            )
+        folder = Path(trainer.default_root_dir)
+        rows = sinogram_evaluation.write(self.fields, self.scan, self.measured, folder, ("linear",))
+        log.info(
+            "\n%s\npictures: %s",
+            sinogram_evaluation.table(self.name, len(self.measured), rows),
+            folder / "sinograms.png",
+        )
+        named = {r["method"].removeprefix("AutoInt "): torch.tensor(r["psnr"]) for r in rows}
+        trainer.callback_metrics.update({f"test/psnr_{name}": value for name, value in named.items()})
+
+    @staticmethod
+    def label(run: RunConfig) -> str:
+        """Return what names the run in a folder."""
+        return sinogram_evaluation.phantom_name(run)
+
+    def evaluate(
+        self, config: EvaluateConfig, run: RunConfig, folder: Path
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return a row for every method, and these once more as values; write the pictures into ``folder``."""
+        scan, seen = load_scan(run)
+        rows = sinogram_evaluation.write(self.fields, scan, seen, folder, sinogram_evaluation.CLASSICS)
+        rows = [{"phantom": self.label(run), "views": len(seen), **row} for row in rows]
+        return rows, rows
+
+    def configure_optimizers(self) -> Any:
+        optimizers: list[Any] = []
+        if self.search is not None:
+            optimizers.append(Passes([self.search.object.values], {}))
+        if self.line is not None:
+            beta_1, beta_2 = self.optimizer.betas
+            parameters = self.line.parameters()
+            optimizers.append(torch.optim.Adam(parameters, lr=self.optimizer.lr, betas=(beta_1, beta_2), fused=True))
+        return optimizers
+
+
+class Passes(torch.optim.Optimizer):
+    """Counts a pass as a step: what a pass does to its parameter is the closure's."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Make the pass."""
+        closure()
+
+
+class Steps(pl.LightningDataModule):
+    """The numbers of the steps: batches of lines are drawn where they are used."""
+
+    def __init__(self, total_steps: int) -> None:
+        super().__init__()
+        self.total_steps = total_steps
+
+    def train_dataloader(self) -> StepLoader:
+        return StepLoader(lambda step: step, self.total_steps)

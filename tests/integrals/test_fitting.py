@@ -1,0 +1,164 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+import autoint
+from autoint.integrals import fitting
+from autoint.integrals.antiderivatives import Antiderivative, true_integrals
+from autoint.integrals.functions import target
+from autoint.integrals.levenberg_marquardt import LevenbergMarquardt
+from autoint.registry import FUNCTIONS
+from tests import reference
+
+
+@pytest.fixture(scope="module")
+def bump():
+    """A Gaussian in two dimensions on a box that is neither centred nor square."""
+    return autoint.fit(lambda x: torch.exp(-x.square().sum(-1)), [-1, 0], [1, 3], tolerance=1e-5, progress=False)
+
+
+def erf_box(lower, upper):
+    sides = [math.sqrt(math.pi) / 2 * (math.erf(b) - math.erf(a)) for a, b in zip(lower, upper, strict=True)]
+    return math.prod(sides)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS.names())
+def test_every_antiderivative_is_one(name):
+    """∂ⁿF/∂x_0…∂x_{n−1} = f by autograd, at the origin too; and quadrature gives the same integrals."""
+    goal = target(name)
+    x = 2 * torch.rand(9, goal.features, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 1
+    if name != "sinc":  # whose antiderivative comes from scipy
+        field = lambda p: goal.antiderivative(p).reshape(len(p), -1)  # noqa: E731
+        for axis in range(goal.features):
+            tangent = torch.eye(goal.features, dtype=torch.float64)[axis]
+            field = lambda p, f=field, t=tangent: reference.derivative(f, p, t)  # noqa: E731
+        assert torch.allclose(field(x)[:, 0], goal.integrand(x).reshape(-1), atol=1e-12)
+    exact, rule = (true_integrals(goal.integrand, x, -x.flip(0), e) for e in (goal.antiderivative, None))
+    assert torch.allclose(exact, rule, atol=1e-12)
+    assert goal.integrand(torch.zeros(1, goal.features, dtype=torch.float64)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["cos", "linear", "xcosx"])
+def test_a_few_seconds_give_six_digits(name):
+    goal = target(name)
+    report = autoint.fit(goal.integrand, -1, 1, tolerance=1e-6, progress=False).error_report(exact=goal.antiderivative)
+    assert report.integral_max < 1e-6
+    assert report.integral_rms <= report.integral_max <= report.integrand_max
+    assert "exact antiderivative" in str(report)
+
+
+def test_integrals_over_boxes(bump):
+    lower, upper = [-1.0, 0.5], [0.5, 2.0]
+    assert abs(bump.integral(lower, upper).item() - erf_box(lower, upper)) < 1e-4
+    batch = bump.integral(torch.tensor([lower, [0.0, 0.0]]), torch.tensor(upper))
+    assert batch.shape == (2,)
+    assert torch.allclose(batch[0], bump.integral(lower, upper), atol=1e-14)
+    flipped = bump.integral([0.5, 0.5], [-1.0, 2.0])
+    assert torch.allclose(flipped, -bump.integral(lower, upper))
+    assert abs((bump.integral(lower, upper, method="differences") - bump.integral(lower, upper)).item()) < 1e-12
+    assert "Gauss-Legendre" in str(bump.error_report(20))
+
+
+def test_one_axis_at_a_fixed_coordinate(bump):
+    ours = bump.integral([-1.0, 0.3], [0.5, 0.3], axes=(0,)).item()
+    assert abs(ours - math.exp(-0.09) * erf_box([-1.0], [0.5])) < 1e-4
+
+
+def test_gradients_by_bounds_and_parameters(bump):
+    lower, upper = torch.tensor([-0.5, 0.5]).double(), torch.tensor([0.5, 2.0]).double().requires_grad_()
+    by_upper, *by_parameters = torch.autograd.grad(bump.integral(lower, upper), [upper, *bump.parameters()])
+    edge = math.exp(-0.25) * erf_box([0.5], [2.0])
+    assert abs(by_upper[0].item() - edge) < 1e-3  # Leibniz: the integral over the moving face
+    assert all(g.abs().max() > 0 for g in by_parameters)
+    x = torch.tensor([[0.2, 1.0]], dtype=torch.float64)
+    mixed = bump.antiderivative
+    for axis in range(2):
+        mixed = (
+            lambda f, a: (
+                lambda p: reference.derivative(
+                    lambda q: f(q).reshape(len(q), -1), p, torch.eye(2, dtype=torch.float64)[a]
+                )
+            )
+        )(mixed, axis)
+    assert torch.allclose(mixed(x)[:, 0], bump.integrand(x))
+
+
+def test_many_outputs_and_plain_numbers():
+    both = autoint.fit(lambda x: torch.cat([x, x**2], -1), 0, 2, tolerance=1e-6, progress=False)
+    assert torch.allclose(both.integral(0, 1), torch.tensor([0.5, 1 / 3]).double(), atol=1e-5)
+    assert both.integral(torch.zeros(7), torch.ones(7)).shape == (7, 2)
+    zero = autoint.fit(lambda x: torch.zeros(len(x)), 0, 1, adam_steps=1, progress=False)
+    assert abs(zero.integral(0, 1).item()) < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("function", "lower", "upper", "words"),
+    [
+        (torch.cos, 1, 1, "lower below upper"),
+        (torch.cos, 0, math.inf, "must be finite"),
+        (torch.cos, [0, 0], 1, "same length"),
+        (torch.cos, "a", 1, "must be numbers"),
+        (torch.cos, [0] * 7, [1] * 7, "from 1 to 6"),
+        (lambda x: 1 / x.clamp_min(0), -1, 1, "is \\[inf\\] at x="),
+        (lambda x: x.sum(), 0, 1, r"returned a tensor of shape \(\)"),
+        (lambda x: 1.0, 0, 1, "returned a float"),
+        (lambda x: x @ x, 0, 1, "the function failed at x of shape"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(function, lower, upper, words):
+    with pytest.raises(ValueError, match=words):
+        autoint.fit(function, lower, upper, progress=False)
+
+
+def test_what_a_fit_cannot_answer_is_refused(bump):
+    for lower, upper, words in (
+        ([-2, 0], [0, 1], "outside the fitted box"),
+        ([0, 0], [math.nan, 1], "not finite"),
+        ([0], [1], "the last size must be"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            bump.integral(lower, upper)
+    with pytest.raises(ValueError, match="smaller network or fewer points"):
+        autoint.fit(torch.cos, 0, 1, hidden_features=1024, progress=False)
+    model = Antiderivative(autoint.IntegralNet(1, 1), [0.0], [1.0])
+    with pytest.raises(ValueError, match="no function to compare"):
+        model.error_report()
+    bad = Antiderivative(autoint.IntegralNet(1, 1), [0.0], [1.0], builder="double_backward")
+    with pytest.raises(ValueError, match="use grad_net=explicit"):
+        fitting.LeastSquares(bad, torch.zeros(2, 1).double(), torch.ones(2, 1).double())
+
+
+@pytest.mark.parametrize("builder", ["explicit", "graph", "jvp"])
+def test_the_jacobian_is_that_of_autograd(builder):
+    torch.manual_seed(0)
+    model = Antiderivative(autoint.IntegralNet(2, 2, 5, 2, "sine"), [-1.0, 0], [1.0, 3], builder=builder)
+    problem = fitting.LeastSquares(model, torch.rand(4, 2).double(), torch.rand(4, 2).double())
+    residuals, jacobian = problem.linearization()
+    rows = [torch.autograd.grad(r, list(problem.parameters.values()), retain_graph=True) for r in residuals]
+    truth = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    assert torch.allclose(jacobian(), truth, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [3, 40])
+def test_levenberg_marquardt_solves_a_linear_problem(rows):
+    """Fewer and more residuals than parameters: the least-squares solution, and nothing but decrease on the way."""
+    torch.manual_seed(0)
+    matrix, goal = torch.randn(rows, 6).double(), torch.randn(rows).double()
+    theta = torch.zeros(6).double().requires_grad_()
+    optimizer = LevenbergMarquardt([theta])
+    losses = [float(optimizer.step(lambda: (matrix @ theta.detach() - goal, lambda: matrix))) for _ in range(40)]
+    best = matrix @ torch.linalg.lstsq(matrix, goal[:, None]).solution[:, 0] - goal
+    assert all(later <= earlier for earlier, later in pairwise(losses))
+    assert abs(losses[-1] - float(best.square().mean())) < 1e-12
+
+
+def test_levenberg_marquardt_stalls_instead_of_climbing():
+    theta = torch.ones(2).double().requires_grad_()
+    optimizer = LevenbergMarquardt([theta])
+    lying = lambda: (theta.detach().clone(), lambda: -torch.eye(2).double())  # noqa: E731
+    losses = [float(optimizer.step(lying)) for _ in range(15)]
+    assert losses == [1.0] * 15
+    assert optimizer.stalled
+    assert torch.equal(theta.detach(), torch.ones(2).double())

@@ -1,0 +1,223 @@
+"""Looking at a scene: camera paths, videos, rows of pictures, and one ray from inside."""
+
+import sys
+import types
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autoint.files.machine import peak_memory
+from autoint.reports import metrics, pictures
+from autoint.runs import build, restoring
+from autoint.runs.training import fit
+from autoint.scenes import camera_paths, ray_panel, video
+from autoint.scenes.data.procedural import orbit, procedural
+from autoint.scenes.data.views import Views
+from autoint.scenes.rays import Intrinsics
+from tests.scenes.test_task import tiny_config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run of a few steps."""
+    folder = tmp_path_factory.mktemp("run")
+    fit(tiny_config(trainer={"max_steps": 20}, val_every=20), folder)
+    return folder
+
+
+def views(poses, near=2.0, far=6.0):
+    camera = Intrinsics.from_fov(0.6, 8, 6)
+    return Views(torch.zeros(len(poses), 6, 8, 4), poses, camera, near, far, tuple(map(str, range(len(poses)))))
+
+
+def moved(poses, generator=0):
+    """The poses in another frame: turned, shifted, 3 times as large."""
+    g = torch.Generator().manual_seed(generator)
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=g))[0]
+    rotation *= torch.det(rotation)
+    shift, out = torch.tensor([5.0, -2.0, 1.0]), poses.clone()
+    out[:, :3, :3] = rotation @ poses[:, :3, :3]
+    out[:, :3, 3] = 3 * poses[:, :3, 3] @ rotation.T + shift
+    return out, rotation, shift
+
+
+@pytest.mark.parametrize("stray", [0, 2])
+def test_an_orbit_is_a_turn_around_what_the_cameras_look_at(stray):
+    """In any frame: same distance, same height, upright, looking at the centre; a stray camera does not matter."""
+    cameras, rotation, middle = moved(orbit(40, 0.0))
+    up = rotation[:, 2]
+    distance = 12.0
+    heights = (cameras[:, :3, 3] - middle) @ up / distance
+    cameras[:stray, :3, 3] += 9 * cameras[:stray, :3, 0]
+    path = camera_paths.orbit(views(cameras), 16)
+    out = path[:, :3, 3] - middle
+    tolerance = 0.05 if stray == 0 else 1.5
+    assert out.norm(dim=-1).max() - out.norm(dim=-1).min() < 0.02 * distance
+    assert abs(out.norm(dim=-1).mean() - distance) < tolerance
+    assert abs(float((out @ up / distance).mean()) - float(heights.asin().mean().sin())) < 0.1 * tolerance + 0.02
+    assert torch.allclose(path[:, :3, 2], out / out.norm(dim=-1, keepdim=True), atol=0.02)
+    assert ((path[:, :3, 1] @ up) > 0.5).all()
+    assert torch.allclose(torch.det(path[:, :3, :3]), torch.ones(16), atol=1e-5)
+    turns = (path[:, :3, 3] - path.roll(1, 0)[:, :3, 3]).norm(dim=-1)
+    assert torch.allclose(turns, turns.mean().expand(16), rtol=1e-4)
+
+
+def test_cameras_on_one_side_get_a_spiral():
+    """As in a forward-facing capture: the path stays among the cameras and looks where they look."""
+    g = torch.Generator().manual_seed(0)
+    offsets = torch.randn(20, 3, generator=g) * torch.tensor([0.4, 0.2, 0.05])
+    position = torch.tensor([0.0, 0.0, 4.0]) + offsets
+    cameras = camera_paths.look_at(position, torch.zeros(3), torch.tensor([0.0, 1.0, 0.0]))
+    path = camera_paths.orbit(views(cameras), 24)
+    assert torch.equal(path, camera_paths.spiral(views(cameras), 24))
+    assert (path[:, :3, 3] - position.mean(0)).abs().max() < 1
+    assert (path[:, 2, 2] > 0.9).all()
+    assert torch.allclose((path[:, :3, 3] - 4 * path[:, :3, 2]).mean(0), torch.zeros(3), atol=0.2)
+    parallel = torch.eye(4).repeat(5, 1, 1)
+    parallel[:, 0, 3] = torch.arange(5.0)
+    assert (camera_paths.orbit(views(parallel), 8)[:, 2, 2] > 0.97).all()
+    assert torch.equal(camera_paths.orbit(views(parallel, 0.0, 1.0), 8), camera_paths.orbit(views(parallel), 8))
+    assert camera_paths.orbit(views(parallel[:1]), 8).isfinite().all()
+
+
+def test_an_animated_picture_has_the_frames_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
+    frames = torch.rand(7, 5, 9, 3, generator=torch.Generator().manual_seed(0))
+    for webp, suffix in ((True, ".webp"), (False, ".gif")):
+        monkeypatch.setattr(video.features, "check", lambda name, webp=webp: webp)
+        file = video.write_video(tmp_path / "v", frames, fps=10)
+        assert file.suffix == suffix
+        with Image.open(file) as written:
+            written.load()
+            assert (written.n_frames, written.size, written.info["duration"]) == (7, (9, 5), 100)
+    assert not list(tmp_path.glob(".part*"))
+
+
+def test_an_mp4_is_made_even(tmp_path, monkeypatch):
+    """With a stand-in for the encoder, which is an extra: what it is told, and that every frame has this size."""
+    told = {}
+
+    def write_frames(file, size, **options):
+        told.update(size=size, frames=[], **options)
+        while True:
+            try:
+                told["frames"].append((yield))
+            except GeneratorExit:
+                Path(file).write_bytes(b"mp4")
+                return
+
+    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", types.SimpleNamespace(write_frames=write_frames))
+    file = video.write_video(tmp_path / "v", torch.zeros(3, 5, 9, 3), fps=10)
+    assert (file.name, file.read_bytes()) == ("v.mp4", b"mp4")
+    assert (told["size"], told["fps"], told["macro_block_size"]) == ((10, 6), 10, 2)
+    assert [len(frame) for frame in told["frames"]] == [10 * 6 * 3] * 3
+
+
+def test_a_failed_video_leaves_nothing(tmp_path):
+    def frames():
+        yield torch.zeros(4, 4, 3)
+        raise ValueError("in the middle")
+
+    with pytest.raises(ValueError, match="in the middle"):
+        video.write_video(tmp_path / "v", frames(), fps=10)
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluate_writes_a_video_and_a_ray(program, run, monkeypatch):
+
+    monkeypatch.setattr(metrics, "lpips_metric", lambda net, weights: None)
+    monkeypatch.setattr(video, "video_format", lambda: "gif")
+    arguments = (f"runs={run}", "max_images=1", "device=cpu", "hydra.run.dir=e")
+    status, out, err = program("evaluate", *arguments, "video=orbit", "video_frames=5", "video_fps=10", "ray=[6,5]")
+    assert status == 0, err
+    assert "video orbit: 100%" in err
+    with Image.open("e/images/00_procedural_4/orbit.gif") as written:
+        assert (written.n_frames, written.size) == (5, (12, 12))
+    panel = iio.imread("e/images/00_procedural_4/ray_test_000_6_5.png")
+    assert panel.std() > 10
+    assert "memory/MB" in out
+    for wrong, words in (
+        ("video=orbitt", "video='orbitt' is unknown; did you mean 'orbit'? (available: none, orbit, spiral)"),
+        ("video_frames=0", "video_frames=0 must be an integer of at least 1"),
+        ("ray=[1]", "ray=[1] must be none, auto (the largest error of the first view) or [row,column]"),
+        ("ray=[99,0]", "ray=[99,0] must be [row,column] inside the image, which has 12 x 12"),
+    ):
+        status, _, err = program("evaluate", *arguments, wrong)
+        assert status == 2
+        assert words in err.strip().splitlines()[-1]
+
+
+def profiled(volume):
+    """The profile of a ray through the scene, which is checked to be what is rendered."""
+    white = torch.ones(3)
+    rays = procedural("", "test", 12, 1).rays_of(0)
+    hits = rays[volume.hit(rays)]
+    chosen = hits[len(hits) // 2 : len(hits) // 2 + 1]
+    profile = ray_panel.ray_profile(volume, chosen, white)
+    mixed = (profile.weights[:, None] * profile.mean_rgb).sum(0) + (1 - profile.weights.sum()) * white
+    assert torch.allclose(mixed, volume.view(chosen, white, 100)[0][0], atol=1e-6)
+    assert torch.allclose(profile.rgb, mixed, atol=1e-6)
+    return profile
+
+
+def test_a_ray_profile_is_what_is_rendered(run):
+    """Its weights and colours make the pixel that the view shows, and its density averages to its section means."""
+    _, module = restoring.restored(run / "checkpoints" / "last.ckpt")
+    profile = profiled(module.volume)
+    for i, mean in enumerate(profile.mean_density):
+        inside = (profile.t >= profile.edges[i]) & (profile.t <= profile.edges[i + 1])
+        assert float(profile.density[inside].mean()) == pytest.approx(float(mean), rel=0.02, abs=0.02)
+
+
+def test_a_ray_through_one_field_that_all_directions_share():
+    """As thin sections as these hold what is in their middle."""
+    volume = build.task(tiny_config(model="object", sections=200)).module.volume
+    profile = profiled(volume)
+    middle = (profile.edges[1:] + profile.edges[:-1]) / 2
+    nearest = (profile.t[:, None] - middle).abs().argmin(0)
+    assert torch.allclose(profile.density[nearest], profile.mean_density, atol=0.02)
+    assert float(profile.mean_density.std()) > 0.02
+
+
+def test_the_ray_of_the_largest_error_hits_the_scene():
+    error, hit = torch.tensor([9.0, 1, 2, 3, 4, 0]), torch.tensor([False, True, True, True, True, False])
+    assert ray_panel.pixel_of("auto", (2, 3), error, hit) == (1, 1)
+    assert ray_panel.pixel_of([0, 2], (2, 3), error, hit) == (0, 2)
+    with pytest.raises(ValueError, match=r"ray=\[0,0\] misses the scene:"):
+        ray_panel.pixel_of([0, 0], (2, 3), error, hit)
+
+
+def test_a_view_is_a_row_of_captioned_panels(tmp_path):
+    truth = torch.zeros(150 * 2, 3)
+    rgb = truth.clone()
+    rgb[0] = pictures.LARGEST_ERROR
+    depth, acc = torch.linspace(1, 2, 300), torch.ones(300)
+    acc[-1] = 0
+    pictures.write_view(tmp_path / "row.png", (2, 150), truth, rgb, depth, acc)
+    row = iio.imread(tmp_path / "row.png")
+    assert row.shape == (pictures.CAPTION + 2, 5 * 154 - 4, 3)
+    panels = [row[pictures.CAPTION :, i * 154 : i * 154 + 150] for i in range(5)]
+    assert (panels[1][0, 0] == 64).all()
+    assert panels[2][0, 0].sum() > 500
+    assert panels[2][1:].max() < 20
+    assert panels[3][0, 0, 0] > panels[3][1, 100, 0]
+    assert (panels[4][1, -1] == 0).all()
+    assert (panels[4][0] == 255).all()
+    assert (row[: pictures.CAPTION] < 128).any()
+    assert np.ptp(row[:, 150:154]) == 0
+
+
+def test_peak_memory_is_that_of_the_worst_moment(capfd):
+    x = torch.zeros(1000)
+
+    def action():
+        (x[:, None] + x).sum()
+        (x + x).sum()
+
+    assert 4_000_000 <= peak_memory(action, torch.device("cpu")) < 4_100_000
+    assert capfd.readouterr().err == ""
