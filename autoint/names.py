@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 MOVED = {
-    "networks": "activations compilation drawing encodings grad_nets",
-    "integrals": "antiderivatives fitting quadrature",
-    "scenes": "camera_paths colors data occupancy ray_panel rays rendering sections video volume",
-    "scenes.models": "integral_volume models:scenes.models nerf radiance_field",
-    "scenes.data": "data.loading:scenes.data.batches",
-    "tomography": "data.scans:tomography.data.scans data.sinograms:tomography.data.sinograms",
     "files": "data.images:files.images data.reading:files.reading memory:files.machine",
-    "runs": "build callbacks checkpoints composing config evaluation loggers schedule seeding training",
+    "networks": "activations compilation drawing encodings grad_nets",
+    "integrals": "antiderivatives data.functions:integrals.functions fitting quadrature tasks.function:integrals.task",
+    "scenes": "camera_paths colors data occupancy ray_panel rays rendering sections tasks.volrend:scenes.task video volume",
+    "scenes.data": "data.loading:scenes.data.batches",
+    "scenes.models": "integral_volume models:scenes.models nerf radiance_field",
+    "tomography": "classics sparse_gradient sinogram_models:tomography.models tasks.ct:tomography.task",
+    "tomography.data": "data.exchange:tomography.data.exchange data.phantoms:tomography.data.phantoms "
+    "data.scans:tomography.data.scans data.sinograms:tomography.data.sinograms",
+    "runs": "build callbacks checkpoints composing config evaluation loggers schedule seeding stopping:runs.signals training",
     "reports": "closeups metrics pictures tables",
 }
 """Where the modules are that stood in ``autoint`` itself; ``old:new`` where the name is another."""
