@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import socket
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from autoint.files import torch_files
@@ -23,24 +25,53 @@ def over(rgba: Float[Tensor, "*n 4"], background: Float[Tensor, "*#n 3"]) -> Flo
     return rgba[..., :3] + (1 - rgba[..., 3:]) * background
 
 
-def psnr(image: Float[Tensor, "*n 3"], truth: Float[Tensor, "*n 3"]) -> Float[Tensor, ""]:
+def psnr(
+    image: Float[Tensor, "*n 3"], truth: Float[Tensor, "*n 3"], valid: Bool[Tensor, "*n"] | None = None
+) -> Float[Tensor, ""]:
     """Return the peak signal-to-noise ratio of one image, −10·log10(mean squared error), for values in [0, 1], in dB.
+
+    Only pixels that are ``valid`` count; NaN where none is.
 
     Example:
         >>> round(float(psnr(torch.full((2, 2, 3), 0.1), torch.zeros(2, 2, 3))), 4)
         20.0
     """
-    return -10 * (image.clamp(0, 1) - truth).square().mean().log10()
+    error = (image.clamp(0, 1) - truth).square()
+    return -10 * (error if valid is None else error[valid]).mean().log10()
 
 
-def ssim(image: Float[Tensor, "h w 3"], truth: Float[Tensor, "h w 3"]) -> Float[Tensor, ""]:
-    """Return the structural similarity of two images (H, W, 3) in [0, 1] (Gaussian window, σ = 1.5, 11×11)."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 
-    first, second = (x.clamp(0, 1).movedim(-1, 0)[None] for x in (image, truth))
-    value = structural_similarity_index_measure(first, second, data_range=1.0)
-    assert isinstance(value, Tensor)
-    return value
+
+def ssim(
+    image: Float[Tensor, "h w 3"], truth: Float[Tensor, "h w 3"], valid: Bool[Tensor, "h w"] | None = None
+) -> Float[Tensor, ""]:
+    """Return the structural similarity (Wang et al. 2004) of two images (H, W, 3) in [0, 1], as the field counts it.
+
+    The mean over channels and over all Gaussian windows (σ = 1.5, 11×11) that lie inside the image and hold nothing but
+    ``valid`` pixels, as scikit-image with ``gaussian_weights=True, use_sample_covariance=False`` and ``tf.image.ssim``
+    have it, with K₁ = 0.01 and K₂ = 0.03. NaN where there is no such window, as in images of less than 11 pixels.
+    """
+    x, y = (v.clamp(0, 1).double().movedim(-1, 0)[:, None] for v in (image, truth))  # (3, 1, H, W)
+    if min(x.shape[-2:]) < SSIM_WINDOW:
+        return image.new_tensor(math.nan)
+    places = torch.arange(SSIM_WINDOW, device=x.device, dtype=x.dtype) - SSIM_WINDOW // 2
+    window = torch.exp(-0.5 * (places / SSIM_SIGMA) ** 2)
+    window = window / window.sum()
+
+    def mean(values: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(values, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+
+    mean_x, mean_y = mean(x), mean(y)
+    variances = mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2
+    covariance = mean(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    values = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    values = values / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
+    if valid is not None:
+        masked = (~valid).to(x.dtype)[None, None]
+        values = values[:, 0, F.max_pool2d(masked, SSIM_WINDOW, 1)[0, 0] == 0]
+    return values.mean().to(image.dtype)
 
 
 BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
@@ -104,8 +135,13 @@ def lpips_metric(net: str, weights: str | None) -> torch.nn.Module | None:
         socket.setdefaulttimeout(before)
 
 
-def lpips(metric: torch.nn.Module, image: Tensor, truth: Tensor) -> Tensor:
-    """Return the LPIPS distance of two images (H, W, 3) in [0, 1]."""
+def lpips(metric: torch.nn.Module, image: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return the LPIPS distance of two images (H, W, 3) in [0, 1].
+
+    Its network looks at whole images: pixels that are not ``valid`` (H, W) show the truth in both.
+    """
+    if valid is not None:
+        image = torch.where(valid[..., None], image, truth)
     first, second = (x.clamp(0, 1).movedim(-1, 0)[None] * 2 - 1 for x in (image, truth))
     with torch.no_grad():
         return metric(first, second).squeeze()
