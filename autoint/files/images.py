@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,10 +15,11 @@ from torch import Tensor
 from autoint.files import reading
 from autoint.files.machine import installed_memory
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 FORMATS = ("PNG", "JPEG")
 MAX_PIXELS = 2**26
+MASK = "dynamic_mask_"
+"""Begins the name of the mask of an image, which stands beside it (instant-ngp)."""
 ORIENTATION = 0x0112
 """The EXIF tag that says how a picture is to be turned; 1 is upright."""
 BEGINNINGS = {
@@ -39,13 +39,12 @@ BEGINNINGS = {
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return a folder's images, sorted by name; at least one, and none that leads out of the folder."""
+    """Return the images of a folder of a scene, sorted by name and without their masks; at least one."""
     files = sorted(p for p in folder.iterdir() if p.suffix in reading.SUFFIXES) if folder.is_dir() else []
+    files = [file for file in files if not file.name.startswith(MASK)]
     if not files:
         raise ValueError(f"{folder}: no PNG or JPEG images there; restore the folder")
-    for file in files:
-        if not reading.inside(file, folder):
-            raise ValueError(f"{file}: a link that leaves the scene folder; put the image itself there")
+    reading.gathered(lambda file: reading.check_links(file, folder.parent), files)
     return files
 
 
@@ -69,7 +68,7 @@ def read_images(files: Sequence[Path], image_size: int | None) -> tuple[Tensor, 
     twice = [file for i, file in enumerate(files) if file in files[:i]]
     if twice:
         views = [i for i, file in enumerate(files) if file == twice[0]]
-        log.warning("%s is the image of %d views (%s); check the file that names it", twice[0], len(views), views)
+        reading.warn(f"{twice[0]} is the image of {len(views)} views ({views}); check the file that names it")
     width, height = _reduced_size(first[0], image_size)
     needed, there = len(files) * width * height * 16, installed_memory()
     if needed > there:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import math
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 
 from autoint.registry import nearest
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 U = TypeVar("U")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
@@ -21,42 +25,70 @@ SHOWN = 20
 MAX_JSON = 2**28
 
 
+class StrangeLinkError(ValueError):
+    """A link that leads out of a folder and belongs to somebody else."""
+
+
+@functools.cache
+def warn(text: str) -> None:
+    """Warn of something once in a run, however often its files are read; ``warn.cache_clear()`` begins a run."""
+    log.warning("%s", text)
+
+
 def gathered(check: Callable[[T], U], items: Iterable[T]) -> list[U]:
-    """Return ``check`` of every item; what is wrong with several is told in one ``ValueError``, a line each."""
-    out, wrong = [], []
+    """Return ``check`` of every item; what is wrong with several is told in one ``ValueError``, a line each.
+
+    Links that are refused are told in one line, however many.
+    """
+    out, found, links = [], [], []
     for item in items:
         try:
             out.append(check(item))
+        except StrangeLinkError as error:
+            links.append(str(error))
         except ValueError as error:
-            wrong.append(str(error))
+            found.append(str(error))
+    wrong, links = list(dict.fromkeys(found)), list(dict.fromkeys(links))
+    if links:
+        wrong.append(f"{links[0]}; {len(links) - 1} more links do so" if len(links) > 1 else links[0])
     if wrong:
         more = [f"… and {len(wrong) - SHOWN} more like these"] if len(wrong) > SHOWN else []
         raise ValueError("\n".join([*wrong[:SHOWN], *more]))
     return out
 
 
-def find_scene(data_dir: str, path: str, name: str, source: str, hint: Callable[[str], str] = lambda scene: "") -> Path:
+def find_scene(data_dir: str, path: str, name: str, source: str = "", archive: str = "") -> Path:
     """Return the scene's folder, or say where it was looked for and how to get the data.
 
     Args:
         data_dir: the folder of data sets.
         path: the scene's folder in it, or any other.
         name: of the data set's kind.
-        source: where such scenes are to be had.
-        hint: a quicker way to get a scene of this name, ending in ``or ``; empty where there is none.
+        source: how to get the public scenes of this kind.
+        archive: the folder below ``data_dir`` in which these scenes are; elsewhere ``source`` means nothing.
     """
     if not path:
         raise ValueError(f"scene.path is empty: give the scene's folder, as in scene={name} scene.path=FOLDER")
-    folder = Path(data_dir) / path
+    folder = scene_folder(data_dir, path)
     if folder.is_dir():
         return folder
+    if folder.exists():
+        raise ValueError(f"scene.path={path}: {folder} is a file; give the folder of the scene")
     siblings = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
     there = f" (there: {', '.join(siblings[:8])})" if siblings else ""
-    raise ValueError(
-        f"scene folder not found: {folder}{nearest(folder.name, siblings)}{there}; {hint(folder.name)}get {source}, "
-        "unpack it, and set "
-        f"data_dir=FOLDER so that FOLDER/{path} exists"
-    )
+    found = f"scene folder not found: {folder}{nearest(folder.name, siblings)}{there}"
+    if archive and Path(path).parts[:-1] == (archive,):
+        raise ValueError(f"{found}; get {source}, unpack it, and set data_dir=FOLDER so that FOLDER/{path} exists")
+    here = Path(path).expanduser()
+    if here.is_dir():
+        raise ValueError(f"{found}; did you mean scene.path={here.absolute()}?")
+    below = "" if here.is_absolute() else f", or one below data_dir={data_dir}"
+    raise ValueError(f"{found}; scene.path={path} does not exist: give the scene's folder by its whole path{below}")
+
+
+def scene_folder(data_dir: str, path: str) -> Path:
+    """Return a scene's folder: below the folder of data sets, unless its path is absolute; ``~`` is one's home."""
+    return Path(data_dir).expanduser() / Path(path).expanduser()
 
 
 def check_range(near: float, far: float) -> None:
@@ -143,28 +175,56 @@ def inside(file: Path, folder: Path) -> bool:
         return False
 
 
-def image_file(folder: Path, name: Any, where: str) -> Path:
+def check_links(file: Path, folder: Path) -> None:
+    """Refuse a path below ``folder`` that leaves it by a link of another user.
+
+    The links of the user, and of the machine's administrator, are followed: a data set may lie on several disks.
+    Somebody else's could show what only the user may read.
+    """
+    place = folder
+    for part in file.relative_to(folder).parts:
+        place = place / part
+        if place.is_symlink() and not trusted(place) and not inside(place, folder):
+            raise StrangeLinkError(
+                f"{place}: another user's link, which leaves the scene folder for {os.readlink(place)!r:.200}; put the "
+                "images themselves there, or a link of your own"
+            )
+
+
+def trusted(link: Path) -> bool:
+    """Return whether a link belongs to the user who runs this, or to the machine's administrator."""
+    return not hasattr(os, "geteuid") or link.lstat().st_uid in (0, os.geteuid())
+
+
+def image_file(folder: Path, name: Any, where: str, key: str = "file_path") -> Path:
     """Return the image that ``name`` stands for, with or without a suffix; be it there or not."""
-    where = f"{where}.file_path={name!r:.80}"
+    where = f"{where}.{key}={name!r:.80}"
     if not isinstance(name, str) or not name:
         raise ValueError(f"{where} must be the path of an image")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):
         raise ValueError(f"{where} is a URL or names a drive; use a path inside the scene folder")
     if len(name) > 1024 or "\0" in name:
         raise ValueError(f"{where} is no path of an image ({len(name)} characters); use a path inside the scene folder")
-    image = folder / name.replace("\\", "/")
+    # Without "..", which behind a link would lead elsewhere than it says.
+    place = Path(os.path.abspath(folder / name.replace("\\", "/")))
+    bases = (Path(os.path.abspath(folder)), folder.resolve())
+    base = next((base for base in bases if place.is_relative_to(base) and place != base), None)
+    if base is None:
+        raise ValueError(f"{where} leaves the scene folder; use a path inside it")
+    image = folder / place.relative_to(base)
     # NeRF-synthetic leaves out the suffix; 'r_0.5' has a dot and still no suffix.
-    candidates = (image, *(image.with_name(image.name + suffix) for suffix in SUFFIXES if image.name))
+    candidates = (image, *(image.with_name(image.name + suffix) for suffix in SUFFIXES))
     for candidate in candidates:
-        if not inside(candidate, folder):
-            raise ValueError(f"{where} leaves the scene folder; use a path inside it")
+        check_links(candidate, folder)
         if candidate.is_file():
             return candidate
-    return image
+    return next((candidate for candidate in candidates if candidate.is_symlink()), image)
 
 
 def alike(file: Path) -> str:
     """Return ``; did you mean 'x'?`` for a file with nearly the same name beside one that is not there."""
+    if file.is_symlink():
+        return f"; it is a link to {os.readlink(file)!r:.200}, where no file is"
     names = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
     folded = [name for name in names if file.name.casefold() in (name.casefold(), name.casefold().rpartition(".")[0])]
     return f"; did you mean '{folded[0]}'?" if folded else nearest(file.name, names)

@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 import autoint
 from autoint.registry import nearest, unknown
 from autoint.runs.composing import as_data
+from autoint.runs.scene_folders import with_scene_folders
 from autoint.runs.signals import Stopped
 
 TRACE = "HYDRA_FULL_ERROR"
@@ -118,6 +119,8 @@ def entry(
                 if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
                     raise ValueError("--experimental-rerun reads a pickle, which is code; give the overrides anew")
                 (store_groups if groups else store_evaluation)()
+                if groups:
+                    sys.argv[1:] = with_scene_folders(sys.argv[1:], conf)
                 known += known_keys() if groups else evaluation_keys()
                 with as_data():
                     program(_collecting(function, errors, sweeps, known))()

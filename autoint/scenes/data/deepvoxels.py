@@ -11,7 +11,7 @@ from autoint.files import reading
 from autoint.files.images import images_in, read_images
 from autoint.registry import DATASETS
 from autoint.runs.seeding import generator
-from autoint.scenes.data import download
+from autoint.scenes.data import masks
 from autoint.scenes.data.poses import rigid
 from autoint.scenes.data.views import Views, evenly
 from autoint.scenes.rays import Intrinsics
@@ -67,16 +67,17 @@ def deepvoxels(
     images, size = read_images([files[i] for i in chosen], image_size)
     intrinsics = _cropped(intrinsics, size, folder).resized(images.shape[2], images.shape[1])
     names, box = tuple(files[i].stem for i in chosen), (center - radius, center + radius)
-    return Views(images, poses[chosen], intrinsics, near, far, names, box)
+    mask = masks.read([files[i] for i in chosen], [None] * len(chosen), size, image_size)
+    return Views(images, poses[chosen], intrinsics, near, far, names, box, mask=mask)
 
 
 def _folder(data_dir: str, path: str, split: str) -> tuple[Path, bool]:
     """The folder of a split, and whether it holds all images of the scene, not only the split's."""
-    scene, name = Path(data_dir) / path, SPLITS[split]
+    scene, name = reading.scene_folder(data_dir, path), SPLITS[split]
     for candidate in (scene / name, scene.parent / name / scene.name, scene) if path else ():
         if (candidate / "intrinsics.txt").is_file():
             return candidate, candidate == scene
-    scene = reading.find_scene(data_dir, path, "deepvoxels", SOURCE, download.hint)
+    scene = reading.find_scene(data_dir, path, "deepvoxels", SOURCE, "deepvoxels")
     raise ValueError(f"{scene}: no intrinsics.txt there, in {name} or in ../{name}/{scene.name}; {NEEDS}")
 
 

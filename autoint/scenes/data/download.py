@@ -162,6 +162,7 @@ def main(arguments: list[str]) -> None:
     print(f"{folder}\nnext: python train.py scene={chosen.scene} data_dir={chosen.to}")
 
 
-def hint(scene: str) -> str:
-    """Return how to get a scene, ending in ``or ``, before another way; empty where it cannot be fetched."""
-    return f"autoint download {scene}, or " if scene in SCENES else ""
+def source(path: str, otherwise: str) -> str:
+    """Return how to get the scene of a path: by this command, if it has it, or ``otherwise``."""
+    scene = PurePosixPath(path).name
+    return f"it by autoint download {scene}, or get {otherwise}" if scene in SCENES else otherwise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from autoint.files import reading
 
-log = logging.getLogger(__name__)
 EXACT, NEARLY = 1e-4, 1e-2
 """Largest entries of |RRᵀ − I| that rounding explains, and that the nearest rotation mends."""
 FORM = "give a 4x4 camera-to-world matrix"
@@ -54,10 +52,10 @@ def rigid(matrices: Sequence[Tensor], where: Sequence[str]) -> Tensor:
     off = gaps > EXACT
     if off.any():
         worst = int(gaps.argmax())
-        log.warning(
-            "%s: |RRᵀ−I| up to %.2g, more than rounding, as in %d of %d poses; the nearest rotations are taken",
-            where[worst], float(gaps[worst]), int(off.sum()), len(poses),
-        )  # fmt: skip
+        reading.warn(
+            f"{where[worst]}: |RRᵀ−I| up to {float(gaps[worst]):.2g}, more than rounding, as in {int(off.sum())} of "
+            f"{len(poses)} poses; the nearest rotations are taken"
+        )
         u, _, vh = torch.linalg.svd(poses[off, :3, :3])
         poses[off, :3, :3] = u @ vh
     warn_of_twins(poses, where)
@@ -104,7 +102,7 @@ def warn_of_twins(poses: Tensor, where: Sequence[str], others: Tensor | None = N
     if twins:
         more = f", and {len(twins) - 3} more" if len(twins) > 3 else ""
         seen = "" if others is None else ", so that what is tested was seen in training"
-        log.warning("%s%s%s; check the file", "; ".join(twins[:3]), more, seen)
+        reading.warn(f"{'; '.join(twins[:3])}{more}{seen}; check the file")
 
 
 def _key(pose: Tensor) -> bytes:
