@@ -96,7 +96,15 @@ def row_of(panels: dict[str, Tensor]) -> Image.Image:
     return sheet
 
 
-def write_view(file: Path, shape: tuple[int, int], truth: Tensor, rgb: Tensor, depth: Tensor, acc: Tensor) -> None:
+def write_view(
+    file: Path,
+    shape: tuple[int, int],
+    truth: Tensor,
+    rgb: Tensor,
+    depth: Tensor,
+    acc: Tensor,
+    valid: Tensor | None = None,
+) -> None:
     """Write a view as truth, rendering, error, depth and opacity side by side, as a PNG.
 
     Args:
@@ -104,13 +112,17 @@ def write_view(file: Path, shape: tuple[int, int], truth: Tensor, rgb: Tensor, d
         shape: height and width.
         truth, rgb: the pixels, (H·W, 3) in [0, 1].
         depth, acc: depth and opacity, (H·W,).
+        valid: which pixels count, (H·W,); the others are grey in the truth, and without an error. None for all.
     """
-    truth, rgb, depth, acc = (x.cpu().reshape(*shape, *x.shape[1:]) for x in (truth, rgb, depth, acc))
+    error = root_mean_square(rgb, truth)
+    if valid is not None:
+        truth, error = torch.where(valid[:, None], truth, 0.5), torch.where(valid, error, 0)
+    truth, rgb, depth, acc, error = (x.cpu().reshape(*shape, *x.shape[1:]) for x in (truth, rgb, depth, acc, error))
     low, high = seen_range(depth, acc)
     panels = {
         "truth": truth,
         "rendering": rgb,
-        f"error, 0 to {LARGEST_ERROR}": error_image(root_mean_square(rgb, truth)),
+        f"error, 0 to {LARGEST_ERROR}": error_image(error),
         f"depth, {float(low):.2f} to {float(high):.2f}": depth_image(depth, acc),
         "opacity": grey_image(acc),
     }

@@ -54,7 +54,8 @@ class Looking:
     """How scenes are looked at, beside their views; ``ValueError`` names the key, the value and what is allowed.
 
     Attributes:
-        video: a camera path, orbit (a turn around the scene) or spiral (before the mean camera), or none.
+        video: a camera path, orbit (a turn around the scene) or spiral (a loop before the mean camera), or none; of
+            cameras on one side both are the spiral, and of those around the scene a spiral is before one of them.
         video_frames: of the whole path.
         video_fps: frames per second.
         ray: [row, column] of the first view, or auto (its largest error): a panel that shows this ray; or none.
@@ -97,12 +98,14 @@ def evaluate(
     metric = metrics.lpips_metric(config.lpips, config.lpips_weights)
     values, seen, ray = [], 0.0, config.of("volrend").ray
     way = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("runs", "data_dir")}
-    unfinished = PartialEvaluation(folder, volume, {"run": run.to_plain(), "way": way, "lpips": metric is not None})
+    settings = {"run": run.to_plain(), "way": way, "lpips": metric is not None, "ssim": metrics.SSIM_WINDOW}
+    unfinished = PartialEvaluation(folder, volume, settings)
     if unfinished.done:
         log.info("%s: %d of %d images were done before", name, len(unfinished.done), len(images))
     for item in tqdm(range(len(images)), desc=name, unit="image"):
         batch, view = images[item].to(background.device), views.names[item]
-        if known := unfinished.found(view, batch.rgba):
+        counted = batch.rgba if batch.valid is None else torch.cat([batch.rgba, batch.valid[:, None].float()], dim=-1)
+        if known := unfinished.found(view, counted):
             values.append(known["values"])
             seen = max(seen, known["acc"])
             continue
@@ -111,30 +114,42 @@ def evaluate(
         assert batch.shape is not None
         image, target = rgb_cpu.reshape(*batch.shape, 3), truth.reshape(*batch.shape, 3)
         seen = max(seen, float(acc.max()))
-        values.append(
-            {
-                "image": view,
-                "psnr": float(metrics.psnr(image, target)),
-                "ssim": float(metrics.ssim(image, target)),
-                "lpips": float(metrics.lpips(metric, image, target)) if metric else math.nan,
-                "seconds_per_frame": seconds,
-            }
-        )
+        valid = None if batch.valid is None else batch.valid.cpu()
+        values.append({"image": view, **_measured(metric, image, target, valid), "seconds_per_frame": seconds})
         pictures.write(folder / "renders" / f"{view}.png", image)
-        pictures.write_view(folder / f"{view}.png", batch.shape, truth, rgb_cpu, depth, acc)
+        pictures.write_view(folder / f"{view}.png", batch.shape, truth, rgb_cpu, depth, acc, batch.valid)
         if item == 0 and ray != "none" and isinstance(volume, AbstractSections):
             error = pictures.root_mean_square(rgb_cpu, truth)
+            error = error if valid is None else torch.where(valid, error, 0)
             row, column = ray_panel.pixel_of(ray, batch.shape, error, volume.hit(batch.rays))
             pixel = row * batch.shape[1] + column
             profile = ray_panel.ray_profile(volume, batch.rays[pixel : pixel + 1], background)
             file = folder / f"ray_{view}_{row}_{column}.png"
             ray_panel.write_ray(file, f"{name}, {view}", (row, column), target, image, profile)
-        unfinished.note(view, batch.rgba, {"values": values[-1], "acc": float(acc.max())})
+        unfinished.note(view, counted, {"values": values[-1], "acc": float(acc.max())})
     if ray != "none" and not isinstance(volume, AbstractSections):
         log.warning("%s: ray=%s shows the sections of a ray, which this model has not", name, ray)
     if seen < 1e-3:
         log.warning("%s: nothing but background was rendered; the training has collapsed", name)
     return values
+
+
+def _measured(
+    metric: torch.nn.Module | None, image: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor | None
+) -> dict[str, float]:
+    """Return PSNR, SSIM and LPIPS of an image (H, W, 3) on the pixels that are ``valid`` (H·W,)."""
+    shown = None if valid is None else valid.view(image.shape[:2])
+    return {
+        "psnr": float(metrics.psnr(image, truth, shown)),
+        "ssim": float(metrics.ssim(image, truth, shown)),
+        "lpips": float(metrics.lpips(metric, image, truth, shown)) if metric else math.nan,
+    }
+
+
+def mean_of(values: list[dict[str, Any]], key: str) -> float:
+    """Return the mean of a value over the images that have it; NaN where none has."""
+    there = [value[key] for value in values if not math.isnan(value[key])]
+    return sum(there) / len(there) if there else math.nan
 
 
 def _rendered(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,28 +17,36 @@ from autoint.runs.steps import StepLoader
 from autoint.scenes.data.views import Views
 from autoint.scenes.rays import Rays
 
+log = logging.getLogger(__name__)
 Hit = Callable[[Rays], Tensor]
+FEW = 0.02
+"""A share of the training rays, of which it is worth a warning that no more meet the scene."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Rays, the premultiplied RGBA (R, 4) that each of them shows, and the (height, width) of a whole image.
 
-    An image that another process counts already is not ``counted``.
+    An image that another process counts already is not ``counted``. Of a whole image with a mask only the pixels that
+    are ``valid`` (R,) are measured; None for all.
     """
 
     rays: Rays
     rgba: Tensor
     shape: tuple[int, int] | None = None
     counted: bool = True
+    valid: Tensor | None = None
 
     def to(self, target: torch.device | torch.dtype, **kwargs: bool) -> Batch:
         """Return the batch on another device or in another precision."""
-        return dataclasses.replace(self, rays=self.rays.to(target), rgba=self.rgba.to(target))
+        valid = self.valid
+        if valid is not None and not isinstance(target, torch.dtype):
+            valid = valid.to(target)
+        return dataclasses.replace(self, rays=self.rays.to(target), rgba=self.rgba.to(target), valid=valid)
 
 
 class Pixels:
-    """All pixels of a set of views whose rays hit the scene's box, in an order drawn anew each epoch.
+    """All pixels of a set of views that count and whose rays hit the scene's box, in an order drawn anew each epoch.
 
     Args:
         views: the training views.
@@ -63,10 +72,16 @@ class Pixels:
         self.batch_size, self.seed, self.images = batch_size, seed, images
         self.rank, self.world = rank, world
         hits = [hit(views.rays_of(v)) for v in range(len(views))]
+        if rank == 0:
+            _tell(hits, views)
+        if views.mask is not None:
+            hits = [h & one.flatten() for h, one in zip(hits, views.mask, strict=True)]
         self.counts = torch.tensor([int(h.sum()) for h in hits])
         self.index = torch.cat(hits).nonzero()[:, 0]
         if not len(self.index):
-            raise ValueError("no ray of the training views meets the scene's box; check the poses, near and far")
+            counted = "" if views.mask is None else ", of the pixels that the masks leave"
+            mend = "check the poses and their axes, scene.near and scene.far"
+            raise ValueError(f"no ray of the training views meets the scene's box{counted}; {mend}")
         self.views = views.to(device)
         self.index, self.rgba = self.index.to(device), self.views.images.reshape(-1, 4)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
@@ -102,6 +117,17 @@ class Pixels:
         return Batch(rays, self.rgba[index])
 
 
+def _tell(hits: list[Tensor], views: Views) -> None:
+    """Say how many of the training rays meet the scene; few, or none of some views, are worth a warning."""
+    share, seeing = float(torch.cat(hits).float().mean()), sum(bool(h.any()) for h in hits)
+    found = f"{share:.1%} of the training rays meet the scene's box, in {seeing} of {len(hits)} views"
+    if share < FEW or seeing < len(hits):
+        mend = "check the poses and their axes, scene.near and scene.far"
+        log.warning("%s (near %.4g, far %.4g); %s", found, views.near, views.far, mend)
+    else:
+        log.info("%s", found)
+
+
 class WholeImages(Dataset[Batch]):
     """Every item is one whole image, as a batch of all of its rays.
 
@@ -119,7 +145,9 @@ class WholeImages(Dataset[Batch]):
         view = self.rank + item * self.world
         image = self.views.images[view % len(self.views)]
         shape = (image.shape[0], image.shape[1])
-        return Batch(self.views.rays_of(view % len(self.views)), image.reshape(-1, 4), shape, view < len(self.views))
+        valid = None if self.views.mask is None else self.views.mask[view % len(self.views)].flatten()
+        rays, counted = self.views.rays_of(view % len(self.views)), view < len(self.views)
+        return Batch(rays, image.reshape(-1, 4), shape, counted, valid)
 
 
 class ViewsData(pl.LightningDataModule):

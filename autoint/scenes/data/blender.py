@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import Any
 
 from autoint.files import reading
 from autoint.files.images import read_images
 from autoint.registry import DATASETS
 from autoint.scenes.data import download
+from autoint.scenes.data.frames import Frame, frames_of, intrinsics_of, mask_of, split_file
 from autoint.scenes.data.poses import poses_of, warn_of_twins
-from autoint.scenes.data.views import Views, evenly
-from autoint.scenes.rays import Intrinsics
+from autoint.scenes.data.views import Views, check_lens, evenly
 
-log = logging.getLogger(__name__)
 SOURCE = "the NeRF-synthetic archive (nerf_synthetic.zip) linked from the NeRF project page, https://www.matthewtancik.com/nerf"
-NEEDS = "a Blender scene has transforms_train.json, _val.json and _test.json"
+NEEDS = "a Blender scene has transforms_train.json and _val.json or _test.json, of which one may stand for the other"
 
 
 @DATASETS.register("blender")
@@ -32,6 +29,9 @@ def blender(
 ) -> Views:
     """Load one split of a Blender scene.
 
+    Of ``transforms_val.json`` and ``transforms_test.json`` one may stand for the other. Beside ``camera_angle_x`` the
+    files may say of their cameras whatever those of ``scene=transforms`` may, and name masks.
+
     Args:
         data_dir: the folder that holds data sets.
         split: ``train``, ``val`` or ``test``.
@@ -44,28 +44,34 @@ def blender(
         ValueError: naming the file or key, what was found and the mend.
     """
     reading.check_range(near, far)
-    folder = reading.find_scene(data_dir, path, "blender", SOURCE, download.hint)
-    file = folder / f"transforms_{split}.json"
-    transforms = reading.read_json(file, NEEDS)
-    frames = reading.frames_of(transforms, file)
-    fov = reading.angle(transforms.get("camera_angle_x"), f"{file}: camera_angle_x")
+    folder = reading.find_scene(data_dir, path, "blender", download.source(path, SOURCE), "nerf_synthetic")
+    file = split_file(folder, split)
+    frames = frames_of(file, NEEDS)
     poses = poses_of(frames, file)
     train = folder / "transforms_train.json"
     if split != "train" and train.is_file():
         seen = poses_of(reading.frames_of(reading.read_json(train, NEEDS), train), train)
-        warn_of_twins(poses, [f"{file}: frames[{i}]" for i in range(len(frames))], seen, train.name)
+        warn_of_twins(poses, [frame["where"] for frame in frames], seen, train.name)
     chosen = evenly(len(frames), at_most)
-    files = reading.gathered(lambda i: _image(folder, frames[i], f"{file}: frames[{i}]"), chosen)
+    frames = [frames[i] for i in chosen]
+    files = reading.gathered(lambda frame: _image(folder, frame), frames)
     images, size = read_images(files, image_size)
-    if bool((images[..., 3] == 1).all()):
-        log.warning("%s: none of %d images has transparency; their background is a part of the scene", file, len(files))
-    intrinsics = Intrinsics.from_fov(fov, *size).resized(images.shape[2], images.shape[1])
-    return Views(images, poses[chosen], intrinsics, near, far, tuple(f.stem for f in files))
+    intrinsics = intrinsics_of(frames, size)
+    check_lens(intrinsics, str(file))
+    intrinsics, names = intrinsics.resized(images.shape[2], images.shape[1]), tuple(f.stem for f in files)
+    mask = mask_of(frames, folder, size, image_size)
+    views = Views(images, poses[chosen], intrinsics, near, far, names, mask=mask)
+    if bool((views.alpha == 1).all()):
+        found = f"none of {len(files)} images has transparency"
+        reading.warn(f"{file}: {found}; their background is a part of the scene")
+    return views
 
 
-def _image(folder: Path, frame: dict[str, Any], where: str) -> Path:
-    image = reading.image_file(folder, frame.get("file_path"), where)
+def _image(folder: Path, frame: Frame) -> Path:
+    """Return the image of a frame, which is noted in it as ``image``."""
+    where = frame["where"]
+    image = frame["image"] = reading.image_file(folder, frame.get("file_path"), where)
     if not image.is_file():
-        found = f"{where}.file_path={frame['file_path']!r}: image {image}[.png] not found"
+        found = f"{where}.file_path={frame['file_path']!r:.80}: image {image}[.png] not found"
         raise ValueError(f"{found}{reading.alike(image)}; restore the file")
     return image

@@ -13,7 +13,7 @@ from torch import Tensor
 from autoint.files import reading
 from autoint.files.images import image_size_of, images_in, read_images
 from autoint.registry import DATASETS
-from autoint.scenes.data import download
+from autoint.scenes.data import download, masks
 from autoint.scenes.data.poses import rigid
 from autoint.scenes.data.views import Views, evenly, held_out
 from autoint.scenes.rays import DeviceCoordinates, Intrinsics
@@ -55,7 +55,7 @@ def llff(
     Raises:
         ValueError: naming the file or key, what was found and the mend.
     """
-    folder = reading.find_scene(data_dir, path, "llff", SOURCE, download.hint)
+    folder = reading.find_scene(data_dir, path, "llff", download.source(path, SOURCE), "nerf_llff_data")
     poses, sizes, bounds = _poses_bounds(folder / "poses_bounds.npy")
     files = images_in(_image_folder(folder, factor, image_size))
     if len(files) != len(poses):
@@ -79,7 +79,7 @@ def llff(
     lower, upper = everything.frustum_box(5)
     kept = held_out(len(files), hold_every, split)
     chosen = [kept[i] for i in evenly(len(kept), at_most)]
-    images, _ = read_images([files[i] for i in chosen], image_size)
+    images, size = read_images([files[i] for i in chosen], image_size)
     return replace(
         everything,
         images=images,
@@ -87,6 +87,7 @@ def llff(
         intrinsics=intrinsics[chosen].resized(images.shape[2], images.shape[1]),
         names=tuple(files[i].stem for i in chosen),
         box=(lower, upper),
+        mask=masks.read([files[i] for i in chosen], [None] * len(chosen), size, image_size),
     )
 
 

@@ -38,6 +38,7 @@ class Views:
         box: lower and upper corner (3,) of the scene where they are known; None leaves them to the visual hull.
         device: the normalised device coordinates that the rays and the box are in; None for the world's. Range and
             length of the rays are then those of the cube, and ``near`` and ``far`` mean nothing.
+        mask: which pixels count, (V, H, W) of bool: the others neither train nor are measured; None for all.
     """
 
     images: Tensor
@@ -48,6 +49,7 @@ class Views:
     names: tuple[str, ...]
     box: tuple[Tensor, Tensor] | None = None
     device: DeviceCoordinates | None = None
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.poses)
@@ -58,7 +60,14 @@ class Views:
         lens = None if k.distortion is None else k.distortion.to(device)
         cameras = dataclasses.replace(k, pinhole=k.pinhole.to(device), distortion=lens)
         images, poses = self.images.to(device), self.poses.to(device)
-        return dataclasses.replace(self, images=images, poses=poses, intrinsics=cameras)
+        mask = None if self.mask is None else self.mask.to(device)
+        return dataclasses.replace(self, images=images, poses=poses, intrinsics=cameras, mask=mask)
+
+    @property
+    def alpha(self) -> Tensor:
+        """The opacity of every pixel, (V, H, W): of one that is masked nothing is known, and it is taken as opaque."""
+        alpha = self.images[..., 3]
+        return alpha if self.mask is None else torch.where(self.mask, alpha, 1.0)
 
     def rays(self, view: Tensor, row: Tensor, column: Tensor) -> Rays:
         """Return the rays through the centres of pixels (view, row, column), each (R,)."""

@@ -1,0 +1,109 @@
+"""The frames of transforms files, Blender's and captures' alike: cameras, images, masks and the files of splits."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoint.files import reading
+from autoint.scenes.data import masks
+from autoint.scenes.rays import Intrinsics
+
+CAMERAS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
+DISTORTION = ("k1", "k2", "k3", "p1", "p2")
+UNSUPPORTED = ("k4", "is_fisheye", "ftheta_p0", "rolling_shutter")
+Frame = dict[str, Any]
+
+
+def frames_of(file: Path, needs: str) -> list[Frame]:
+    """Return a file's frames: each with what stands at the top of the file, and ``where`` to find it in errors."""
+    top = reading.read_json(file, needs)
+    shared = {key: value for key, value in top.items() if key != "frames"}
+    frames = reading.frames_of(top, file)
+    out = [{**shared, **frame, "where": f"{file}: frames[{i}]"} for i, frame in enumerate(frames)]
+    for frame in out:
+        model = frame.get("camera_model", "OPENCV")
+        if model not in CAMERAS:
+            raise ValueError(
+                f"{frame['where']}: camera_model={model!r:.80} is not supported (available: {', '.join(CAMERAS)}); "
+                "undistort the images to a pinhole camera"
+            )
+        for key in UNSUPPORTED:
+            value = frame.get(key)
+            if any(value) if isinstance(value, list) else value:
+                found = f"{key}={value!r:.80} is not supported"
+                raise ValueError(f"{frame['where']}: {found}; undistort the images beforehand")
+    return out
+
+
+def split_file(folder: Path, split: str) -> Path:
+    """Return the file of a split; val and test stand for each other where one of them is missing, which is said."""
+    file = folder / f"transforms_{split}.json"
+    other = {"val": "test", "test": "val"}.get(split)
+    if file.is_file() or other is None or not (there := folder / f"transforms_{other}.json").is_file():
+        return file
+    reading.warn(f"{file}: not there; {there.name} stands for it")
+    return there
+
+
+def number(frame: Frame, key: str, default: float | None = None, positive: bool = False) -> float:
+    """Return a number of a frame, or refuse what is none."""
+    value = frame.get(key, default)
+    if not reading.is_number(value) or (positive and value <= 0):
+        kind = "positive " if positive else ""
+        raise ValueError(f"{frame['where']}: {key}={value!r:.80} must be a {kind}finite number")
+    return float(value)
+
+
+def intrinsics_of(frames: Sequence[Frame], size: tuple[int, int]) -> Intrinsics:
+    """Return the cameras of images of ``size`` (width, height), one for each frame, or one where all are the same."""
+    pinhole, distortion = [], []
+    for frame in frames:
+        width, height = (number(frame, key, side, True) for key, side in zip("wh", size, strict=True))
+        if abs(width * size[1] - height * size[0]) > 0.01 * width * size[1]:
+            found = f"w={width:g}, h={height:g}, but its image is {size[0]}x{size[1]}"
+            raise ValueError(f"{frame['where']}: {found}; give the size of the image, or of what it was reduced from")
+        fx = _focal(frame, "x", width)
+        if fx is None:
+            angle = f"camera_angle_x={frame.get('camera_angle_x')!r:.80} must be an angle in radians"
+            raise ValueError(f"{frame['where']}: neither fl_x nor camera_angle_x is given; give one of them ({angle})")
+        fy = _focal(frame, "y", height) or fx
+        center = number(frame, "cx", width / 2), number(frame, "cy", height / 2)
+        factors = size[0] / width, size[1] / height
+        pinhole.append([fx * factors[0], fy * factors[1], center[0] * factors[0], center[1] * factors[1]])
+        distortion.append([number(frame, key, 0.0) for key in DISTORTION])
+    if all(k == pinhole[0] for k in pinhole) and all(d == distortion[0] for d in distortion):
+        pinhole, distortion = pinhole[:1], distortion[:1]
+    lens = torch.tensor(distortion) if any(any(d) for d in distortion) else None
+    return Intrinsics(torch.tensor(pinhole), *size, lens)
+
+
+def _focal(frame: Frame, axis: str, side: float) -> float | None:
+    if frame.get(f"fl_{axis}") is not None:
+        return number(frame, f"fl_{axis}", positive=True)
+    key = f"camera_angle_{axis}"
+    if frame.get(key) is None:
+        return None
+    return 0.5 * side / math.tan(0.5 * reading.angle(frame[key], f"{frame['where']}: {key}"))
+
+
+def mask_of(frames: Sequence[Frame], folder: Path, size: tuple[int, int], image_size: int | None) -> Tensor | None:
+    """Return which pixels of the frames' images count, by ``mask_path`` and by files; see :func:`masks.read`."""
+    named = [
+        None
+        if frame.get("mask_path") is None
+        else reading.image_file(folder, frame["mask_path"], frame["where"], "mask_path")
+        for frame in frames
+    ]
+    return masks.read([frame["image"] for frame in frames], named, size, image_size)
+
+
+def plain(name: str) -> str:
+    """Return an image's path as it is compared: with slashes, and without ``./``."""
+    return posixpath.normpath(name.replace("\\", "/"))
