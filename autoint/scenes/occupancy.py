@@ -93,9 +93,11 @@ def visual_hull(views: Views) -> Occupancy:
 
     Cells that fewer than half of the views have in their image, between near and far, are taken as empty. The box is
     the data set's, where it knows one, or else that of the hull, grown by one cell on every side; where nothing is
-    opaque it is the frustum box, with every cell occupied.
+    opaque, or nothing transparent, it is the frustum box, with every cell occupied. Pixels that are masked rule nothing
+    out. A hull that is empty although the images show something is refused: the cameras contradict the images.
     """
-    if views.box is not None and (views.device is not None or bool((views.images[..., 3] > TRANSPARENT).all())):
+    clear = views.alpha <= TRANSPARENT
+    if views.box is not None and (views.device is not None or not bool(clear.any())):
         return Occupancy(*views.box)
     lower, upper = views.box or views.frustum_box()
     for resolution in (RESOLUTION // 2, RESOLUTION):  # once coarsely over all that the cameras see, once within that
@@ -103,14 +105,30 @@ def visual_hull(views: Views) -> Occupancy:
             break
         cell = (upper - lower) / resolution
         centres = _centres(lower, upper, resolution)
-        full = centres[_carve(views, centres, 0.5 * float(cell.norm()))]
+        left, often = _carve(views, centres, 0.5 * float(cell.norm()))
+        full = centres[left[often]]
         if not len(full):
-            return Occupancy(lower, upper)
+            if bool(clear.all()) or not bool(clear.any()):
+                return Occupancy(lower, upper)
+            raise ValueError(_contradiction(views, "no point"))
         lower, upper = full.amin(0) - 1.5 * cell, full.amax(0) + 1.5 * cell
     centres = _centres(lower, upper, RESOLUTION)
+    left, often = _carve(views, centres, 0.5 * float(((upper - lower) / RESOLUTION).norm()))
+    if not len(left) and views.box is not None and not bool(clear.all()):
+        raise ValueError(_contradiction(views, "no cell of the box"))
     hull = torch.zeros(len(centres), dtype=torch.bool)
-    hull[_carve(views, centres, 0.5 * float(((upper - lower) / RESOLUTION).norm()))] = True
+    # What nothing rules out may be seen by few, and fine cells may be missed by all of a coarse one: then all count.
+    hull[left[often] if often.any() else left if len(left) else slice(None)] = True
     return Occupancy(lower, upper, hull.view(RESOLUTION, RESOLUTION, RESOLUTION))
+
+
+def _contradiction(views: Views, what: str) -> str:
+    return (
+        f"the visual hull is empty: {what} between near={views.near:.4g} and far={views.far:.4g} is opaque in all "
+        f"training views ({len(views)}) that see it, half of them at least; check the poses and their axes (+x right, "
+        "+y up, looking along −z), scene.near and scene.far; where cameras look outwards, use scene=transforms "
+        "scene.bounds=frustum"
+    )
 
 
 def _centres(lower: Tensor, upper: Tensor, resolution: int) -> Tensor:
@@ -118,11 +136,14 @@ def _centres(lower: Tensor, upper: Tensor, resolution: int) -> Tensor:
     return torch.cartesian_prod(*(lo + fractions * (up - lo) for lo, up in zip(lower, upper, strict=True)))
 
 
-def _carve(views: Views, points: Tensor, radius: float) -> Tensor:
-    """Return the numbers of those points (P, 3) that no view sees as transparent, looking ``radius`` around each."""
+def _carve(views: Views, points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """Return the numbers of those points (P, 3) that no view sees as transparent, and which of them half of all see.
+
+    A view looks ``radius`` around each point. Of what is masked in it, it says nothing.
+    """
     height, width = views.images.shape[1:3]
-    left, seen = torch.arange(len(points)), torch.zeros(len(points))
-    for view, image in enumerate(views.images):
+    left, seen, asked = torch.arange(len(points)), torch.zeros(len(points)), torch.full((len(points),), len(views))
+    for view, alpha in enumerate(views.alpha):
         x, y, depth = views.project(view, points)
         distance = (points - views.poses[view, :3, 3]).norm(dim=-1)
         ahead = (depth > 0) & (distance > views.near - radius) & (distance < views.far + radius)
@@ -134,8 +155,12 @@ def _carve(views: Views, points: Tensor, radius: float) -> Tensor:
         stepped = points[inside] + views.poses[view, :3, 0]
         pixels = float((views.project(view, stepped)[0] - x[inside]).abs().quantile(0.9))
         kernel = 2 * min(math.ceil(radius * pixels), (min(width, height) - 1) // 2) + 1
-        opaque = F.max_pool2d(image[None, None, ..., 3], kernel, 1, kernel // 2)[0, 0] > TRANSPARENT
+        opaque = F.max_pool2d(alpha[None, None], kernel, 1, kernel // 2)[0, 0] > TRANSPARENT
         alive = ~inside
         alive[inside] = opaque[row[inside], column[inside]]
-        left, seen, points = left[alive], (seen + inside)[alive], points[alive]
-    return left[seen >= 0.5 * len(views)]
+        if views.mask is not None:
+            masked = inside.clone()
+            masked[inside] = ~views.mask[view, row[inside], column[inside]]
+            inside, asked = inside & ~masked, asked - masked.long()
+        left, seen, asked, points = left[alive], (seen + inside)[alive], asked[alive], points[alive]
+    return left, (seen >= 0.5 * asked) & (seen > 0)
