@@ -83,18 +83,33 @@ def orbit(views: Views, frames: int) -> Tensor:
 
 
 def spiral(views: Views, frames: int) -> Tensor:
-    """Return a loop (F, 4, 4) before the mean camera, within the cameras' spread, looking at what they look at."""
+    """Return a loop (F, 4, 4) before the mean camera, within the cameras' spread, looking at what they look at.
+
+    The mean of cameras that stand around the scene is inside of it: there the loop is before one of them, the first
+    that looks at the centre, at their median distance.
+    """
     poses = views.poses.double()
-    position, back = poses[:, :3, 3].mean(0), normalize(poses[:, :3, 2].mean(0), dim=0)
-    mean = look_at(position[None], position - back, poses[:, :3, 1].mean(0))[0, :3, :3]
-    local = (poses[:, :3, 3] - position) @ mean
-    radius = local.abs().quantile(0.8, dim=0)
-    focus = float((position - centre(poses)) @ back)
-    # Parallel axes meet nowhere: then something far away is looked at. The range of t is no help, as it may be that of
-    # normalised device coordinates.
-    spread = float(radius.norm())
-    if focus < 2 * spread or focus <= 0:
-        focus = 10 * spread or 1.0
+    if surrounds(poses):
+        middle = centre(poses)
+        out = poses[:, :3, 3] - middle
+        directly = (normalize(out, dim=-1) * poses[:, :3, 2]).sum(-1)
+        first = int((directly > directly.max() - 0.01).nonzero()[0])
+        focus = float(out.norm(dim=-1).median())
+        back, up = normalize(out[first], dim=0), poses[first, :3, 1]
+        position = middle + focus * back
+        radius = 0.2 * focus * torch.tensor([1.0, 1.0, 0.5], dtype=poses.dtype)
+    else:
+        position, back = poses[:, :3, 3].mean(0), normalize(poses[:, :3, 2].mean(0), dim=0)
+        up, radius = poses[:, :3, 1].mean(0), None
+        focus = float((position - centre(poses)) @ back)
+    mean = look_at(position[None], position - back, up)[0, :3, :3]
+    if radius is None:
+        radius = ((poses[:, :3, 3] - position) @ mean).abs().quantile(0.8, dim=0)
+        # Parallel axes meet nowhere: then something far away is looked at. The range of t is no help, as it may be that
+        # of normalised device coordinates.
+        spread = float(radius.norm())
+        if focus < 2 * spread or focus <= 0:
+            focus = 10 * spread or 1.0
     turn = 2 * math.pi * torch.arange(frames, dtype=poses.dtype) / frames
     loop = torch.stack([turn.cos(), turn.sin(), 0.5 * (2 * turn).sin()], dim=-1)
     return look_at(position + (loop * radius) @ mean.T, position - focus * back, mean[:, 1]).float()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autoint.files import reading
 from autoint.files.machine import installed_memory, peak_flops
 from autoint.registry import DATASETS, MODELS, TASKS, at_least_one, one_of
 from autoint.reports import metrics, pictures
@@ -83,6 +84,7 @@ def volrend(
         raise ValueError(f"networks={networks} must be 1 (one trunk) or 2 (density and colour apart)")
     occupancy = Occupancy(torch.zeros(3), torch.ones(3))
     if with_data:
+        reading.warn.cache_clear()
         train, val = load_views(config, "train"), load_views(config, "val", val_images)
         occupancy = visual_hull(train)
     volume = MODELS.build(model, config, occupancy)
@@ -181,12 +183,14 @@ class VolumeRendering(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         rgb, depth, acc = self.volume.view(batch.rays, self.canvas(), chunk_size=16384)
         truth = metrics.over(batch.rgba, self.canvas())
-        if batch.counted:
-            one = torch.ones((), device=self.device)
-            self.sums = self.sums + torch.stack([metrics.psnr(rgb, truth), acc.mean(), batch.rgba[:, 3].mean(), one])
+        valid = slice(None) if batch.valid is None else batch.valid
+        if batch.counted and len(seen := acc[valid]):
+            one, true_acc = torch.ones((), device=self.device), batch.rgba[valid, 3].mean()
+            psnr = metrics.psnr(rgb[valid], truth[valid])
+            self.sums = self.sums + torch.stack([psnr, seen.mean(), true_acc, one])
         if batch_idx == 0 and self.global_rank == 0 and batch.shape is not None:
             file = Path(self.trainer.default_root_dir) / "validation" / f"step_{self.global_step:07d}.png"
-            pictures.write_view(file, batch.shape, truth, rgb, depth, acc)
+            pictures.write_view(file, batch.shape, truth, rgb, depth, acc, batch.valid)
 
     def on_validation_epoch_end(self) -> None:
         sums = self._of_all_processes(self.sums[None]).sum(dim=0)  # every image once, whoever rendered it
@@ -213,20 +217,21 @@ class VolumeRendering(pl.LightningModule):
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the run's row of the table and the values of every image; write the pictures into ``folder``."""
         views, name = load_views(run, config.split, config.max_images), view_evaluation.scene_name(run)
+        looking, flight = config.of("volrend"), None
+        if looking.video != "none":  # before the images, which take long: a path may be refused
+            flight = video.flight(self.volume, load_views(run, "train", CAMERAS_OF_A_PATH), looking)
         # First of all, because the first frame may take longer.
         scene = self.volume, self.canvas(), views, config.chunk_size
         memory, work = view_evaluation.rendering_memory(*scene), view_evaluation.rendering_work(*scene)
         values = view_evaluation.evaluate(self.volume, self.canvas(), views, config, name, folder, run)
         keys, sections = ("psnr", "ssim", "lpips", "seconds_per_frame"), run.options["sections"]
         row = {"scene": name, "model": run.options["model"]["name"], "sections": sections, "fit": run.fit}
-        row |= {key: sum(v[key] for v in values) / len(values) for key in keys}
+        row |= {key: view_evaluation.mean_of(values, key) for key in keys}
         row |= {"memory": memory, "frames_per_second": 1 / row["seconds_per_frame"]}
         row["rays_per_second"] = views.images[0, ..., 0].numel() / row["seconds_per_frame"]
         row["share_of_peak"] = work / values[0]["seconds_per_frame"] / peak_flops(self.device)
-        looking = config.of("volrend")
-        if looking.video != "none":
-            cameras = load_views(run, "train", CAMERAS_OF_A_PATH)
-            video.fly(self.volume, self.canvas(), cameras, looking, config.chunk_size, folder / looking.video)
+        if flight is not None:
+            video.fly(self.volume, self.canvas(), flight, looking, config.chunk_size, folder / looking.video)
         return row | {"evaluations_per_ray": self.volume.evaluations, "images": len(values)}, values
 
     def configure_optimizers(self) -> Any:

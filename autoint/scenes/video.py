@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,20 +77,37 @@ def _write_animation(file: Path, frames: Iterator[np.ndarray], fps: int) -> None
 
 
 @torch.no_grad()
-def fly(
-    volume: AbstractVolume, background: Tensor, views: Views, looking: Looking, chunk_size: int, file: Path
-) -> Path:
-    """Render a scene along the path ``looking.video``, with the camera of ``views``; return the video's file."""
-    frames = looking.video_frames
-    poses = PATHS[looking.video](views, frames)
-    k = views.intrinsics
+def flight(volume: AbstractVolume, views: Views, looking: Looking) -> Views | None:
+    """Return the frames of the path ``looking.video`` as views without images, by the camera of ``views``.
+
+    None, after a warning, where the path meets the scene's box, and no ray of it what the volume has learned;
+    ``ValueError`` where no ray of the path meets the box.
+    """
+    name, frames = looking.video, looking.video_frames
+    poses, k = PATHS[name](views, frames), views.intrinsics
     blank = torch.zeros(1, 1, 1, 4).expand(frames, k.height, k.width, 4)
     names = tuple(str(i) for i in range(frames))
-    flight = dataclasses.replace(views, images=blank, poses=poses, names=names, intrinsics=views.intrinsics[0])
+    found = replace(views, images=blank, poses=poses, names=names, intrinsics=k[0], mask=None)
+    lower, upper = volume.occupancy.lower.cpu(), volume.occupancy.upper.cpu()
+    if any(bool(volume.hit(found.rays_of(i)).any()) for i in range(frames)):
+        return found
+    if not any(bool(found.rays_of(i).clipped_to(lower, upper).hit.any()) for i in range(frames)):
+        others = " or ".join(other for other in PATHS if other != name)
+        mend = f"use video={others}, or check scene.near and scene.far"
+        raise ValueError(f"video={name}: no ray of the path's {frames} frames meets the scene; {mend}")
+    log.warning("no video: no ray of the path's %d frames meets anything that was learned", frames)
+    return None
+
+
+@torch.no_grad()
+def fly(
+    volume: AbstractVolume, background: Tensor, flight: Views, looking: Looking, chunk_size: int, file: Path
+) -> Path:
+    """Render a scene along a path, :func:`flight`; return the video's file."""
     images = WholeImages(flight)
 
     def rendered() -> Iterator[Tensor]:
-        for number in tqdm(range(frames), desc=f"video {file.stem}", unit="frame"):
+        for number in tqdm(range(len(images)), desc=f"video {file.stem}", unit="frame"):
             batch = images[number].to(background.device)
             assert batch.shape is not None
             yield volume.view(batch.rays, background, chunk_size)[0].cpu().reshape(*batch.shape, 3)

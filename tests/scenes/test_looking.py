@@ -1,5 +1,6 @@
 """Looking at a scene: camera paths, videos, rows of pictures, and one ray from inside."""
 
+import math
 import sys
 import types
 from pathlib import Path
@@ -14,7 +15,7 @@ from autoint.files.machine import peak_memory
 from autoint.reports import metrics, pictures
 from autoint.runs import build, restoring
 from autoint.runs.training import fit
-from autoint.scenes import camera_paths, ray_panel, video
+from autoint.scenes import camera_paths, evaluation, ray_panel, video
 from autoint.scenes.data.procedural import orbit, procedural
 from autoint.scenes.data.views import Views
 from autoint.scenes.rays import Intrinsics
@@ -82,6 +83,58 @@ def test_cameras_on_one_side_get_a_spiral():
     assert (camera_paths.orbit(views(parallel), 8)[:, 2, 2] > 0.97).all()
     assert torch.equal(camera_paths.orbit(views(parallel, 0.0, 1.0), 8), camera_paths.orbit(views(parallel), 8))
     assert camera_paths.orbit(views(parallel[:1]), 8).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["sphere", "ring", "dome"])
+@pytest.mark.parametrize("path", camera_paths.PATHS)
+def test_every_path_around_a_scene_shows_it(path, kind):
+    """In any frame: each frame of an orbit or a spiral sees the middle, from about the cameras' distance, upright."""
+    cameras = orbit(40, 0.0)
+    if kind == "dome":
+        cameras = cameras[20:]
+    if kind == "ring":
+        turn = torch.arange(24) * 2 * math.pi / 24
+        places = 4 * torch.stack([turn.cos(), turn.sin(), torch.full_like(turn, 0.4)], dim=-1)
+        cameras = camera_paths.look_at(places, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
+    cameras, rotation, middle = moved(cameras)
+    frames = views(camera_paths.PATHS[path](views(cameras), 12))
+    distance = 3 * 4 * (1.08 if kind == "ring" else 1)
+    for view in range(12):
+        x, y, depth = frames.project(view, middle[None])
+        assert 2 < float(x) < 6
+        assert 1.5 < float(y) < 4.5
+        assert 0.8 * distance < float(depth) < 1.25 * distance
+    assert (frames.poses[:, :3, 1] @ rotation[:, 2] > 0).all()
+
+
+def test_no_video_is_made_of_what_its_path_does_not_see(program, run, monkeypatch):
+    """Refused by name before any image is rendered; where nothing was learned, the evaluation goes on without."""
+    monkeypatch.setattr(metrics, "lpips_metric", lambda net, weights: None)
+    monkeypatch.setattr(video, "video_format", lambda: "gif")
+    arguments = (f"runs={run}", "max_images=1", "device=cpu", "video_frames=3")
+    status, _, err = program("evaluate", *arguments, "video=spiral", "hydra.run.dir=e")
+    assert status == 0, err
+    with Image.open("e/images/00_procedural_4/spiral.gif") as written:
+        assert written.n_frames == 3
+        assert np.ptp(np.asarray(written.convert("L"))) > 0
+    away = lambda views, frames: views.poses[:1].repeat(frames, 1, 1) @ torch.diag(torch.tensor([1.0, -1, -1, 1]))  # noqa: E731
+    monkeypatch.setitem(camera_paths.PATHS, "spiral", away)
+    status, _, err = program("evaluate", *arguments, "video=spiral", "hydra.run.dir=f")
+    assert status == 2
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("error: video=spiral: no ray of the path's 3 frames meets the scene; use video=orbit")
+    assert not list(Path("f").rglob("*.gif"))
+    assert not list(Path("f").rglob("*.png"))
+
+
+def test_a_volume_that_learned_nothing_gets_no_video(run, caplog, monkeypatch):
+    _, module = restoring.restored(run / "checkpoints" / "last.ckpt")
+    cameras = procedural("", "train", 12, 3)
+    looking = evaluation.Looking(video="orbit", video_frames=2)
+    assert len(video.flight(module.volume, cameras, looking)) == 2
+    monkeypatch.setattr(module.volume, "hit", lambda rays: torch.zeros(len(rays), dtype=torch.bool))
+    assert video.flight(module.volume, cameras, looking) is None
+    assert "no video: no ray of the path's 2 frames meets anything that was learned" in caplog.text
 
 
 def test_an_animated_picture_has_the_frames_it_was_given(tmp_path, monkeypatch):
