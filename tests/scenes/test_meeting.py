@@ -25,10 +25,17 @@ def test_how_many_rays_meet_the_scene_is_told(caplog):
             Pixels(views, every, 16, 0, rank, 2)
     assert caplog.messages == ["100.0% of the training rays meet the scene's box, in 4 of 4 views"]
     assert caplog.records[0].levelname == "INFO"
-    Pixels(views, lambda rays: every(rays) & (rays.origins[:, 2] > 1.3), 16, 0)
+    blank = dataclasses.replace(views, images=torch.ones_like(views.images))
+    Pixels(blank, lambda rays: every(rays) & (rays.origins[:, 2] > 1.3), 16, 0)
     assert re.match(r"50.0% of .* box, in 2 of 4 views \(near 2.5, far 5.5\); check the poses", caplog.messages[-1])
-    Pixels(views, lambda rays: torch.arange(len(rays)) == 5, 16, 0)
+    Pixels(blank, lambda rays: torch.arange(len(rays)) == 5, 16, 0)
     assert caplog.messages[-1].startswith("1.6% of the training rays meet")
+    opaque = (views.images[..., 3] > 0.5).flatten(1)
+    half = torch.where(opaque.cumsum(1) > opaque.sum(1, keepdim=True) // 2, True, ~opaque)  # without half of what shows
+    shown = iter(half)
+    Pixels(views, lambda rays: next(shown), 16, 0)
+    missed = float((~half & opaque).sum() / opaque.sum())
+    assert f"in 4 of 4 views; it is missed by {missed:.1%} of those whose pixels are opaque" in caplog.messages[-1]
     assert {record.levelname for record in caplog.records[1:]} == {"WARNING"}
 
 

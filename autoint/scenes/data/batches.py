@@ -19,8 +19,8 @@ from autoint.scenes.rays import Rays
 
 log = logging.getLogger(__name__)
 Hit = Callable[[Rays], Tensor]
-FEW = 0.02
-"""A share of the training rays, of which it is worth a warning that no more meet the scene."""
+FEW, LOST = 0.02, 0.1
+"""Shares worth a warning: so few training rays meet the scene, or so many of those that show something miss it."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,20 @@ class Pixels:
 
 
 def _tell(hits: list[Tensor], views: Views) -> None:
-    """Say how many of the training rays meet the scene; few, or none of some views, are worth a warning."""
-    share, seeing = float(torch.cat(hits).float().mean()), sum(bool(h.any()) for h in hits)
+    """Say how many of the training rays meet the scene; what looks like cameras that miss it is worth a warning."""
+    met, seeing = torch.cat(hits), sum(bool(h.any()) for h in hits)
+    share, lost = float(met.float().mean()), 0.0
+    if bool((views.alpha < 0.5).any()):  # only then it is known which pixels show the scene
+        opaque = views.images[..., 3] > 0.5
+        opaque = opaque if views.mask is None else opaque & views.mask
+        lost = float((~met[opaque.flatten()]).float().sum() / opaque.sum().clamp_min(1))
     found = f"{share:.1%} of the training rays meet the scene's box, in {seeing} of {len(hits)} views"
-    if share < FEW or seeing < len(hits):
-        mend = "check the poses and their axes, scene.near and scene.far"
-        log.warning("%s (near %.4g, far %.4g); %s", found, views.near, views.far, mend)
-    else:
+    if share >= FEW and seeing == len(hits) and lost <= LOST:
         log.info("%s", found)
+        return
+    found = f"{found}; it is missed by {lost:.1%} of those whose pixels are opaque" if lost > LOST else found
+    mend = "check the poses and their axes, scene.near and scene.far"
+    log.warning("%s (near %.4g, far %.4g); %s", found, views.near, views.far, mend)
 
 
 class WholeImages(Dataset[Batch]):
