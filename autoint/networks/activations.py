@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ class Activation:
         smooth: how often NL may be differentiated with a useful result; ``math.inf`` for analytic functions.
         difference: ``difference(x, delta)`` = NL(x + delta) − NL(x), to relative accuracy however small ``delta`` is;
             None where no such formula is known.
+        choice: what the registry has built it from; a copy in a file holds this, since functions cannot be stored.
     """
 
     function: Callable[[Tensor], Tensor]
@@ -35,6 +37,20 @@ class Activation:
     init: Init
     smooth: float = math.inf
     difference: Callable[[Tensor, Tensor], Tensor] | None = None
+    choice: str | Mapping[str, Any] | None = field(default=None, init=False, compare=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Activation:
+        return self  # nothing in it can change
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return super().__reduce_ex__(protocol) if self.choice is None else (activation_of, (self.choice,))
+
+
+def activation_of(choice: str | Mapping[str, Any]) -> Activation:
+    """Return the registered activation of that name, or of that name and options."""
+    activation: Activation = ACTIVATIONS.build(choice)
+    object.__setattr__(activation, "choice", choice if isinstance(choice, str) else dict(choice))
+    return activation
 
 
 def he_init(linear: nn.Linear, is_first: bool) -> None:
@@ -80,8 +96,14 @@ def _swish_jet(x: Tensor, order: int) -> list[Tensor]:
 
 def _sigmoid_difference(x: Tensor, delta: Tensor) -> Tensor:
     """Return σ(x + δ) − σ(x) = σ(−x) σ(x + δ) (1 − e^−δ), from the lower of the two, so that nothing overflows."""
-    low = torch.minimum(x, x + delta)
-    return delta.sign() * torch.sigmoid(-low) * torch.sigmoid(low + delta.abs()) * -torch.expm1(-delta.abs())
+    low, step, sign = _upwards(x, delta)
+    return sign * torch.sigmoid(-low) * torch.sigmoid(low + step) * -torch.expm1(-step)
+
+
+def _upwards(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return min(x, x + δ), |δ| and the sign of δ, which is 1 at δ = 0: there all derivatives are those of δ > 0."""
+    sign = torch.where(delta < 0, -1.0, 1.0).to(delta.dtype)
+    return torch.where(delta < 0, x + delta, x), sign * delta, sign
 
 
 def _swish_difference(x: Tensor, delta: Tensor) -> Tensor:
@@ -106,9 +128,9 @@ def _softplus_jet(x: Tensor, order: int) -> list[Tensor]:
 
 def _softplus_difference(x: Tensor, delta: Tensor) -> Tensor:
     """Return log(1 + σ(x)(e^δ − 1)), from the lower of the two points, and from the value itself where δ is large."""
-    low, step = torch.minimum(x, x + delta), delta.abs()
+    low, step, sign = _upwards(x, delta)
     small = torch.log1p(torch.sigmoid(low) * torch.expm1(step.clamp_max(1.0)))
-    return delta.sign() * torch.where(step < 1, small, _softplus(low + step) - _softplus(low))
+    return sign * torch.where(step < 1, small, _softplus(low + step) - _softplus(low))
 
 
 @ACTIVATIONS.register("softplus")
@@ -122,7 +144,7 @@ def relu() -> Activation:
     """ReLU; its grad network is piecewise constant between kinks, so it can be differentiated once only."""
 
     def difference(x: Tensor, delta: Tensor) -> Tensor:
-        return torch.where(x > 0, torch.maximum(delta, -x), F.relu(x + delta))
+        return torch.where(x > 0, torch.where(delta > -x, delta, -x), F.relu(x + delta))
 
     def jet(x: Tensor, order: int) -> list[Tensor]:
         step = (x > 0).to(x.dtype)

@@ -20,14 +20,24 @@ class Jvp(AbstractGradNet):
     """
 
     def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
-        if torch.is_inference_mode_enabled():  # where torch 2.11's jvp returns zeros without a word
-            with torch.inference_mode(False), torch.no_grad():
-                normal = None if condition is None else condition.clone()
-                return self.derivative(x.clone(), [tangent.clone() for tangent in tangents], normal)
-        field = self._field(condition)
-        for tangent in tangents:
-            field = _jvp(field, tangent)
+        return forward_mode(self, x, tangents, condition)
+
+
+def forward_mode(psi: AbstractGradNet, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
+    """Return the mixed derivative of psi's integral network along ``tangents``, whatever that network is."""
+    if torch.is_inference_mode_enabled():  # where torch 2.11's jvp returns zeros without a word
+        with torch.inference_mode(False), torch.no_grad():
+            normal = None if condition is None else condition.clone()
+            return forward_mode(psi, x.clone(), [tangent.clone() for tangent in tangents], normal)
+    field = psi._field(condition)
+    for tangent in tangents:
+        field = _jvp(field, tangent)
+    transformed = torch._C._are_functorch_transforms_active()
+    if torch.is_grad_enabled() or (len(tangents) < 2 and not transformed):
         return field(x)
+    with torch.enable_grad():  # without it torch's derivatives of silu and others have no derivatives of their own
+        out = field(x)
+    return out if transformed else out.detach()  # a transform around this would lose its tangents by that
 
 
 def _jvp(field: Field, tangent: Tensor) -> Field:

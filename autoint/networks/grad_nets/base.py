@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autoint.networks.compilation import Compiled
 from autoint.networks.integral_net import IntegralNet
+from autoint.networks.steady import evaluated
 
 Field = Callable[[Tensor], Tensor]
 KINKS = nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.ELU, nn.SELU, nn.CELU
@@ -29,7 +30,8 @@ class AbstractGradNet(nn.Module, abc.ABC):
         compile: evaluate through ``torch.compile``: the first call takes some ten seconds and needs a C++ compiler.
 
     Raises:
-        ValueError: where the activation has too few derivatives, or the builder cannot be compiled.
+        ValueError: where the activation has too few derivatives, or the builder cannot be compiled; at an evaluation,
+            where Φ is no function of x alone, as with dropout in training mode.
     """
 
     compilable: ClassVar[bool] = True
@@ -67,6 +69,10 @@ class AbstractGradNet(nn.Module, abc.ABC):
         if not self.mixed and torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self._evaluate(x, tangents, condition)
+        watch = not getattr(self.integral_net, "plain", False)
+        return evaluated(self.integral_net, lambda: self._derivative(x, tangents, condition), watch)
+
+    def _derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
         if not self._compile or torch._C._are_functorch_transforms_active():
             return self.derivative(x, tangents, condition)
         if self._compiled is None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoint.networks.activations import Activation
+from autoint.networks.grad_nets.automatic import forward_mode
 from autoint.networks.grad_nets.base import AbstractGradNet
 from autoint.networks.integral_net import IntegralNet
 from autoint.registry import GRAD_NETS
@@ -32,6 +33,9 @@ class Explicit(AbstractGradNet):
     Under autocast the encoding and the first layer stay in full precision, for the high bands have none to lose.
 
     A first derivative is one node of autograd's graph, made chunk by chunk, and keeps half of what autograd would.
+
+    Where Φ is not what its weights say, because of forward hooks, layers of another kind or another ``forward``, forward
+    mode takes its place, which calls Φ itself.
     """
 
     mixed = True
@@ -47,32 +51,37 @@ class Explicit(AbstractGradNet):
 
     def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
         net = cast(IntegralNet, self.integral_net)
-        weight = cast(nn.Linear, net.hidden[0]).weight
+        if not net.plain:
+            return forward_mode(self, x, tangents, condition)
+        layers = [(layer.weight, layer.bias) for layer in cast(list[nn.Linear], [*net.hidden, net.output])]
         with torch.autocast(x.device.type, enabled=False):
             encoded = net.encoding.jet(x, tangents)
             assert encoded[0] is not None
             streams = [
                 net.first(encoded[0], condition),
-                *(None if stream is None else F.linear(stream, weight) for stream in encoded[1:]),
+                *(None if stream is None else F.linear(stream, layers[0][0]) for stream in encoded[1:]),
             ]
-        if len(streams) == 2 and _autograd_alone(x.device):
+        if len(streams) == 2 and _autograd_alone(x.device) and all(bias is not None for _, bias in layers[1:-1]):
             h, tangent = torch.broadcast_tensors(*cast(list[Tensor], streams))
-            layers = [p for layer in net.hidden[1:] for p in (layer.weight, layer.bias)]
             flat = (s.reshape(-1, s.shape[-1]) for s in (h, tangent))
-            out = _FirstDerivative.apply(self, *flat, net.output.weight, *layers)
+            inner = [p for layer in layers[1:-1] for p in layer]
+            out = _FirstDerivative.apply(self, *flat, layers[-1][0], *inner)
             return out.reshape(*h.shape[:-1], net.out_features)
-        return self.propagate(streams)
+        return self.propagate(streams, layers[1:])
 
-    def propagate(self, streams: Streams) -> Tensor:
-        """Return the derivative along all tangents, from the streams in front of the first nonlinearity."""
-        net = cast(IntegralNet, self.integral_net)
-        for layer in cast(list[nn.Linear], list(net.hidden))[1:]:
-            streams = _activated(net.activation, streams, range(len(streams)), self._partitions)
+    def propagate(self, streams: Streams, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Return the derivative along all tangents, from the streams in front of the first nonlinearity.
+
+        ``layers`` are weight and bias of what follows it; the last bias has no part in a derivative.
+        """
+        activation = cast(IntegralNet, self.integral_net).activation
+        for weight, bias in layers[:-1]:
+            streams = _activated(activation, streams, range(len(streams)), self._partitions)
             value = cast(Tensor, streams[0])
-            streams = [layer(value), *(None if s is None else F.linear(s, layer.weight) for s in streams[1:])]
-        (last,) = _activated(net.activation, streams, [len(streams) - 1], self._partitions)
-        value = cast(Tensor, streams[0])
-        return value.new_zeros(*value.shape[:-1], net.out_features) if last is None else net.output(last)
+            streams = [F.linear(value, weight, bias), *(None if s is None else F.linear(s, weight) for s in streams[1:])]
+        (last,) = _activated(activation, streams, [len(streams) - 1], self._partitions)
+        value, weight = cast(Tensor, streams[0]), layers[-1][0]
+        return value.new_zeros(*value.shape[:-1], len(weight)) if last is None else F.linear(last, weight)
 
 
 def _autograd_alone(device: torch.device) -> bool:
@@ -82,6 +91,7 @@ def _autograd_alone(device: torch.device) -> bool:
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch.is_autocast_enabled(device.type)
+        and torch.autograd.forward_ad._current_level < 0
     )
 
 
@@ -118,7 +128,8 @@ class _FirstDerivative(torch.autograd.Function):
         inputs, kept = saved[:count], list(saved[count:])
         if torch.is_grad_enabled():  # a gradient of this gradient is wanted: leave it to autograd
             wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad[1:], strict=True) if needed]
-            out = ctx.psi.propagate(list(inputs[:2]))
+            output, *inner = inputs[2:]
+            out = ctx.psi.propagate(list(inputs[:2]), [*zip(inner[::2], inner[1::2], strict=True), (output, None)])
             found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True, materialize_grads=True))
             return (None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:]))
         h, tangent, output, *layers = inputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from autoint.networks.encodings import AbstractEncoding, Identity
 from autoint.networks.grad_nets.base import AbstractGradNet
 from autoint.networks.grad_nets.operations import jet
 from autoint.networks.grad_nets.rules import Call, operation
+from autoint.networks.steady import steady
 from autoint.registry import GRAD_NETS
 
 MAX_CONSTANT = 4096  # numbers of a tensor made in forward, which become part of the graph's text
@@ -25,8 +26,9 @@ class Graph(AbstractGradNet):
 
     Every node of Φ's graph gives that of its derivative by a rule (supplement, Sec. 2.1); rules are entries of
     ``autoint.registry.RULES``. The result is again such a graph, so mixed and repeated partials come from doing it once
-    for each axis. Shared legs are computed once. The code of the result looks its parameters up in Φ at every call; but
-    a change of Φ's structure after construction is not seen, and what ``forward`` makes without x is made only once.
+    for each axis. Shared legs are computed once. The code of the result looks its parameters up in Φ at every call, and
+    is made anew where modules, hooks or ``.train()`` and ``.eval()`` have changed; but what ``forward`` does with other
+    attributes is not seen to change, and what it makes without x is made only once.
 
     ReLU and other kinks can be differentiated once only (ReLU's Ψ is piecewise constant). So can ``torch.where`` on
     values of x, which is differentiated piece by piece: whether Φ is continuous where the pieces meet is not checked.
@@ -38,8 +40,12 @@ class Graph(AbstractGradNet):
 
     def __init__(self, integral_net: nn.Module, axes: Sequence[int] = (0,), *, compile: bool = False) -> None:
         super().__init__(integral_net, axes, compile=compile)
+        self._build_all()
+
+    def _build_all(self) -> None:
         self._derivatives: dict[tuple[bool, int], Callable[..., Tensor]] = {}
-        refusals, ways = [], variants(integral_net)
+        self._structure = structure(self.integral_net)
+        refusals, ways = [], variants(self.integral_net)
         for conditioned in ways:
             try:
                 self._build(conditioned, max(1, len(self.axes)))
@@ -53,6 +59,9 @@ class Graph(AbstractGradNet):
         return self._derivatives[bool(conditions), len(tangents)](self.integral_net, x, *conditions, *tangents)
 
     def _evaluate(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
+        if not torch.compiler.is_compiling() and self._structure != structure(self.integral_net):
+            self._build_all()
+            self._compiled = None
         if (condition is not None, len(tangents)) not in self._derivatives:
             self._build(condition is not None, max(1, len(tangents)))  # before torch.compile looks
         return super()._evaluate(x, tangents, condition)
@@ -66,7 +75,18 @@ class Graph(AbstractGradNet):
         self._derivatives |= functions
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_derivatives": {}}  # generated code cannot be pickled; it is built anew
+        state = super().__getstate__()
+        del state["_derivatives"], state["_structure"]  # generated code cannot be pickled; it is built anew
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._build_all()
+
+
+def structure(net: nn.Module) -> list[Any]:
+    """Return what the graph of a network depends on beside its code: modules, their hooks, and whether they train."""
+    return [(id(m), type(m), m.training, *m._forward_pre_hooks, *m._forward_hooks) for m in net.modules()]
 
 
 def variants(net: nn.Module) -> Sequence[bool]:
@@ -93,7 +113,15 @@ class _Tracer(fx.Tracer):
 
     def __init__(self, inputs: Iterable[str]) -> None:
         super().__init__()
-        self.inputs = inputs
+        self.inputs, self.names = inputs, dict[int, str]()
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        name = self.names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in self.inputs)]
@@ -107,8 +135,9 @@ class _Tracer(fx.Tracer):
         return forward(*args, **kwargs)
 
     def create_arg(self, a: Any) -> Any:
-        made = isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and a not in self.tensor_attrs
-        if made and all(a is not buffer for buffer in self.root.buffers()):
+        if isinstance(a, Tensor) and id(a) in self.names:
+            return self.create_node("get_attr", self.names[id(a)], (), {})
+        if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and a not in self.tensor_attrs:
             if a.numel() > MAX_CONSTANT or a.requires_grad:  # fx would leave it behind as an attribute of Φ
                 raise ValueError(f"a tensor of shape {tuple(a.shape)} is made in forward; register it as a buffer")
             return self.create_node(
@@ -126,8 +155,15 @@ def trace(net: nn.Module, conditioned: bool = False) -> fx.Graph:
         ValueError: where fx cannot follow ``forward``, and for operations in place.
     """
     names, kind = list(inspect.signature(net.forward).parameters)[: 1 + conditioned], type(net).__name__
+    tracer, buffers = _Tracer(names), [(b, b._version, b.clone()) for b in net.buffers() if not b.is_inference()]
     try:
-        raw = _Tracer(names).trace(net)
+        with steady(net, refuse=False):  # in which weights made by hooks are attributes, as they are when the graph is evaluated
+            tracer.names = {id(tensor): name for name, tensor in _tensors(net)}
+            raw = tracer.trace(net)
+        with torch.no_grad():
+            for buffer, version, value in buffers:
+                if buffer._version != version:  # to look at a network does not train it
+                    buffer.copy_(value)
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
@@ -146,6 +182,16 @@ def trace(net: nn.Module, conditioned: bool = False) -> fx.Graph:
         emitter.source = node.name
         values[node] = emitter.create_proxy(op, target, tuple(args), kwargs, node.name)
     raise AssertionError("a graph ends with its output")
+
+
+def _tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield parameters and buffers, also where function transforms have put tensors for them, and made weights."""
+    yield from net.named_parameters()
+    yield from net.named_buffers()
+    for path, module in net.named_modules():
+        if "parametrizations" in module._modules:
+            for name in module._modules["parametrizations"]._modules:
+                yield f"{path}.{name}".lstrip("."), getattr(module, name)
 
 
 def differentiate(graph: fx.Graph) -> fx.Graph:

@@ -249,6 +249,16 @@ def _elu(d: Call, x: Any, alpha: float = 1.0) -> Any:
     return torch.where(x > 0, dx, (d.out + alpha) * dx)
 
 
+@RULES.register("alpha_dropout")
+@RULES.register("dropout")
+@RULES.register("dropout1d")
+@RULES.register("feature_alpha_dropout")
+def _dropout(d: Call, x: Any, p: float = 0.5, training: bool = True) -> Any:
+    if training and p > 0:
+        raise ValueError(f"grad_net=graph: '{d.where}' is another function at every evaluation; call .eval() first")
+    return d(x)
+
+
 @RULES.register("cat")
 @RULES.register("stack")
 def _joined(d: Call, tensors: Any, *options: Any, **named: Any) -> Any:
