@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
+import itertools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autoint.integrals.definite import integrate
+from autoint.integrals.definite import bound, holds, integrate
 from autoint.integrals.quadrature import gauss_legendre
-from autoint.networks.grad_nets import grad_net
+from autoint.networks.grad_nets import AbstractGradNet
 from autoint.networks.integral_net import Choice, IntegralNet
 from autoint.registry import GRAD_NETS, at_least_one
 from autoint.runs.seeding import generator
@@ -34,7 +38,9 @@ class Antiderivative(nn.Module):
         builder: of the grad network.
 
     Attributes:
-        function: the function that was fitted, for :meth:`error_report`; None after loading a checkpoint.
+        function: the function that was fitted, for :meth:`error_report`; None after loading a checkpoint, and in a
+            stored copy where it is one that can only be stored with its code, as a lambda.
+        fitted: what the fit has reached, or None.
     """
 
     def __init__(
@@ -48,7 +54,10 @@ class Antiderivative(nn.Module):
         super().__init__()
         self.net = net.double()
         self.grad_net = GRAD_NETS.build(builder, self.net, tuple(range(net.in_features)))
-        self.squeeze, self.function = squeeze, None
+        self.squeeze, self.function, self.fitted = squeeze, None, None
+        # Made here, since torch.compile follows no module made on the way; not registered, for they own nothing.
+        subsets = (s for k in range(1, net.in_features) for s in itertools.combinations(range(net.in_features), k))
+        self._partials = {axes: _Partial(self.grad_net, axes) for axes in subsets}
         low, high = (torch.as_tensor(v, dtype=torch.float64) for v in (lower, upper))
         self.register_buffer("lower", low)
         self.register_buffer("upper", high)
@@ -58,6 +67,21 @@ class Antiderivative(nn.Module):
     upper: Tensor
     scale: Tensor
     function: Function | None
+    fitted: Fitted | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        function = self.function
+        if inspect.isfunction(function):
+            found: Any = sys.modules.get(function.__module__)
+            for part in function.__qualname__.split("."):
+                found = getattr(found, part, None)
+            function = function if found is function else None
+        return {**self.__dict__, "function": function}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Antiderivative:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     @property
     def half_sides(self) -> Tensor:
@@ -86,11 +110,11 @@ class Antiderivative(nn.Module):
         Raises:
             ValueError: for bounds outside the box, and as :func:`autoint.integrate`.
         """
-        bounds = self._unit(lower), self._unit(upper)
+        bounds = self._unit(lower, "lower"), self._unit(upper, "upper")
         features = self.net.in_features
         axes = tuple(range(features)) if axes is None else tuple(axes)
         fixed = tuple(axis for axis in range(features) if axis not in axes)
-        net = grad_net(self.net, fixed) if fixed else self.net
+        net = self._partials[fixed] if fixed else self.net
         # One over half a side for every axis along which F is differentiated.
         factor = self.scale / self.half_sides[list(fixed)].prod()
         return self._out(factor * integrate(net, *bounds, axes, method))
@@ -122,23 +146,42 @@ class Antiderivative(nn.Module):
             against="the exact antiderivative" if exact else "Gauss-Legendre quadrature",
         )
 
-    def _unit(self, x: Any) -> Tensor:
-        x = torch.as_tensor(x, dtype=self.lower.dtype, device=self.lower.device)
+    def _unit(self, x: Any, key: str = "x") -> Tensor:
+        x = bound(key, x, self)
         features = len(self.lower)
         if features == 1 and x.shape[-1:] != (1,):
             x = x[..., None]
         if x.shape[-1:] != (features,):
             raise ValueError(
-                f"x has shape {tuple(x.shape)}; the last size must be the number of coordinates, {features}"
+                f"{key} has shape {tuple(x.shape)}; the last size must be the number of coordinates, {features}"
             )
         u = (x - 0.5 * (self.lower + self.upper)) / self.half_sides
-        if u.numel() and not float(u.detach().abs().max()) <= 1 + 1e-9:
+        inside = u.abs() <= 1 + 1e-9
+        if not holds(inside):
             box = f"[{self.lower.tolist()}, {self.upper.tolist()}]"
             raise ValueError(f"there are points outside the fitted box {box}, or not finite; fit a larger box")
-        return u
+        return torch.where(inside, u, torch.nan) if torch.compiler.is_compiling() else u
 
     def _out(self, y: Tensor) -> Tensor:
         return y[..., 0] if self.squeeze else y
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What a fit has reached: the root mean square of Ψ − f as a share of that of f, after so many steps, and why."""
+
+    error: float
+    tolerance: float
+    steps: int
+    seconds: float
+    end: str
+
+    def __str__(self) -> str:
+        kept = "met" if self.error <= self.tolerance else "not met"
+        return (
+            f"relative error {self.error:.1e} after {self.steps} steps and {self.seconds:.0f} s; tolerance "
+            f"{self.tolerance:.0e} {kept} ({self.end})"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +246,18 @@ def true_integrals(function: Function, lower: Tensor, upper: Tensor, exact: Func
         y, _ = values(function, a + (b - a) * grid)
         out.append((b - a).prod() * weights @ y)
     return torch.stack(out)
+
+
+class _Partial(nn.Module):
+    """The derivative along some axes of the integral network that a grad network belongs to."""
+
+    def __init__(self, grad_net: AbstractGradNet, axes: Sequence[int]) -> None:
+        super().__init__()
+        self.grad_net, self.axes = grad_net, tuple(axes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ∂ⁿΦ/∂x_{axes}."""
+        return self.grad_net.by_axes(x, self.axes)
 
 
 class _Module(nn.Module):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoint.networks.integral_net import IntegralNet
+from autoint.networks.steady import evaluated
 from autoint.registry import one_of
 
 METHODS = ("corners", "differences")
@@ -17,11 +19,7 @@ BLOCK = {True: 2**18, False: 2**26}  # numbers of a layer computed at once, on a
 
 
 def integrate(
-    net: nn.Module,
-    lower: Float[Tensor, "*n d"],
-    upper: Float[Tensor, "*m e"],
-    axes: Sequence[int] | None = None,
-    method: str = "corners",
+    net: nn.Module, lower: Any, upper: Any, axes: Sequence[int] | None = None, method: str = "corners"
 ) -> Float[Tensor, "*k c"]:
     """Return the definite integral of Ψ = ∂ⁿΦ/∂x_{axes} over a box, from 2ⁿ evaluations of Φ (supplement, eq. 6).
 
@@ -29,7 +27,7 @@ def integrate(
 
     Args:
         net: the integral network Φ, (…, D) → (…, C).
-        lower: a, (…, D).
+        lower: a, (…, D): a tensor, an array or a list, or a number for D = 1; moved to the type and device of Φ.
         upper: b, (…, D), equal to ``lower`` on the axes that are not integrated; the two broadcast.
         axes: the integrated axes, all by default. Swapping a and b on one axis changes the sign.
         method: ``corners`` evaluates Φ at every corner. ``differences`` carries the difference along the last of the
@@ -47,8 +45,9 @@ def integrate(
         and networks of a few layers; octaves of an encoding, width and depth use more of them up.
 
     Raises:
-        ValueError: for bounds that do not broadcast, axes out of range, bounds that differ on a fixed axis, and a
-            method that is unknown or that ``net`` does not know.
+        ValueError: for bounds that are no numbers or do not broadcast, axes out of range, bounds that differ on a fixed
+            axis, a method that is unknown or that ``net`` does not know, and a network that is no function of x alone,
+            as with dropout in training mode. Compiled code, which raises nothing, has NaN for the first and the third.
 
     Example:
         >>> net = nn.Linear(1, 1, bias=False).double()  # Φ = w·x, so Ψ = w
@@ -56,7 +55,7 @@ def integrate(
         >>> bool(integrate(net, a, b) == 2 * net.weight[0])
         True
     """
-    lower, upper = _same_shape(lower, upper)
+    lower, upper = _same_shape(*(bound(key, v, net) for key, v in (("lower", lower), ("upper", upper))))
     features = lower.shape[-1]
     expected = getattr(net, "in_features", features)
     if features != expected:
@@ -65,15 +64,23 @@ def integrate(
     if not axes or len(set(axes)) != len(axes) or any(not 0 <= axis < features for axis in axes):
         raise ValueError(f"axes={axes} must be different numbers from 0 to {features - 1}, at least one")
     fixed = [k for k in range(features) if k not in axes]
-    if not torch.equal(lower[..., fixed], upper[..., fixed]):
+    equal = lower[..., fixed] == upper[..., fixed]
+    if fixed and not holds(equal):
         raise ValueError(f"lower and upper differ on the axes {fixed}, which are not integrated (axes={axes})")
     one_of("method", method, METHODS)
     shape = lower.shape[:-1]
     rows = BLOCK[lower.device.type == "cpu"] // getattr(net, "hidden_features", 64) + 1
-    bounds = zip(lower.reshape(-1, features).split(rows), upper.reshape(-1, features).split(rows), strict=True)
-    blocks = [_integrate(net, a, b, axes, method) for a, b in bounds]
-    total = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-    return total.reshape(*shape, total.shape[-1])
+    bounds = list(zip(lower.reshape(-1, features).split(rows), upper.reshape(-1, features).split(rows), strict=True))
+
+    def evaluate() -> Tensor:
+        blocks = [_integrate(net, a, b, axes, method) for a, b in bounds]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+    total = evaluated(net, evaluate, not getattr(net, "plain", False))
+    total = total.reshape(*shape, total.shape[-1])
+    return (
+        torch.where(equal.all(-1, keepdim=True), total, torch.nan) if fixed and torch.compiler.is_compiling() else total
+    )
 
 
 def _integrate(net: nn.Module, lower: Tensor, upper: Tensor, axes: tuple[int, ...], method: str) -> Tensor:
@@ -96,6 +103,62 @@ def _difference(net: nn.Module, x: Tensor, lower: Tensor, upper: Tensor, axis: i
         raise ValueError(f"method='differences' needs an IntegralNet, not {type(net).__name__}; use method='corners'")
     along = torch.arange(x.shape[-1], device=x.device) == axis
     return net.difference(torch.where(along, lower, x), torch.where(along, upper - lower, 0.0))
+
+
+def bound(key: str, value: Any, net: nn.Module | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a bound as a tensor of the type and device of ``net``'s weights, differentiable as before; a number as (1,).
+
+    Args:
+        key: what the bound is called, for messages.
+        value: a tensor, an array, a number, or nested lists of these.
+        net: a network, or None.
+        dtype: instead of that of ``net``, which stays as it is given where ``net`` has no weights.
+
+    Raises:
+        ValueError: for what is no real number, and for NaN.
+    """
+    place: Tensor | None = None if net is None else next((p for p in net.parameters() if p.is_floating_point()), None)
+    if net is not None and place is None:
+        place = next((b for b in net.buffers() if b.is_floating_point()), None)
+    wanted = "real numbers, or an array or a tensor of them, of shape (…, D)"
+    try:
+        x = _tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{key}={_short(value)} must be {wanted}") from error
+    if x.is_complex() or x.dtype == torch.bool:
+        raise ValueError(f"{key} is {str(x.dtype).removeprefix('torch.')}; it must be {wanted}")
+    usual = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    x = x.to(dtype or (usual if place is None else place.dtype)).to(x.device if place is None else place.device)
+    if not holds(~x.isnan()):
+        raise ValueError(f"{key} has NaN among its numbers; it must be {wanted}")
+    return x if x.dim() else x[None]
+
+
+def _tensor(value: Any) -> Tensor:
+    """Return numbers as a tensor, those of Python in float64; tensors within lists keep their gradients."""
+    if isinstance(value, (list, tuple)) and any(isinstance(part, (Tensor, list, tuple)) for part in value):
+        return torch.stack([_tensor(part) for part in value])
+    return torch.as_tensor(value, dtype=None if hasattr(value, "dtype") else _dtype_of(value))
+
+
+def _dtype_of(value: Any) -> torch.dtype | None:
+    """Return float64 for real numbers of Python and lists of them, and None for what torch is to look at itself."""
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    return torch.float64 if all(type(number) in (int, float) for number in numbers) else None
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def holds(condition: Tensor) -> bool:
+    """Return whether ``condition`` is true everywhere, also below function transforms; always in compiled code."""
+    if torch.compiler.is_compiling():
+        return True
+    while torch._C._functorch.is_functorch_wrapped_tensor(condition):
+        condition = torch._C._functorch.get_unwrapped(condition)
+    return bool(condition.all())
 
 
 def _same_shape(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -13,22 +15,23 @@ from torch import Tensor
 from torch.func import functional_call, jacrev, vmap
 from tqdm import tqdm
 
-from autoint.integrals.antiderivatives import Antiderivative, Function, values
+from autoint.integrals.antiderivatives import Antiderivative, Fitted, Function, values
+from autoint.integrals.definite import bound
+from autoint.integrals.functions import target
 from autoint.integrals.levenberg_marquardt import LevenbergMarquardt, Linearization
 from autoint.networks.grad_nets.automatic import DoubleBackward
 from autoint.networks.integral_net import Choice, IntegralNet
 from autoint.registry import at_least_one
 
+log = logging.getLogger(__name__)
 SLOW_SINE = {"name": "sine", "omega_0": 10.0}  # SIREN's 30 is for images; at 10 nothing oscillates between the points
 MAX_JACOBIAN = 2**28  # numbers, 2 GiB in float64
 
 
 def box_of(lower: Any, upper: Any) -> tuple[list[float], list[float]]:
     """Return the corners of a box as lists; ``ValueError`` unless lower < upper everywhere, in 1 to 6 dimensions."""
-    try:
-        low, high = (torch.as_tensor(v, dtype=torch.float64).reshape(-1).tolist() for v in (lower, upper))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"lower={lower!r}, upper={upper!r}: they must be numbers, or lists of numbers") from error
+    given = (("lower", lower), ("upper", upper))
+    low, high = (bound(k, v, dtype=torch.float64).detach().reshape(-1).tolist() for k, v in given)
     if len(low) != len(high) or not 1 <= len(low) <= 6:
         raise ValueError(f"lower={lower!r}, upper={upper!r}: they must have the same length, from 1 to 6")
     if not all(math.isfinite(h - a) and a < h for a, h in zip(low, high, strict=True)):
@@ -116,7 +119,7 @@ class LeastSquares:
 
 
 def fit(
-    function: Function,
+    function: Function | str,
     lower: Any,
     upper: Any,
     *,
@@ -134,16 +137,18 @@ def fit(
     """Fit an integral network to a function on a box, and return its antiderivative.
 
     Ψ = ∂ⁿΦ/∂x_0…∂x_{n−1} is fitted to the function at Chebyshev-distributed points in float64: by Adam first, to get
-    near, then by Levenberg-Marquardt, to get all digits.
+    near, then by Levenberg-Marquardt, to get all digits. What it has reached is in ``fitted`` of what it returns, and
+    is logged, as a warning where the tolerance is not met.
 
     Args:
-        function: f, x (P, n) → (P,) or (P, C), smooth and finite on the box.
-        lower, upper: the box's corners: numbers for n = 1, or n numbers each, n ≤ 6.
+        function: f, x (P, n) → (P,) or (P, C), smooth and finite on the box; or an expression of x, y, z or x0 … x9,
+            such as ``"sin(x)*exp(-y**2)"``, or another name that ``task=function`` knows.
+        lower, upper: the box's corners: n numbers each, n ≤ 6, or one that counts for every axis of an expression.
         hidden_features, num_layers, activation, encoding: of the :class:`~autoint.IntegralNet`.
         points: how many; 512 for n = 1 and 2048 above by default.
         adam_steps: steps of Adam before Levenberg-Marquardt takes over.
         tolerance: stop when the root mean square of Ψ − f is below this share of that of f.
-        max_time: stop after so many seconds.
+        max_time: stop after so many seconds; it stops sooner where the error no longer falls.
         seed: of the initial weights and of the points.
         progress: show a progress bar.
 
@@ -156,6 +161,13 @@ def fit(
         >>> abs(F.integral(0, 1).item() - 0.746824) < 1e-4  # √π/2·erf(1)
         True
     """
+    if isinstance(function, str):
+        goal = target(function)
+        function, n = goal.integrand, goal.features or 1
+        ends = [bound(key, v, dtype=torch.float64) for key, v in (("lower", lower), ("upper", upper))]
+        lower, upper = (v.expand(n) if v.numel() == 1 else v for v in ends)
+        if goal.features and {lower.numel(), upper.numel()} != {n}:
+            raise ValueError(f"lower={lower.tolist()}, upper={upper.tolist()}: the function has {n} coordinates")
     low, high = box_of(lower, upper)
     u, y, squeeze = samples(function, low, high, points, seed)
     with torch.random.fork_rng(devices=[]):
@@ -167,7 +179,7 @@ def fit(
     adam = torch.optim.Adam(net.parameters(), lr=5e-3)
     second = LevenbergMarquardt(net.parameters())
     bar = tqdm(unit="step", disable=not progress, desc="fit")
-    start, loss = time.monotonic(), math.inf
+    start = time.monotonic()
     for step in itertools.count():
         if step < adam_steps:
             adam.zero_grad()
@@ -179,7 +191,24 @@ def fit(
             loss = float(second.step(problem.linearization))
         bar.update()
         bar.set_postfix_str(f"relative error {math.sqrt(loss):.1e}", refresh=False)
-        if math.sqrt(loss) <= tolerance or second.stalled or time.monotonic() - start > max_time:
+        fitted = Fitted(math.sqrt(loss), tolerance, step + 1, time.monotonic() - start, "")
+        if end := ended(fitted, second, f"max_time={max_time:g}" if fitted.seconds > max_time else ""):
             break
     bar.close()
+    model.fitted = dataclasses.replace(fitted, end=end)
+    tell(model.fitted)
     return model
+
+
+def ended(fitted: Fitted, second: LevenbergMarquardt, out_of_time: str) -> str:
+    """Return why a fit is over, or an empty string: there is nothing left to do, nothing it could do, or no time."""
+    if fitted.error <= fitted.tolerance:
+        return "done"
+    return "it no longer falls" if second.stalled else out_of_time
+
+
+def tell(fitted: Fitted) -> None:
+    """Log what a fit has reached, as a warning where that is not what was asked for."""
+    met = fitted.error <= fitted.tolerance
+    mend = "" if met else "; more time, a larger network or more points may help, or a larger tolerance"
+    log.log(logging.INFO if met else logging.WARNING, "fit: %s%s", fitted, mend)

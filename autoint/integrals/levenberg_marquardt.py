@@ -19,8 +19,8 @@ WINDOW, LEAST = 100, 0.01  # stalled: so many steps have lowered the residuals b
 class LevenbergMarquardt(torch.optim.Optimizer):
     """Minimises mean(r²) by θ ← θ − s − a/2, every step a trial that is kept only if it lowers the loss.
 
-    s = (JᵀJ + λI)⁻¹ Jᵀr, and a = (JᵀJ + λI)⁻¹ Jᵀr″ with the second derivative r″ of the residuals along s, from one more
-    evaluation: where 2|a| ≤ ¾|s| it follows the bend of a narrow valley, which s alone can only creep along (geodesic
+    s = (JᵀJ + λI)⁻¹ Jᵀr, and a = (JᵀJ + λI)⁻¹ Jᵀr″ with the second derivative r″ of the residuals along s, from one
+    more evaluation: where 2|a| ≤ ¾|s| it follows the bend of a narrow valley, along which s alone creeps (geodesic
     acceleration, Transtrum and Sethna 2012). λ follows the ratio of actual to predicted decrease (Nielsen's rule):
     towards Gauss-Newton where the linear model is trusted, towards short gradient steps where it is not. Costs
     O(M·P·min(M, P)) per step and M·P numbers of memory; use it in float64. The residuals must be the same function of θ

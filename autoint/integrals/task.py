@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from autoint.integrals.levenberg_marquardt import LevenbergMarquardt
 from autoint.registry import TASKS
 from autoint.reports import pictures
 from autoint.reports.tables import markdown
-from autoint.runs import build, trainers
+from autoint.runs import build, composing, trainers
 from autoint.runs.callbacks import diverged
 from autoint.runs.config import Optimizer, RunConfig
 from autoint.runs.steps import StepLoader
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 Samples = tuple[Tensor, Tensor]
 COLUMNS = {
     "function": ("function", ""),
+    "formula": ("formula", ""),
     "box": ("box", ""),
     "integrand_max": ("max error of Ψ", ".1e"),
     "integrand_rms": ("rms error of Ψ", ".1e"),
@@ -59,7 +61,8 @@ def function(
     Args:
         config: the run's configuration.
         with_data: whether to sample the function.
-        function: a registered name, or ``package.module:callable`` for x (P, n) → (P,) or (P, C).
+        function: an expression of x, y, z or x0 … x9 such as sin(x)*exp(-y**2), a name (cos is cos(10x)), or
+            package.module:callable for x (P, n) → (P,) or (P, C).
         lower: the box's lower corner, a number or a list of n.
         upper: its upper corner.
         points: Chebyshev-distributed samples; None takes 512 in one dimension and 2048 in more.
@@ -135,6 +138,10 @@ class FunctionFitting(pl.LightningModule):
         self.model, self.goal, self.name, self.seed = model, goal, name, seed
         self.adam_steps, self.tolerance, self.optimizer = adam_steps, tolerance, optimizer
         self.problem: fitting.LeastSquares | None = None
+        self.start = math.inf
+
+    def on_train_start(self) -> None:
+        self.start = time.monotonic()
 
     def training_step(self, batch: Samples, batch_idx: int) -> None:
         if self.problem is None:
@@ -153,13 +160,19 @@ class FunctionFitting(pl.LightningModule):
             raise diverged(self.trainer, f"the error is {error}", batch_idx)
         self.log("train/relative_error", error, prog_bar=True)
         trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
-        trainer.should_stop = error <= self.tolerance or second.optimizer.stalled or trainer.should_stop
+        seconds = time.monotonic() - self.start
+        fitted = antiderivatives.Fitted(error, self.tolerance, self.global_step, seconds, "the trainer's limit")
+        end = fitting.ended(fitted, second.optimizer, "")
+        self.model.fitted = dataclasses.replace(fitted, end=end or fitted.end)
+        trainer.should_stop = bool(end) or trainer.should_stop
 
     def on_train_end(self) -> None:
         trainer: Any = self.trainer
         if trainer.fast_dev_run or self.global_rank != 0:
             return
         folder = Path(trainer.default_root_dir)
+        if self.model.fitted is not None:  # unless there was no step left to do
+            fitting.tell(self.model.fitted)
         row = self.errors()
         numbers = {f"test/{key}": value for key, value in row.items() if isinstance(value, float)}
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()})
@@ -172,12 +185,13 @@ class FunctionFitting(pl.LightningModule):
         """Return a row of errors, at random points and of the integrals over random boxes."""
         box = " × ".join(f"[{a:g}, {b:g}]" for a, b in zip(self.model.lower, self.model.upper, strict=True))
         report = self.model.error_report(seed=self.seed, exact=self.goal.antiderivative)
-        return {"function": self.name, "box": box, **dataclasses.asdict(report)}
+        formula = self.goal.formula or self.name
+        return {"function": self.name, "formula": formula, "box": box, **dataclasses.asdict(report)}
 
     @staticmethod
     def label(run: RunConfig) -> str:
         """Return what names the run in a folder."""
-        return str(run.options["function"]).replace(":", ".")
+        return composing.label(str(run.options["function"]))
 
     def evaluate(
         self, config: EvaluateConfig, run: RunConfig, folder: Path
@@ -200,7 +214,8 @@ class FunctionFitting(pl.LightningModule):
             "Φ": model.integral(start, x).reshape(len(x), -1),
         }
         axis = x[:, 0] if x.shape[1] == 1 else share[:, 0]
-        pictures.write_curves(file, axis, curves, "x" if x.shape[1] == 1 else "along the diagonal of the box")
+        along = "x" if x.shape[1] == 1 else "along the diagonal of the box"
+        pictures.write_curves(file, axis, curves, along, self.goal.formula or self.name)
 
     def configure_optimizers(self) -> Any:
         beta_1, beta_2 = self.optimizer.betas

@@ -106,7 +106,9 @@ def _fault(module: nn.Module) -> str | None:
 
 
 def _refusal(name: str, fault: str) -> str:
-    return f"{name} {fault}, so that there is nothing to differentiate or to integrate; call .eval() first, or remove it"
+    return (
+        f"{name} {fault}, so that there is nothing to differentiate or to integrate; call .eval() first, or remove it"
+    )
 
 
 def _generators() -> list[Tensor]:

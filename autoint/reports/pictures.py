@@ -130,8 +130,8 @@ def write_view(
     row_of(panels).save(file)
 
 
-def write_curves(file: Path, x: Tensor, curves: dict[str, Tensor], label: str) -> None:
-    """Plot f with Ψ, the exact integral with Φ, (P, C) each, and both errors on a logarithmic scale."""
+def write_curves(file: Path, x: Tensor, curves: dict[str, Tensor], label: str, formula: str) -> None:
+    """Plot f with Ψ, the exact integral with Φ, (P, C) each, and both errors, logarithmic; f is ``formula``."""
     from matplotlib.figure import Figure
 
     t, y = x.cpu().numpy(), {name: values.cpu().numpy() for name, values in curves.items()}
@@ -145,7 +145,8 @@ def write_curves(file: Path, x: Tensor, curves: dict[str, Tensor], label: str) -
         error = abs(y[name] - y[truth])
         error[error == 0] = math.nan  # which has no logarithm
         right.semilogy(t, error, color=color, lw=1, label=f"error of {name}")
-    titles = ("integrand", "integral", "absolute errors")
+    shown = formula.replace("$", r"\$")
+    titles = (shown if len(shown) <= 60 else f"{shown[:60]}…", "integral", "absolute errors")
     for axes, title in zip((left, middle, right), titles, strict=True):
         handles, names = axes.get_legend_handles_labels()
         once = dict(zip(names, handles, strict=True))

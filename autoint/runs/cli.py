@@ -113,6 +113,7 @@ def entry(
             sweeps: list[tuple[DictConfig, Path]] = []
             # Hydra would read these as booleans, and takes the options of a group as strings only.
             sys.argv = [re.sub(r"^faithful=(true|false)$", r"faithful='\1'", a, flags=re.IGNORECASE) for a in sys.argv]
+            sys.argv = [re.sub(r"^(\+*function)=(.*)", _quoted, a, flags=re.DOTALL) for a in sys.argv]
             conf = conf_dir()
             program = hydra.main(config_path=str(conf), config_name=config_name, **VERSION)
             try:
@@ -140,6 +141,26 @@ def entry(
         return main
 
     return decorate
+
+
+def _quoted(override: re.Match[str]) -> str:
+    """Return an override whose values are formulas in quotes, for Hydra reads ``sin(x)`` as a function of its own."""
+    key, text = override.groups()
+    if (
+        text[:1] in ("'", '"', "[", "{")
+        or "${" in text
+        or re.match(r"(choice|range|interval|glob|sort|shuffle|tag)\(", text)
+    ):
+        return override[0]
+    parts = [""]  # at the commas outside of brackets, which stand between the values of a sweep
+    for c in text:
+        if c == "," and parts[-1].count("(") == parts[-1].count(")"):
+            parts.append("")
+        else:
+            parts[-1] += c
+    plain = re.compile(r"[\w.:-]*")
+    quoted = (part if plain.fullmatch(part) else "'" + part.replace("'", r"\'") + "'" for part in parts)
+    return f"{key}={','.join(quoted)}"
 
 
 def _bear_with_terminals() -> None:

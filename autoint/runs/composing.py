@@ -24,12 +24,24 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 CODE = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_", "()", "searchpath")
 """Keys by which Hydra and Python's logging call what a file names, or read from elsewhere."""
-HARMLESS = re.compile(r"\$\{(hydra:[\w.]+|now:[^${}]*|[\w.]+)\}")
+HARMLESS = re.compile(r"\$\{((hydra|label):[\w.]+|now:[^${}]*|[\w.]+)\}")
 HANDLERS = ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
 FOLDERS = ("run.dir", "sweep.dir", "sweep.subdir", "output_subdir", "job.name")
 MAX_BYTES, MAX_NODES, MAX_JOBS = 2**20, 10_000, 1000
+
+
+def label(text: str) -> str:
+    """Return a text as part of a folder's name: letters, digits, ``_``, ``-``, ``+`` and ``.``, at most 60 of them."""
+    return re.sub(r"[^\w.+-]+", "_", text.replace(":", "."))[:60].strip("_.-+") or "unnamed"
+
+
+def _label_of(key: str, *, _root_: Any) -> str:
+    return label(str(OmegaConf.select(_root_, key)))
+
+
+OmegaConf.register_new_resolver("label", _label_of, replace=True)  # ${label:function} in the name of a folder
 
 
 @contextlib.contextmanager

@@ -58,8 +58,12 @@ class AbstractGradNet(nn.Module, abc.ABC):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return ∂ⁿΦ/∂x_{axes}, x (…, D) → (…, C)."""
+        return self.by_axes(x, self.axes, condition)
+
+    def by_axes(self, x: Tensor, axes: Sequence[int], condition: Tensor | None = None) -> Tensor:
+        """Return the derivative by other axes than those chosen at construction, no more than these."""
         basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-        return self._evaluate(x, [basis[axis] for axis in self.axes], condition)
+        return self._evaluate(x, [basis[axis] for axis in axes], condition)
 
     def along(self, x: Tensor, tangent: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the directional derivative ``tangent``·∇Φ(x), x and tangent (…, D) → (…, C)."""

@@ -34,8 +34,8 @@ class Explicit(AbstractGradNet):
 
     A first derivative is one node of autograd's graph, made chunk by chunk, and keeps half of what autograd would.
 
-    Where Φ is not what its weights say, because of forward hooks, layers of another kind or another ``forward``, forward
-    mode takes its place, which calls Φ itself.
+    Where Φ is not what its weights say, because of forward hooks, layers of another kind or another ``forward``,
+    forward mode takes its place, which calls Φ itself.
     """
 
     mixed = True
@@ -78,7 +78,10 @@ class Explicit(AbstractGradNet):
         for weight, bias in layers[:-1]:
             streams = _activated(activation, streams, range(len(streams)), self._partitions)
             value = cast(Tensor, streams[0])
-            streams = [F.linear(value, weight, bias), *(None if s is None else F.linear(s, weight) for s in streams[1:])]
+            streams = [
+                F.linear(value, weight, bias),
+                *(None if s is None else F.linear(s, weight) for s in streams[1:]),
+            ]
         (last,) = _activated(activation, streams, [len(streams) - 1], self._partitions)
         value, weight = cast(Tensor, streams[0]), layers[-1][0]
         return value.new_zeros(*value.shape[:-1], len(weight)) if last is None else F.linear(last, weight)

@@ -157,7 +157,9 @@ def trace(net: nn.Module, conditioned: bool = False) -> fx.Graph:
     names, kind = list(inspect.signature(net.forward).parameters)[: 1 + conditioned], type(net).__name__
     tracer, buffers = _Tracer(names), [(b, b._version, b.clone()) for b in net.buffers() if not b.is_inference()]
     try:
-        with steady(net, refuse=False):  # in which weights made by hooks are attributes, as they are when the graph is evaluated
+        with steady(
+            net, refuse=False
+        ):  # in which weights made by hooks are attributes, as they are when the graph is evaluated
             tracer.names = {id(tensor): name for name, tensor in _tensors(net)}
             raw = tracer.trace(net)
         with torch.no_grad():
