@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_only
 
 from autoint.registry import COMMANDS
+from autoint.runs import recipe
 from autoint.runs.cli import entry
+
+log = logging.getLogger(__name__)
 
 
 def _report(composed: DictConfig, sweep_dir: Path) -> None:
@@ -27,7 +32,11 @@ def train(composed: DictConfig) -> Any:
     from autoint.runs.config import RunConfig
     from autoint.runs.training import fit, objective
 
-    return objective(fit(RunConfig.from_hydra(composed), Path(HydraConfig.get().runtime.output_dir)))
+    config = RunConfig.from_hydra(composed)
+    if rank_zero_only.rank == 0:
+        for line in recipe.told(composed, HydraConfig.get()):
+            log.info(line)
+    return objective(fit(config, Path(HydraConfig.get().runtime.output_dir)))
 
 
 @entry("evaluate", groups=False)
