@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import autoint
 from autoint.registry import nearest, unknown
+from autoint.runs import recipe
 from autoint.runs.composing import as_data
 from autoint.runs.scene_folders import with_scene_folders
 from autoint.runs.signals import Stopped
@@ -36,7 +37,7 @@ VERSION = {} if tuple(map(int, version("hydra-core").split(".")[:2])) >= (1, 4) 
 
 
 def store_groups() -> None:
-    """Make a Hydra group of every registry, and the shared and each task's own keys available to ``conf/``."""
+    """Make available to ``conf/``: a group of every registry, the shared and each task's own keys, and the recipe."""
     from autoint.registry import TASKS
     from autoint.runs.config import GROUPS, shared_fields
 
@@ -53,6 +54,7 @@ def store_groups() -> None:
     for name in TASKS.names():
         own = {k: d for k, (_, d) in TASKS.fields(name).items() if k not in GROUPS}
         store.store(group="task", name=f"{name}_keys", node=own, package="_global_")
+    recipe.install()
 
 
 def store_evaluation() -> None:

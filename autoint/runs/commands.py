@@ -33,7 +33,7 @@ def train(composed: DictConfig) -> Any:
     from autoint.runs.training import fit, objective
 
     config = RunConfig.from_hydra(composed)
-    if rank_zero_only.rank == 0:
+    if getattr(rank_zero_only, "rank", 0) == 0:
         for line in recipe.told(composed, HydraConfig.get()):
             log.info(line)
     return objective(fit(config, Path(HydraConfig.get().runtime.output_dir)))

@@ -16,14 +16,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
-from hydra._internal import hydra as programs
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict
-
-from autoint.runs import recipe
 
 CODE = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_", "()", "searchpath")
 """Keys by which Hydra and Python's logging call what a file names, or read from elsewhere."""
@@ -49,7 +46,7 @@ OmegaConf.register_new_resolver("label", _label_of, replace=True)  # ${label:fun
 
 @contextlib.contextmanager
 def as_data() -> Iterator[None]:
-    """While it lasts, Hydra refuses files, compositions and sweeps by this module's functions, and knows the recipe."""
+    """While it lasts, Hydra refuses files, compositions and sweeps by the functions of this module."""
     # Hydra imports its plugins by itself, so that these classes are not those that an import statement gives.
     sweeper: Any = Plugins.instance().class_name_to_class["hydra._internal.core_plugins.basic_sweeper.BasicSweeper"]
     source: Any = SourcesRegistry.instance().resolve("file")
@@ -73,7 +70,6 @@ def as_data() -> Iterator[None]:
     places = {
         (source, "load_config"): (load, checked_load),
         (ConfigLoaderImpl, "load_configuration"): (compose, checked_compose),
-        (programs, "ConfigLoaderImpl"): (ConfigLoaderImpl, recipe.Loader),
         (sweeper, "split_arguments"): (staticmethod(split), staticmethod(checked_split)),
     }
     for (owner, name), (_, ours) in places.items():

@@ -1,7 +1,7 @@
 """The recipe of a scene's training: the model, encodings and sizes that do best on the machine at hand.
 
-It lies beneath all that is named: recipe < faithful < scale < experiment < method < the command line. Its sizes are those
-of ``conf/scale/laptop.yaml`` and ``conf/scale/gpu.yaml``.
+It lies beneath all that is named: recipe < faithful < scale < experiment < method < the command line. Its sizes are
+those of ``conf/scale/laptop.yaml`` and ``conf/scale/gpu.yaml``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from hydra._internal import hydra as programs
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -38,10 +39,11 @@ class Loader(ConfigLoaderImpl):
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
     ) -> DictConfig:
+        """Compose as Hydra does, with the recipe that suits what the configuration names."""
         named = keys_of(overrides)
         model = "autoint" if of_integral_networks(named) else MODEL
         guess = SUITED["laptop"][model][0]
-        store(model, guess, {"trainer": {"max_steps": None}})
+        self._store(model, guess, {"trainer": {"max_steps": None}})
         config = super().load_configuration(config_name, overrides, *args, **kwargs)
         choices = config.hydra.runtime.choices
         if choices.get("task") == "volrend":
@@ -55,11 +57,24 @@ class Loader(ConfigLoaderImpl):
                 values["direction_encoding"] = {"num_frequencies": directions}
             if OmegaConf.select(config, "trainer.max_steps") is not None:  # named above: no time limit from below
                 values["trainer"] = {"max_time": None}
-            store(model, encoding, values, machine)
+            self._store(model, encoding, values, f"/scale/{machine}")
             config = super().load_configuration(config_name, overrides, *args, **kwargs)
         if "trainer.max_steps" in named and "trainer.max_time" not in named and "max_time" in config.trainer:
             config.trainer.max_time = None
         return config
+
+    def _store(self, model: str, encoding: str, values: Mapping[str, Any], *sizes: str) -> None:
+        """Make the recipe available to ``conf/task/volrend.yaml``: files of sizes, single values, and choices."""
+        choices = {"model": model, "encoding": encoding, "placement": "proposal"}
+        defaults = [*sizes, "_self_", *({f"override /{group}": choice} for group, choice in choices.items())]
+        # A worker's loader has a copy of the store.
+        for store in (ConfigStore.instance(), getattr(self.repository.get_schema_source(), "store")):  # noqa: B009
+            store.store(name="recipe", node={"defaults": defaults, **values}, package="_global_")
+
+
+def install() -> None:
+    """Let Hydra compose by :class:`Loader`, which launchers send to their workers together with the jobs."""
+    programs.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]
 
 
 def keys_of(overrides: Iterable[str]) -> set[str]:
@@ -72,21 +87,15 @@ def of_integral_networks(named: Iterable[str]) -> list[str]:
     return sorted({key.partition(".")[0] for key in named}.intersection(OF_INTEGRAL_NETWORKS))
 
 
-def store(model: str, encoding: str, values: Mapping[str, Any], machine: str | None = None) -> None:
-    """Make the recipe available to ``conf/task/volrend.yaml``: the sizes of ``machine``, choices, and single values."""
-    choices = {"model": model, "encoding": encoding, "placement": "proposal"}
-    below = [] if machine is None else [f"/scale/{machine}"]
-    defaults = [*below, "_self_", *({f"override /{group}": choice} for group, choice in choices.items())]
-    ConfigStore.instance().store(name="recipe", node={"defaults": defaults, **values}, package="_global_")
-
-
 def machine_of(trainer: Mapping[str, Any]) -> str:
     """Return which sizes suit the device that ``trainer.accelerator`` will choose: gpu, or laptop."""
     accelerator = trainer.get("accelerator") or "auto"
-    return "gpu" if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()) else "laptop"
+    return (
+        "gpu" if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()) else "laptop"
+    )
 
 
-def told(composed: DictConfig, hydra: DictConfig) -> list[str]:
+def told(composed: DictConfig, hydra: Any) -> list[str]:
     """Return what a scene's training should tell of its sizes, a line, and of keys that choose or miss its model."""
     if composed.task != "volrend":
         return []

@@ -92,7 +92,7 @@ def test_help_tells_what_can_be_chosen(program):
     assert status == 0
     for line in (
         "activation: relu, sine, slow_sine, softplus, swish",
-        "encoding: fine_grid, grid, identity, normalized_positional, positional",
+        "encoding: fine_grid, finest_grid, grid, identity, normalized_positional, positional",
         "grad_net: double_backward, explicit, graph, jvp",
         "placement: occupied, predicted, proposal, uniform",
         "model: autoint, nerf, object",
@@ -137,8 +137,7 @@ def test_components_have_options_without_any_yaml():
     config = composed("activation=sine", "activation.omega_0=10", "placement=predicted", "placement.num_layers=3")
     assert config.activation == {"name": "sine", "omega_0": 10.0}
     assert config.options["placement"] == {"name": "predicted", "hidden_features": 64, "num_layers": 3}
-    assert config.options["direction_encoding"]["num_frequencies"] == 4
-    assert config.encoding["num_frequencies"] == 10
+    assert composed("encoding=positional", "encoding.pi=false").encoding["pi"] is False
 
 
 def test_a_configuration_survives_being_plain_data():
