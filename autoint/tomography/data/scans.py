@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from autoint.files.reading import read_npy
 from autoint.registry import PHANTOMS, one_of
-from autoint.tomography.data.exchange import LARGEST, read_exchange
+from autoint.tomography.data import arrays, mending
+from autoint.tomography.data.exchange import read_exchange
 from autoint.tomography.data.sinograms import Scan
 
 log = logging.getLogger(__name__)
 UNITS = ("degrees", "radians")
-MOST_DEAD = 0.1  # share of detector columns that may be mended
 
 
 @PHANTOMS.register("scan")
@@ -60,31 +55,53 @@ def sinogram(
     path: str = "",
     angles: str | None = None,
     center: float | None = None,
-    unit: str = "degrees",
+    unit: str | None = None,
+    slice: int | None = None,
+    row: int | None = None,
+    transpose: bool | None = None,
 ) -> Scan:
-    """A sinogram, one row per view: ``.npy``, ``.npz`` (``sinogram`` and ``theta``) or ``.tif``.
+    """A sinogram, one row per view: ``.npy``, ``.npz`` (``sinogram`` and ``theta``) or ``.tif``; or one of a stack.
 
     Args:
         data_dir: where relative paths begin.
         rho, theta: are the sinogram's own; give neither.
         path: of the file.
-        angles: file of the angles, ``.npy`` or text; None takes the ``.npz``'s, or else spreads them over half a turn.
+        angles: file of the angles, or name of an array in the ``.npz``; None takes the ``.npz``'s, or else spreads them
+            over half a turn.
         center: pixel of the axis of rotation; None finds it.
-        unit: of the angles.
+        unit: of the angles; None takes what the array's name says, or degrees.
+        slice: number of the sinogram, where the file is a stack of sinograms.
+        row: of the detector, where the file is a stack of views.
+        transpose: whether the file has one column per view; None takes rows, unless they cannot be views.
     """
     file = _file(data_dir, path, "sinogram", rho, theta)
-    arrays = _read_arrays(file)
-    values = arrays["sinogram"]
-    if values.ndim != 2 or min(values.shape) < 2:
+    found = arrays.contents(file)
+    degrees, said = None, None
+    if angles is not None and angles not in found.others:
+        degrees, said = arrays.read_angles(_file(data_dir, angles, "sinogram", None, None))
+        arrays.angles_of(file, found, (), angles)
+    elif name := arrays.angles_of(file, found, _sizes(found.values, transpose), angles):
+        degrees, said = found.angles(name), arrays.unit_of(name)
+    if unit is not None and said not in (None, unit):
+        raise ValueError(
+            f"phantom.unit={unit}: the array of the angles says {said} by its name; leave phantom.unit out"
+        )
+    unit = unit or said or "degrees"
+    values = arrays.slice_of(file, found, slice, row, None if degrees is None else np.size(degrees))
+    if min(values.shape) < 2:
         raise ValueError(
             f"{file}: the sinogram has shape {values.shape}; expected (angles, detector pixels), each at least 2"
         )
     _check_numbers(str(file), values)
-    if angles is not None:
-        arrays["theta"] = next(iter(_read_arrays(_file(data_dir, angles, "sinogram", None, None)).values()))
-    if "theta" not in arrays:
-        log.info("%s: no angles in it or by phantom.angles=FILE; %d views over 180 degrees", file, len(values))
-        arrays["theta"] = np.arange(len(values)) * (180.0 if unit == "degrees" else math.pi) / len(values)
+    values = _rows_are_views(file, values.astype(float), None if degrees is None else np.size(degrees), transpose)
+    if degrees is None:
+        log.warning(
+            "%s: no angles in it or by phantom.angles=FILE; its %d views count as evenly spread over 180 degrees, "
+            "without the last",
+            file,
+            len(values),
+        )
+        degrees = np.arange(len(values)) * (180.0 if unit == "degrees" else math.pi) / len(values)
     low, high = float(values.min()), float(values.max())
     if not high > 0 or low == high:
         raise ValueError(
@@ -94,7 +111,35 @@ def sinogram(
         raise ValueError(
             f"{file}: values go down to {low:.3g} (largest {high:.3g}); give −log of the transmission, not counts"
         )
-    return measured(str(file), _mended(str(file), values.astype(float)), arrays["theta"], center, unit)
+    if mending.looks_like_transmission(values):
+        log.warning(
+            "%s: the values are largest at both ends of the detector, as the light's are that passes beside an object; "
+            "give −log of the transmission",
+            file,
+        )
+    return measured(str(file), values, degrees, center, unit)
+
+
+def _sizes(values: np.ndarray, transpose: bool | None) -> tuple[int, ...]:
+    """Return how many views an array may have, the likeliest first."""
+    if values.ndim == 2:
+        rows, columns = values.shape
+        return {None: (rows, columns), False: (rows,), True: (columns,)}[transpose]
+    return tuple(dict.fromkeys((*values.shape[1:2], *values.shape[:1], *values.shape[2:])))
+
+
+def _rows_are_views(file: Path, values: np.ndarray, angles: int | None, transpose: bool | None) -> np.ndarray:
+    """Return the sinogram with a row for each view; refuse one that has columns for them unless told what it has."""
+    rows, columns = values.shape
+    if transpose is None:
+        why = ""
+        if angles is not None and rows != columns == angles:
+            why = f"{rows} views but {angles} angles; it may be transposed, with a column for each view"
+        elif (angles is None or rows == columns) and mending.looks_transposed(values):
+            why = "it looks transposed: its columns, not its rows, have all the same total, as views of an object have"
+        if why:
+            raise ValueError(f"{file}: {why}; give phantom.transpose=true, or false to take its rows for views")
+    return values.T.copy() if transpose else values
 
 
 def measured(source: str, values: np.ndarray, angles: np.ndarray, center: float | None, unit: str) -> Scan:
@@ -103,7 +148,7 @@ def measured(source: str, values: np.ndarray, angles: np.ndarray, center: float 
     count, pixels = values.shape
     angles = np.asarray(angles, float).ravel()
     if len(angles) != count:
-        turned = "; the sinogram may be transposed" if len(angles) == pixels else ""
+        turned = "; the views may be transposed" if len(angles) == pixels else ""
         raise ValueError(f"{source}: {count} views but {len(angles)} angles; give one angle per view{turned}")
     if not np.isfinite(angles).all():
         raise ValueError(
@@ -120,6 +165,8 @@ def measured(source: str, values: np.ndarray, angles: np.ndarray, center: float 
     if span > (360 if unit == "degrees" else 2 * math.pi) * (1 + 1e-6):
         mend = "set phantom.unit=degrees, or mend the angles" if unit == "radians" else "give one turn at most"
         raise ValueError(f"{source}: the angles span {span:.4g} {unit}, more than one turn; {mend}")
+    live = mending.live_views(source, values)
+    values, angles, count = mending.mended(source, values[live]), angles[live], len(live)
     theta = np.deg2rad(angles) if unit == "degrees" else angles
     if (np.diff(theta) < 0).any():
         log.warning("%s: the angles are not in order; the views were sorted by angle", source)
@@ -135,7 +182,10 @@ def measured(source: str, values: np.ndarray, angles: np.ndarray, center: float 
 
 
 def absorption(file: Path, data: np.ndarray, white: np.ndarray, dark: np.ndarray) -> np.ndarray:
-    """Return −log of the flat-field corrected transmission, (A, P); dead columns and blocked pixels are mended."""
+    """Return −log of the flat-field corrected transmission, (A, P).
+
+    Columns with white ≤ dark are NaN, frames without any light are zero, and single pixels without light are mended.
+    """
     for name, counts in (("data", data), ("data_white", white), ("data_dark", dark)):
         _check_numbers(f"{file}[exchange/{name}]", counts)
         if counts.min() < 0:
@@ -151,6 +201,8 @@ def absorption(file: Path, data: np.ndarray, white: np.ndarray, dark: np.ndarray
         )
     transmission = (data - dark.mean(0)) / np.where(flat > 0, flat, np.nan)
     blocked = transmission <= 0
+    lightless = (blocked | np.isnan(transmission)).all(1)
+    blocked[lightless] = False
     if blocked.mean() > 0.2 or not (transmission > 0).any():
         raise ValueError(
             f"{file}: no light in {blocked.mean():.0%} of the pixels (data − dark ≤ 0); check data, data_white "
@@ -162,28 +214,7 @@ def absorption(file: Path, data: np.ndarray, white: np.ndarray, dark: np.ndarray
             "%s: %d pixels without light count as having the least that was seen, %.2g", file, blocked.sum(), least
         )
         transmission = np.where(blocked, least, transmission)
-    return _mended(str(file), -np.log(transmission))
-
-
-def _mended(source: str, values: np.ndarray) -> np.ndarray:
-    """Return the views with dead detector columns (NaN, or one value in all views) interpolated from the others."""
-    dead = np.isnan(values).any(0) | ((np.ptp(values, axis=0) == 0) & (values[0] != 0))
-    zero = np.ptp(values, axis=0) == 0  # nothing at a column between columns that see something
-    seen = np.flatnonzero(~zero)
-    if len(seen):
-        dead[seen[0] : seen[-1]] |= zero[seen[0] : seen[-1]]
-    if not dead.any():
-        return values
-    if dead.mean() > MOST_DEAD:
-        raise ValueError(
-            f"{source}: {dead.sum()} of {len(dead)} detector columns are dead (constant, or white ≤ dark); "
-            f"at most {MOST_DEAD:.0%} can be interpolated"
-        )
-    columns = np.flatnonzero(dead)
-    shown = ", ".join(map(str, columns[:8])) + (", …" if len(columns) > 8 else "")
-    log.warning("%s: dead detector columns %s were interpolated from their neighbours", source, shown)
-    alive = np.flatnonzero(~dead)
-    return np.stack([np.interp(np.arange(len(dead)), alive, view[alive]) for view in values])
+    return np.where(lightless[:, None], 0.0, -np.log(np.where(lightless[:, None], 1.0, transmission)))
 
 
 def _check_numbers(source: str, values: np.ndarray) -> None:
@@ -207,60 +238,3 @@ def _file(data_dir: str, path: str, name: str, rho: int | None, theta: int | Non
     if not file.is_file():
         raise ValueError(f"{file}: no such file; set phantom.path, relative to data_dir={data_dir} or absolute")
     return file
-
-
-def _read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a file; a lone one, of .npy, .tif or text, is called ``sinogram``."""
-    if file.suffix.lower() not in READERS:
-        raise ValueError(f"{file}: suffix '{file.suffix}' is unknown (available: {', '.join(READERS)})")
-    try:
-        arrays = READERS[file.suffix.lower()](file)
-    except Exception as error:  # numpy, zipfile and Pillow raise many kinds on damaged files
-        if isinstance(error, ValueError) and str(error).startswith(str(file)):
-            raise  # it names its place already
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise ValueError(f"{file}: cannot be read ({reason}); save a plain array of numbers") from error
-    for name, array in arrays.items():
-        if array.dtype.kind not in "iuf":
-            raise ValueError(f"{file}: '{name}' holds {array.dtype}, not real numbers; save integers or floats")
-    return arrays
-
-
-def _read_npz(file: Path) -> dict[str, np.ndarray]:
-    with zipfile.ZipFile(file) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-    if size > LARGEST:
-        raise ValueError(f"{file}: {size} bytes unpacked are more than {LARGEST}; cut the sinogram")
-    with np.load(file, allow_pickle=False) as contents:
-        names = contents.files
-        arrays = {name: np.asarray(contents[name]) for name in names if name in ("sinogram", "theta")}
-    if "sinogram" not in arrays:
-        found = ", ".join(names) or "none"
-        raise ValueError(f"{file}: no array 'sinogram' in it (found: {found}); save it under that name")
-    return arrays
-
-
-def _read_npy(file: Path) -> dict[str, np.ndarray]:
-    return {"sinogram": read_npy(file, "give the sinogram's file")}
-
-
-def _read_tif(file: Path) -> dict[str, np.ndarray]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(file, formats=("TIFF",))
-    with image:
-        return {"sinogram": np.asarray(image)}
-
-
-def _read_text(file: Path) -> dict[str, np.ndarray]:
-    return {"sinogram": np.loadtxt(file, delimiter="," if file.suffix == ".csv" else None)}
-
-
-READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    ".npy": _read_npy,
-    ".npz": _read_npz,
-    ".tif": _read_tif,
-    ".tiff": _read_tif,
-    ".txt": _read_text,
-    ".csv": _read_text,
-}

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.interpolate import CubicSpline, interp1d
 
+from autoint.tomography.data.center import find_center
+
 log = logging.getLogger(__name__)
 SAME_ANGLE = 1e-9
 
@@ -70,29 +72,6 @@ class Scan:
         return replace(self, center=center)
 
 
-def find_center(values: np.ndarray, theta: np.ndarray) -> float:
-    """Return the pixel of the axis of rotation, by the views' consistency (Helgason, Ludwig).
-
-    The centre of mass of a view is ρ₀ + x̄ cos θ + ȳ sin θ for one point (x̄, ȳ), whatever the object; ρ₀ is fitted to
-    all views, the mean of a view's ends being taken for background.
-    """
-    pixels = np.arange(values.shape[1])
-    edge = max(1, values.shape[1] // 50)
-    ramp = np.linspace(0, 1, values.shape[1])
-    left, right = (np.median(part, axis=1)[:, None] for part in (values[:, :edge], values[:, -edge:]))
-    mass = values - left * (1 - ramp) - right * ramp
-    first = (mass * pixels).sum(1) / mass.sum(1)
-    waves = np.stack([np.ones_like(theta), np.cos(theta), np.sin(theta)], 1)
-    if len(theta) < 3:
-        raise ValueError(f"{len(theta)} views do not tell the centre of rotation; give it by phantom.center=PIXEL")
-    center = float(np.linalg.lstsq(waves, first, rcond=None)[0][0])
-    if not 0 < center < values.shape[1] - 1:
-        raise ValueError(
-            f"the centre of rotation was found at pixel {center:.1f}, off the detector; give it by phantom.center=PIXEL"
-        )
-    return center
-
-
 def seen_views(count: int, views: int | None, subsample: int | None) -> np.ndarray:
     """Return which of ``count`` views are measured: ``views`` evenly spaced ones, or every ``subsample``-th."""
     if (views is None) == (subsample is None):
@@ -110,6 +89,8 @@ def interpolated(
 ) -> np.ndarray:
     """Return views (A', P) at the angles ``at``, interpolated in angle; s(ρ, θ + π) = s(−ρ, θ) closes the circle.
 
+    Of views over more than half a turn, pixels without a mirror image on the detector take their own alone.
+
     Args:
         values: measured views, (A, P).
         theta: their angles, (A,), within one turn.
@@ -118,7 +99,17 @@ def interpolated(
         kind: ``linear`` or ``cubic`` (a spline).
     """
     mirrored = np.stack([np.interp(-rho, rho, view) for view in values])
-    turns = range(-3, 4)
+    alone = (-rho < rho[0] - 1e-9) | (-rho > rho[-1] + 1e-9)
+    if np.ptp(theta) > math.pi + SAME_ANGLE and alone.any():
+        whole = _joined(values, mirrored, theta, at, kind, range(-3, 4))
+        return np.where(alone, _joined(values, values, theta, at, kind, range(-4, 5, 2)), whole)
+    return _joined(values, mirrored, theta, at, kind, range(-3, 4))
+
+
+def _joined(
+    values: np.ndarray, mirrored: np.ndarray, theta: np.ndarray, at: np.ndarray, kind: str, turns: range
+) -> np.ndarray:
+    """Return views at ``at``, interpolated between those of these half turns, of which the odd ones are mirrored."""
     angles = np.concatenate([theta + k * math.pi for k in turns])
     rows = np.concatenate([mirrored if k % 2 else values for k in turns])
     order = np.argsort(angles, kind="stable")

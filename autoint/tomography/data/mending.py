@@ -1,0 +1,115 @@
+"""What is wrong with measured views and can be mended or told: dead pixels and frames, and views that are no rows."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+MOST_DEAD = 0.1  # share of detector columns that may be mended
+SHOWN = 8
+
+
+def listed(numbers: np.ndarray) -> str:
+    """Return some numbers as text, the first few of them."""
+    return ", ".join(map(str, numbers[:SHOWN])) + (", …" if len(numbers) > SHOWN else "")
+
+
+def live_views(source: str, values: np.ndarray) -> np.ndarray:
+    """Return the numbers of the views that see something; frames of zeros, or of one value, are told of."""
+    dead = np.nanmax(values, axis=1) == np.nanmin(values, axis=1)
+    if not dead.any():
+        return np.arange(len(values))
+    numbers = np.flatnonzero(dead)
+    if dead.mean() > 0.5:
+        raise ValueError(
+            f"{source}: {len(numbers)} of {len(dead)} views are dead frames of one value, the first is view "
+            f"{numbers[0]}; leave them out, with their angles"
+        )
+    log.warning("%s: views %s are dead frames of one value and were left out", source, listed(numbers))
+    return np.flatnonzero(~dead)
+
+
+def mended(source: str, values: np.ndarray) -> np.ndarray:
+    """Return the views with dead detector columns interpolated from the others."""
+    dead = dead_columns(values)
+    if not dead.any():
+        return values
+    if dead.mean() > MOST_DEAD:
+        raise ValueError(
+            f"{source}: {dead.sum()} of {len(dead)} detector columns are dead (constant among columns that are not, or "
+            f"white ≤ dark); at most {MOST_DEAD:.0%} can be interpolated"
+        )
+    shown = listed(np.flatnonzero(dead))
+    log.warning("%s: dead detector columns %s were interpolated from their neighbours", source, shown)
+    alive = np.flatnonzero(~dead)
+    return np.stack([np.interp(np.arange(len(dead)), alive, view[alive]) for view in values])
+
+
+def dead_columns(values: np.ndarray) -> np.ndarray:
+    """Return which columns of views (A, P) are dead: NaN, or constant where the columns beside them say otherwise.
+
+    Constant alone is no sign: all columns are that see something round about the axis, or air without noise. A constant
+    column is dead if in most views it lies beyond what the columns beside it lead to, and if it is zero or if both
+    sides change from view to view, as noise makes every living column do.
+    """
+    dead = np.isnan(values).any(0)
+    places = np.flatnonzero(~dead)
+    v = values[:, places]
+    if not v.size:
+        return dead
+    least = 1e-6 * float(np.abs(v).max())
+    lively = (np.abs(v - np.median(v, axis=0)) > least).mean(0) > 0.5
+    constant, end = np.ptp(v, axis=0) == 0, v.shape[1] - 1
+    for first, last in _runs(constant, np.arange(end + 1)):
+        inside = first > 0 and last < end
+        if inside and lively[first - 1] and lively[last + 1]:
+            beyond = [_beyond(v, k, first, last, least) for k in range(first, last + 1)]
+        elif not inside and (first > 0 or last < end) and lively[first - 1 if first > 0 else last + 1]:
+            # At an end of the detector this is air, unless the air at the other end has noise.
+            noisy = lively[0 if first > 0 else end]
+            beyond = [noisy and v[0, k] != 0 and _beyond(v, k, first, last, least) for k in range(first, last + 1)]
+        else:
+            continue
+        dead[places[first : last + 1]] |= beyond
+    for first, last in _runs(constant & (v[0] == 0), np.arange(end + 1)):
+        if first > 0 and last < end and _beyond(v, first, first, last, least):
+            dead[places[first : last + 1]] = True
+    return dead
+
+
+def _runs(chosen: np.ndarray, places: np.ndarray) -> list[tuple[int, int]]:
+    """Return the first and the last place of every run of chosen ones."""
+    edges = np.diff(chosen.astype(int), prepend=0, append=0)
+    return list(zip(places[edges[:-1] == 1].tolist(), places[edges[1:] == -1].tolist(), strict=True))
+
+
+def _beyond(v: np.ndarray, column: int, first: int, last: int, least: float) -> bool:
+    """Return whether a column in a run lies in most views beyond what stands beside the run, continued linearly too."""
+    beside = []
+    for near, far in ((first - 1, first - 2), (last + 1, last + 2)):
+        if 0 <= near < v.shape[1]:
+            beside.append(v[:, near])
+            if 0 <= far < v.shape[1]:
+                beside.append(2 * v[:, near] - v[:, far])
+    low, high = np.min(beside, axis=0), np.max(beside, axis=0)
+    value = v[:, column]
+    return bool(((value < low - least) | (value > high + least)).mean() > 0.5)
+
+
+def looks_transposed(values: np.ndarray) -> bool:
+    """Return whether columns rather than rows have a total that stays the same, as that of an object's views does."""
+    rows, columns = (totals[totals != 0] for totals in (values.sum(1), values.sum(0)))
+    if min(len(rows), len(columns)) < 3:
+        return False
+    spread = [float(totals.std() / abs(totals.mean())) for totals in (rows, columns)]
+    return spread[0] > 0.1 and spread[1] < min(0.1, spread[0] / 5)
+
+
+def looks_like_transmission(values: np.ndarray) -> bool:
+    """Return whether both edges of the detector see the largest values, and the middle less: light, not −log of it."""
+    edge = max(1, values.shape[1] // 50)
+    high = float(np.percentile(values, 99))
+    edges = np.concatenate([values[:, :edge], values[:, -edge:]], 1)
+    return bool(values.min() >= 0 and np.percentile(edges, 10) > 0.9 * high and values.mean() < 0.95 * edges.mean())
