@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CAPTION, GAP = 16, 4
 SMALLEST = 128
 LARGEST_ERROR = 0.25
+SHEET = (205, 205, 205)  # between panels, whose own ground is often white or black
 
 
 def to_bytes(image: Tensor) -> Tensor:
@@ -52,10 +53,15 @@ def root_mean_square(image: Tensor, truth: Tensor) -> Tensor:
 
 def error_image(error: Tensor) -> Tensor:
     """Return errors (H, W) as a picture (H, W, 3), from 0 in black to ``LARGEST_ERROR`` or more in pale yellow."""
+    return scale_image(error / LARGEST_ERROR, "inferno")
+
+
+def scale_image(values: Tensor, name: str) -> Tensor:
+    """Return values (H, W) as a picture (H, W, 3) in matplotlib's scale of colours of this name, from 0 to 1."""
     from matplotlib import colormaps
 
-    colors = torch.from_numpy(colormaps["inferno"](range(256))[:, :3]).float()
-    return colors[(error / LARGEST_ERROR * 255).round().clamp(0, 255).long()]
+    colors = torch.from_numpy(colormaps[name](range(256))[:, :3]).float()
+    return colors[(values * 255).round().clamp(0, 255).long()]
 
 
 def write(file: Path, image: Tensor) -> None:
@@ -88,7 +94,7 @@ def row_of(panels: dict[str, Tensor]) -> Image.Image:
     """Return images (H, W, 3) side by side, each under its name; small ones are enlarged."""
     height, width = next(iter(panels.values())).shape[:2]
     times = enlargement(width)
-    sheet = Image.new("RGB", ((width * times + GAP) * len(panels) - GAP, height * times + CAPTION), "white")
+    sheet = Image.new("RGB", ((width * times + GAP) * len(panels) - GAP, height * times + CAPTION), SHEET)
     for place, (name, image) in enumerate(panels.items()):
         x = place * (width * times + GAP)
         sheet.paste(picture(image, times), (x, CAPTION))
@@ -124,7 +130,7 @@ def write_view(
         "rendering": rgb,
         f"error, 0 to {LARGEST_ERROR}": error_image(error),
         f"depth, {float(low):.2f} to {float(high):.2f}": depth_image(depth, acc),
-        "opacity": grey_image(acc),
+        "opacity, 0 to 1": scale_image(acc, "viridis"),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     row_of(panels).save(file)

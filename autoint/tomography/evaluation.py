@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,11 +24,16 @@ from autoint.tomography.classics import Filled, filtered_back_projection, pixel_
 from autoint.tomography.data.sinograms import Scan
 from autoint.tomography.models import LatticeObject, LineNetwork
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
 COLUMNS = {
     "phantom": ("phantom", ""),
     "views": ("views", ""),
     "method": ("method", ""),
     "psnr": ("sinogram PSNR, unseen", ".2f"),
+    "explained": ("measured views explained", ".1%"),
     "image_psnr": ("image PSNR", ".2f"),
     "image_ssim": ("SSIM", ".4f"),
     "fbp_psnr": ("PSNR of FBP", ".2f"),
@@ -35,6 +41,9 @@ COLUMNS = {
     "run": ("run", ""),
 }
 CLASSICS = tuple(classics.METHODS)
+ROWS = 600  # of a picture that no view is lost from
+UNSEEN = "#6b8fb5"  # a colour that is no grey
+NOTHING = 0.5  # a fit that leaves more than this share of the measured views has explained nothing
 
 
 def write(
@@ -54,13 +63,17 @@ def write(
             methods.set_postfix_str(name)
             start = time.perf_counter()
             filled[name] = fill()
-            rows.append({"method": name, **errors(filled[name], scan, seen), "seconds": time.perf_counter() - start})
+            seconds = time.perf_counter() - start
+            rows.append({"method": name, **errors(filled[name], scan, seen), "seconds": seconds})
+    for row, field in zip(rows, fields, strict=False):
+        views = field.integrals if isinstance(field, LatticeObject) else field.sinogram
+        row["explained"] = explained(views(scan.rho, scan.theta[seen]), scan.values[seen], row["method"])
     folder.mkdir(parents=True, exist_ok=True)
     sinograms = {name: result.sinogram for name, result in filled.items() if result.sinogram is not None}
     write_arrays(folder / "sinograms.npz", scan, seen, sinograms)
     write_json(folder / "errors.json", [{k: None if v != v else v for k, v in row.items()} for row in rows])
-    write_sinograms(folder / "sinograms.png", scan, seen, sinograms)
-    write_images(folder / "images.png", scan, filled)
+    pictures.write_figure(folder / "sinograms.png", sinogram_figure(scan, seen, sinograms), dpi=90)
+    pictures.write_figure(folder / "images.png", images_figure(scan, filled), dpi=90)
     return rows
 
 
@@ -84,7 +97,9 @@ def image_of(line: LineNetwork, scan: Scan) -> np.ndarray:
 def errors(filled: Filled, scan: Scan, seen: np.ndarray) -> dict[str, float]:
     """Return the PSNR of the sinogram on unseen angles, and of the images, NaN where there is nothing to compare."""
     unseen = np.setdiff1d(np.arange(len(scan.theta)), seen)
-    row = dict.fromkeys(("psnr", "image_psnr", "image_ssim", "fbp_psnr"), math.nan)
+    row = dict.fromkeys(("psnr", "explained", "image_psnr", "image_ssim", "fbp_psnr"), math.nan)
+    if filled.sinogram is not None:
+        row["explained"] = _share(filled.sinogram[seen], scan.values[seen])
     if filled.sinogram is not None and len(unseen):
         row["psnr"] = psnr(filled.sinogram[unseen], scan.truth[unseen], float(scan.truth.max()))
     truth = true_image(scan)
@@ -100,6 +115,29 @@ def errors(filled: Filled, scan: Scan, seen: np.ndarray) -> dict[str, float]:
                 filtered_back_projection(filled.sinogram, scan.theta, scan), truth, float(truth.max())
             )
     return row
+
+
+def _share(views: np.ndarray, measured: np.ndarray) -> float:
+    return 1 - float(np.square(measured - views).sum() / np.square(measured).sum())
+
+
+def explained(views: np.ndarray, measured: np.ndarray, name: str) -> float:
+    """Return 1 − Σ(s − ours)²/Σs² at the measured views s; warn of a fit that says no more of them than their mean.
+
+    Of an object these are its line integrals alone, without the remainder that is interpolated and added.
+    """
+    share, residual = _share(views, measured), float(np.square(measured - views).sum())
+    changes = float(np.square(measured - measured.mean(0)).sum())  # what a view that is always the same leaves
+    same = 0.01 * float(np.square(measured).sum()) < changes < residual
+    if share < NOTHING or same:
+        log.warning(
+            "%s explains %.1f %% of the measured views%s: what it fills in rests on interpolation at best; check the "
+            "angles and phantom.center, that rows are views, and the length of the training",
+            name,
+            100 * share,
+            ", no more than their mean does" if same else "",
+        )
+    return share
 
 
 def psnr(values: np.ndarray, truth: np.ndarray, peak: float) -> float:
@@ -128,13 +166,12 @@ def write_arrays(file: Path, scan: Scan, seen: np.ndarray, sinograms: dict[str, 
     write_whole(file, stream.getvalue())
 
 
-def write_sinograms(file: Path, scan: Scan, seen: np.ndarray, sinograms: dict[str, np.ndarray]) -> None:
+def sinogram_figure(scan: Scan, seen: np.ndarray, sinograms: dict[str, np.ndarray]) -> Figure:
     """Draw the paper's Figure 3: the sinograms side by side, their errors, and the scan line through the centre."""
     from matplotlib.figure import Figure
 
-    measured = np.full_like(scan.values, np.nan)
-    measured[seen] = scan.values[seen]
-    panels = {"all views": scan.truth, f"the {len(seen)} measured": measured, **sinograms}
+    measured = f"the {len(seen)} measured"
+    panels = {"all views": scan.truth, measured: measured_rows(scan.values, seen), **sinograms}
     figure = Figure(figsize=(2.6 * len(panels), 8.4), layout="constrained")
     grid = figure.add_gridspec(3, len(panels), height_ratios=(1, 1, 1.1))
     extent = (scan.rho[0], scan.rho[-1], math.degrees(scan.theta[-1]), math.degrees(scan.theta[0]))
@@ -142,6 +179,7 @@ def write_sinograms(file: Path, scan: Scan, seen: np.ndarray, sinograms: dict[st
     high, worst = float(scan.truth.max()), 0.05 * float(scan.truth.max())
     for number, (name, values) in enumerate(panels.items()):
         axes = figure.add_subplot(grid[0, number])
+        axes.set_facecolor(UNSEEN)
         axes.imshow(values, cmap="gray", vmin=0, vmax=high, **look)
         axes.set(title=name, xlabel="ρ", ylabel="θ / degrees" if number == 0 else "")
         if name in sinograms:
@@ -164,10 +202,29 @@ def write_sinograms(file: Path, scan: Scan, seen: np.ndarray, sinograms: dict[st
     axes.set(title=f"scan line through the centre, ρ = {scan.rho[middle]:.3f}", xlabel="θ / degrees", ylabel="s")
     axes.legend(fontsize=8, ncols=2)
     axes.grid(alpha=0.3)
-    pictures.write_figure(file, figure, dpi=90)
+    return figure
 
 
-def write_images(file: Path, scan: Scan, filled: dict[str, Filled]) -> None:
+def measured_rows(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return a picture of the measured views alone, NaN between them: (rows, P), every one a band that can be seen.
+
+    A band is 3/5 of the way to the next measured view high, about the place that its view has among all; of more views
+    than a picture can show with gaps, it reaches as far as the next band.
+    """
+    count = len(values)
+    if len(seen) == count:
+        return values
+    rows = max(ROWS, count)
+    places = (seen + 0.5) * (rows / count)
+    half = 0.3 * float(np.diff(places).min()) if len(seen) <= ROWS / 15 else math.inf
+    away = np.abs((np.arange(rows) + 0.5)[:, None] - places)
+    near = away.argmin(1)
+    inside = away.min(1) <= half
+    inside[np.clip(places.astype(int), 0, rows - 1)] = True
+    return np.where(inside[:, None], values[seen[near]], np.nan)
+
+
+def images_figure(scan: Scan, filled: dict[str, Filled]) -> Figure:
     """Draw the images: the object, each method's, and filtered back-projections of filled sinograms below."""
     from matplotlib.figure import Figure
 
@@ -193,7 +250,7 @@ def write_images(file: Path, scan: Scan, filled: dict[str, Filled]) -> None:
         for place, (name, image) in zip(row, images.items(), strict=False):
             place.imshow(image, cmap="gray", vmin=0, vmax=high)
             place.set_title(name, fontsize=9)
-    pictures.write_figure(file, figure, dpi=90)
+    return figure
 
 
 def phantom_name(run: RunConfig) -> str:

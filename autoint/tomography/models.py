@@ -184,8 +184,23 @@ class LatticeObject(nn.Module):
 
 
 def _take_shapes(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Give the tensors of ``module`` the shapes of those that are about to be loaded: a scan decides about them."""
-    for name, own in [*module.named_parameters(), *module.named_buffers()]:
-        there = state.get(prefix + name)
-        if isinstance(there, Tensor) and there.shape != own.shape:
-            own.data = own.data.new_zeros(there.shape)
+    """Give the tensors of ``module`` the shapes of those that are about to be loaded: a scan decides about them.
+
+    ``ValueError`` if these are of no scan and lattice.
+    """
+    assert isinstance(module, LatticeObject)
+    own = dict([*module.named_parameters(), *module.named_buffers()])
+    there = {name: state[prefix + name] for name in own if isinstance(state.get(prefix + name), Tensor)}
+    if there.keys() < own.keys():
+        return  # what is missing is told by load_state_dict
+    shapes, nodes = {name: tuple(tensor.shape) for name, tensor in there.items()}, there["values"].numel()
+    if shapes["seen"] != (*shapes["theta"], *shapes["rho"]) or there["spacing"].numel() != 1:
+        raise ValueError(f"{prefix}seen, theta, rho and spacing have shapes {shapes}, which are no scan's")
+    spacing = float(there["spacing"])
+    across = 2 / spacing + 1 if spacing > 0 else math.inf  # a square about the disc holds 4/π of its nodes
+    if not across**2 <= 2 * nodes + 64 or int(Lattice(spacing).inside().sum()) != nodes:
+        raise ValueError(f"{prefix}values: {nodes} nodes are not those of a lattice of spacing {spacing:g}")
+    for name, tensor in own.items():
+        if there[name].shape != tensor.shape:
+            tensor.data = tensor.data.new_zeros(there[name].shape)
+    module._matrix = None

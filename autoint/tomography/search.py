@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,11 @@ def trials_of(spacing: float | None, exponent: float | None, strength: float | N
     return [(pixels / radius, prior) for pixels, prior in trials]
 
 
+def most_trials(spacing: float | None, exponent: float | None, strength: float | None) -> int:
+    """Return how many trials there are at most, whatever the scan."""
+    return len(trials_of(spacing, exponent, strength, radius=1.0))
+
+
 class Search(nn.Module):
     """Fits an object to three quarters of the measured views by each trial, and to all of them by the best.
 
@@ -42,6 +48,8 @@ class Search(nn.Module):
         obj: the object.
         trials: what is tried; one alone, or one for fewer than four views, is taken without asking the views.
         passes: of the last fit; each trial has half as many.
+        places: for scores, at least one for each trial: as many as the configuration can mean with any scan, so that
+            the module that a checkpoint is loaded into needs no scan to have its shape.
 
     Attributes:
         scores: mean squared error of every trial at the held-out views; infinite before it was made.
@@ -49,11 +57,13 @@ class Search(nn.Module):
 
     scores: Tensor
 
-    def __init__(self, obj: LatticeObject, trials: Sequence[Trial], passes: int) -> None:
+    def __init__(self, obj: LatticeObject, trials: Sequence[Trial], passes: int, places: int = 0) -> None:
         super().__init__()
         self.object, self.passes = obj, passes
         self.trials = list(trials)
-        self.register_buffer("scores", torch.full((len(self.trials),), math.inf, dtype=torch.float64))
+        places = max(places, len(self.trials))
+        self.register_buffer("scores", torch.full((places,), math.inf, dtype=torch.float64))
+        self.register_load_state_dict_pre_hook(_add_places)
         self._solver: tuple[int, SparseGradient] | None = None
 
     @property
@@ -102,3 +112,10 @@ class Search(nn.Module):
             self.scores[turn] = self.object.score(kept, held_out)
         if step == self.steps - 1:
             self._solver = None
+
+
+def _add_places(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Fill up the scores of a checkpoint from before, which had none for the trials that its scan was too large for."""
+    there, own = state.get(prefix + "scores"), module.scores
+    if isinstance(there, Tensor) and isinstance(own, Tensor) and there.dim() == 1 and len(there) < len(own):
+        state[prefix + "scores"] = torch.cat([there, own.new_full((len(own) - len(there),), math.inf)])

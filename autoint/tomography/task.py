@@ -20,7 +20,7 @@ from autoint.runs.steps import StepLoader
 from autoint.tomography import evaluation as sinogram_evaluation
 from autoint.tomography.data.sinograms import Scan, seen_views
 from autoint.tomography.models import LatticeObject, LineNetwork, training_lines
-from autoint.tomography.search import Search, trials_of
+from autoint.tomography.search import Search, most_trials, trials_of
 
 if TYPE_CHECKING:
     from autoint.runs.evaluation import EvaluateConfig
@@ -82,8 +82,9 @@ def ct(
     line = LineNetwork(net, build.grad_net(config, net), samples if config.fit == "grad_net" else None)
     line.scale.fill_(float(np.abs(values).max()))
     obj = LatticeObject(values, angles, scan.rho)
+    trials, places = trials_of(spacing, exponent, strength, scan.radius), most_trials(spacing, exponent, strength)
     module = Tomography(
-        Search(obj, trials_of(spacing, exponent, strength, scan.radius), passes) if "object" in fields else None,
+        Search(obj, trials, passes, places) if "object" in fields else None,
         line if "line" in fields else None,
         seed=config.seed,
         optimizer=config.optimizer,
@@ -155,6 +156,9 @@ class Tomography(pl.LightningModule):
             object_steps.step(lambda: search.advance(batch_idx))
             trainer.should_stop = trainer.should_stop or (self.line is None and batch_idx + 1 == search.steps)
             return
+        if self.line is None:  # a finished object that is asked to go on
+            trainer.should_stop = True
+            return
         for group in adam.param_groups:
             group["lr"] = self.optimizer.lr * learning_rate(trainer, self.optimizer)(batch_idx)
         adam.zero_grad()
@@ -197,6 +201,8 @@ class Tomography(pl.LightningModule):
         )
         named = {r["method"].removeprefix("AutoInt "): torch.tensor(r["psnr"]) for r in rows}
         trainer.callback_metrics.update({f"test/psnr_{name}": value for name, value in named.items()})
+        shares = {f.label: r["explained"] for f, r in zip(self.fields, rows, strict=False)}
+        trainer.callback_metrics.update({f"test/explained_{k}": torch.tensor(v) for k, v in shares.items()})
 
     @staticmethod
     def label(run: RunConfig) -> str:
