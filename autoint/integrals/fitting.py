@@ -178,7 +178,7 @@ def fit(
     problem = LeastSquares(model, u, y)
     adam = torch.optim.Adam(net.parameters(), lr=5e-3)
     second = LevenbergMarquardt(net.parameters())
-    bar = tqdm(unit="step", disable=not progress, desc="fit")
+    bar = tqdm(unit="step", disable=None if progress else True, desc="fit")
     start = time.monotonic()
     for step in itertools.count():
         if step < adam_steps:

@@ -74,6 +74,8 @@ def ssim(
     return values.mean().to(image.dtype)
 
 
+DOWNLOAD = "download"
+"""What stands for weights that may be fetched from the network."""
 BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 
 
@@ -117,19 +119,23 @@ def _fill_backbone(metric: torch.nn.Module, net: str, weights: str) -> None:
 
 @functools.cache
 def lpips_metric(net: str, weights: str | None) -> torch.nn.Module | None:
-    """The LPIPS metric, or None after one line that says why there is none."""
+    """The LPIPS metric, or None after one line that says why there is none; None without a word for ``none``.
+
+    Weights come from the file ``weights``, or from torch's cache; only ``download`` fetches what is not there.
+    """
+    if net == "none":
+        return None
+    cache = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONES[net]
+    mend = f"lpips_weights=FILE with torchvision's {cache.name}, or lpips_weights={DOWNLOAD} to fetch it to {cache}"
+    if weights is None and not cache.is_file():
+        log.warning("LPIPS is n/a: there is no %s; give %s, or lpips=none", cache, mend)
+        return None
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)  # torch's download has no time limit of its own
     try:
-        return load_lpips(net, weights)
+        return load_lpips(net, None if weights == DOWNLOAD else weights)
     except (ImportError, OSError, RuntimeError) as error:
-        cache = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONES[net]
-        log.warning(
-            "LPIPS is n/a: %s; put torchvision's %s at %s, or give it by lpips_weights=FILE",
-            str(error).splitlines()[0],
-            cache.name,
-            cache,
-        )
+        log.warning("LPIPS is n/a: %s; give %s, or lpips=none", str(error).splitlines()[0], mend)
         return None
     finally:
         socket.setdefaulttimeout(before)

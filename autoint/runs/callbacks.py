@@ -16,6 +16,7 @@ from torch import Tensor
 import autoint
 from autoint.runs.checkpoints import FORMAT
 from autoint.runs.loggers import MetricsFile
+from autoint.runs.schedule import follow_budget
 from autoint.runs.signals import Listener, Stopped
 
 
@@ -44,6 +45,7 @@ class SaveLast(Checkpoint):
             self._saved = trainer.global_step if _same(source, self.path) else 0
             for logger in (x for x in trainer.loggers if isinstance(x, MetricsFile)):
                 logger.go_on(source.parent.parent / MetricsFile.NAME, trainer.global_step)
+            follow_budget(trainer)
         self.listener.listen()  # Lightning has put its own handler before ours
         self.listener.busy = True
 

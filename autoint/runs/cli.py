@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,11 @@ def evaluation_keys() -> list[str]:
     from autoint.runs.evaluation import own_fields, shared_fields
 
     return sorted({*shared_fields(), *own_fields()})
+
+
+def keys_of(overrides: Iterable[str]) -> list[str]:
+    """Return the keys that overrides set."""
+    return [str(o.key_or_group) for o in OverridesParser.create().parse_overrides(list(overrides))]
 
 
 Job = Callable[[DictConfig], Any]

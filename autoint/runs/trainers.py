@@ -13,13 +13,14 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from autoint.registry import LOGGERS, nearest
 from autoint.runs import callbacks, checkpoints
 from autoint.runs.config import RunConfig
 from autoint.runs.loggers import MetricsFile
+from autoint.runs.progress import Progress
+from autoint.runs.schedule import Deadline, seconds_of
 
 log = logging.getLogger(__name__)
 NOISE = (  # what Lightning says of choices that are ours, and would say in every run
@@ -52,6 +53,12 @@ def total_steps(config: RunConfig) -> int:
     return steps * accumulated(config)
 
 
+def time_limit(config: RunConfig) -> float | None:
+    """Return ``trainer.max_time`` in seconds, or None where only the steps are limited."""
+    given = config.trainer.get("max_time")
+    return None if given is None else seconds_of("trainer.max_time", given)
+
+
 def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
     """Build the Trainer: one epoch of ``max_steps`` batches, which is what makes a resumed run exact."""
     check_trainer(config)
@@ -61,7 +68,10 @@ def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     save_last = callbacks.SaveLast(run_dir / "checkpoints", config.save_every, config.to_plain())
-    bar = [TQDMProgressBar(refresh_rate=20)] if options.get("enable_progress_bar", True) else []
+    watching: list[Any] = [Progress()] if options.pop("enable_progress_bar", True) else []
+    limit = time_limit(config)
+    options.pop("max_time", None)
+    watching += [] if limit is None else [Deadline(limit)]
     defaults: dict[str, Any] = {
         "default_root_dir": run_dir,
         "max_epochs": 1,
@@ -69,8 +79,9 @@ def trainer(config: RunConfig, run_dir: Path) -> pl.Trainer:
         "num_sanity_val_steps": 0,
         "log_every_n_steps": min(50, steps),
         "enable_model_summary": False,
+        "enable_progress_bar": False,
         "use_distributed_sampler": False,
-        "callbacks": [callbacks.Finite(), save_last, *bar],
+        "callbacks": [callbacks.Finite(), save_last, *watching],
         "logger": [MetricsFile(run_dir), *LOGGERS.build(config.logger, run_dir)],
         "plugins": [checkpoints.WholeFileIO()],
     }
@@ -124,6 +135,7 @@ def check_trainer(config: RunConfig) -> None:
     Refuses 16-bit numbers on a CPU, too, where Lightning would silently take others.
     """
     total_steps(config)
+    time_limit(config)
     options, known = config.trainer, inspect.signature(pl.Trainer).parameters
     for key in options:
         if key not in known and key != "max_steps":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +15,47 @@ import pytorch_lightning as pl
 
 from autoint.files import machine as memory
 from autoint.files.whole_files import write_json
-from autoint.runs import build, checkpoints, restoring, trainers
+from autoint.reports import metrics
+from autoint.runs import build, checkpoints, restoring, resuming, trainers
 from autoint.runs.config import RunConfig
 from autoint.runs.signals import Stopped
 
 log = logging.getLogger(__name__)
 LOST = re.compile("gloo|nccl|peer|timeout|timed out", re.IGNORECASE)  # what torch says of it has no type of its own
 GRACE = 10.0  # seconds for other processes to say what is wrong with them
-NOT_OF_THE_RUN = ("data_dir", "ckpt_path", "resume", "report")
 
 
-def fit(config: RunConfig, run_dir: Path) -> dict[str, Any]:
+def fit(config: RunConfig, run_dir: Path, given: Sequence[str] | None = None) -> dict[str, Any]:
     """Train as configured, in ``run_dir``; return and write the contents of ``result.json``.
 
-    With ``resume`` a finished run that is there already is left as it is, and an unfinished one is finished.
+    With ``resume`` a finished run that is there already is left as it is, and an unfinished one is finished. ``given``
+    are the keys that the command line has set, from which :func:`autoint.runs.resuming.continued` tells the rest.
     """
     weights = config.report.lpips_weights
-    if weights is not None and not Path(weights).is_file():  # said now rather than after hours of training
+    if weights not in (None, metrics.DOWNLOAD) and not Path(str(weights)).is_file():  # now, rather than after hours
         raise ValueError(f"report.lpips_weights={weights}: no such file; give torchvision's weights of the backbone")
-    path = _start_from(config, run_dir)
-    if config.resume and path is not None and (run_dir / "result.json").is_file():
-        log.info("%s: finished before, nothing to do", run_dir)
-        return dict(json.loads((run_dir / "result.json").read_text(encoding="utf-8")))
+    path = resuming.start_from(config, run_dir)
+    contents: dict[str, Any] = {}
+    earlier = None
     if path is None:
         _put_aside(run_dir)
-    contents = None if path is None else checkpoints.load(path)
-    if path is not None and contents is not None:
-        _check_same_model(config, path, contents)
+    else:
+        contents = checkpoints.load(path)
+        stored = restoring.stored_config(path, contents)
+        if given is not None and config.ckpt_path is not None:
+            config = resuming.continued(config, stored, given)
+        resuming.check_same(config, path, stored)
+        resuming.check_budget(config, path, contents, stored)
+        earlier = resuming.result_of(path, contents)
+        here = path.parent.parent.absolute() == run_dir.absolute()
+        if here and earlier is not None and not resuming.has_more_to_do(config, stored):
+            log.info("%s: finished before, nothing to do; a larger trainer.max_steps or max_time goes on", run_dir)
+            return earlier
+        if here:
+            (run_dir / "result.json").unlink(missing_ok=True)
     memory.keep_freed()
     task = build.task(config)
-    if path is not None and contents is not None:
+    if path is not None:
         checkpoints.check_resumable(path, contents, task.module)
         log.info("%s: going on from step %d of %s", run_dir, contents["global_step"], path)
     trainer = trainers.trainer(config, run_dir)
@@ -60,6 +70,9 @@ def fit(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "metrics": {k: float(v) for k, v in sorted(trainer.callback_metrics.items())},
         "collapsed": bool(getattr(task.module, "collapsed", False)),
     }
+    if earlier is not None and earlier["steps"] == trainer.global_step:
+        log.info("nothing was left to do; the result stays")
+        result = earlier
     write_json(run_dir / "result.json", result)
     log.info("%d steps in %.0f s", result["steps"], seconds)
     last = run_dir / "checkpoints" / "last.ckpt"
@@ -110,30 +123,6 @@ def _hint(config: RunConfig, last: Path) -> str:
     return f"; {last} is whole, the same command{how} goes on from there"
 
 
-def _start_from(config: RunConfig, run_dir: Path) -> Path | None:
-    """Return the checkpoint to go on from: the one that ``ckpt_path`` means, or with ``resume`` that of the folder.
-
-    ``last`` is the last.ckpt of the run's folder, ``auto`` the newest good one there, or none if nothing was saved yet.
-    """
-    folder, given = run_dir / "checkpoints", config.ckpt_path
-    last = folder / "last.ckpt"
-    here = config.resume and any(folder.glob("*.ckpt"))
-    if given == "auto":
-        path = checkpoints.newest(folder)
-        if path is None:
-            log.info("ckpt_path=auto: nothing was saved in %s yet; the training starts", folder)
-    elif given == "last" and not last.exists():
-        raise ValueError(
-            f"ckpt_path=last: there is no {last}; `last` is that of the run's folder: give the folder of the run that "
-            "is to go on, hydra.run.dir=RUN"
-        )
-    else:
-        path = last if given == "last" or here else Path(given) if given else None
-    if here and path is not None:
-        _check_same(config, path)
-    return path
-
-
 def _put_aside(run_dir: Path) -> None:
     """Keep the checkpoints of an earlier run in this folder apart: nothing shall go on from them unasked."""
     folder = run_dir / "checkpoints"
@@ -143,41 +132,3 @@ def _put_aside(run_dir: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # another process of this training was faster
             folder.rename(aside)
     (run_dir / "result.json").unlink(missing_ok=True)
-
-
-def _check_same(config: RunConfig, last: Path) -> None:
-    """Refuse to go on in a folder that holds another run, naming every key that differs."""
-    there, here = (
-        dict(_flat({k: v for k, v in c.to_plain().items() if k not in NOT_OF_THE_RUN}))
-        for c in (restoring.stored_config(last, checkpoints.load(last)), config)
-    )
-    keys = [k for k in {**there, **here} if there.get(k) != here.get(k)]
-    if keys:
-        differing = ", ".join(f"{k} ({there.get(k)} there, {here.get(k)} here)" for k in keys)
-        mend = "remove the folder, or give another one by hydra.sweep.dir or hydra.run.dir"
-        raise ValueError(f"resume=true: {last.parent.parent} holds a run with another {differing}; {mend}")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested dicts under the keys that a user would give; ``options`` is none of them."""
-    for key, value in values.items():
-        name = prefix if key == "options" else f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _flat(value, name if key == "options" else f"{name}.")
-        else:
-            yield name, value
-
-
-def _check_same_model(config: RunConfig, path: Path, contents: dict[str, Any]) -> None:
-    """Refuse to resume a checkpoint of another task or architecture, naming every key that differs."""
-    plain = contents["autoint"]["config"]
-    if plain.get("task") != config.task:
-        raise ValueError(f"ckpt_path={path}: it is of task={plain.get('task')}, not of task={config.task}")
-    there, here = restoring.stored_config(path, contents).to_plain(), config.to_plain()
-    fixed = ("network", "activation", "encoding")
-    fixed_options = ("placement", "direction_encoding", "networks", "sections")
-    pairs = [(k, there[k], here[k]) for k in fixed]
-    pairs += [(k, there["options"].get(k), here["options"].get(k)) for k in fixed_options]
-    differing = [f"{k} ({was} there, {now} here)" for k, was, now in pairs if was != now]
-    if differing:
-        raise ValueError(f"ckpt_path={path}: it was trained with another {', '.join(differing)}")

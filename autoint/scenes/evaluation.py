@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from autoint.files.machine import flops, peak_memory
 from autoint.registry import EVALUATIONS, at_least_one, one_of
 from autoint.reports import metrics, pictures
 from autoint.runs.config import RunConfig
 from autoint.runs.interrupted import PartialEvaluation
+from autoint.runs.progress import tracked
 from autoint.scenes import ray_panel
 from autoint.scenes.camera_paths import PATHS
 from autoint.scenes.data.batches import WholeImages
@@ -102,7 +102,7 @@ def evaluate(
     unfinished = PartialEvaluation(folder, volume, settings)
     if unfinished.done:
         log.info("%s: %d of %d images were done before", name, len(unfinished.done), len(images))
-    for item in tqdm(range(len(images)), desc=name, unit="image"):
+    for item in tracked(range(len(images)), name, "image"):
         batch, view = images[item].to(background.device), views.names[item]
         counted = batch.rgba if batch.valid is None else torch.cat([batch.rgba, batch.valid[:, None].float()], dim=-1)
         if known := unfinished.found(view, counted):

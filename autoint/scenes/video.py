@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image, features
 from torch import Tensor
-from tqdm import tqdm
 
 from autoint.reports.pictures import to_bytes
 from autoint.scenes.camera_paths import PATHS
@@ -107,7 +106,7 @@ def fly(
     images = WholeImages(flight)
 
     def rendered() -> Iterator[Tensor]:
-        for number in tqdm(range(len(images)), desc=f"video {file.stem}", unit="frame"):
+        for number in tracked(range(len(images)), f"video {file.stem}", "frame"):
             batch = images[number].to(background.device)
             assert batch.shape is not None
             yield volume.view(batch.rays, background, chunk_size)[0].cpu().reshape(*batch.shape, 3)

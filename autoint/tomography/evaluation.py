@@ -58,7 +58,7 @@ def write(
         f"AutoInt {field.label}": functools.partial(ours, field, scan) for field in fields
     }
     fills |= {name: functools.partial(classics.METHODS[name], scan, seen) for name in which}
-    with tqdm(fills.items(), desc="methods", leave=False) as methods:
+    with tqdm(fills.items(), desc="methods", leave=False, disable=None) as methods:
         for name, fill in methods:
             methods.set_postfix_str(name)
             start = time.perf_counter()

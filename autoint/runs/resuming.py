@@ -1,0 +1,153 @@
+"""Going on with a run: from which checkpoint, with which configuration, and what of it may be another than before.
+
+What says how long, where and how watched a run trains may change, and is applied: ``MAY_CHANGE``. The schedule follows
+the present budget: the cosine decay ends with ``trainer.max_steps`` or ``trainer.max_time`` as they are now, of which
+the steps and the seconds trained before are a part. All else made the weights what they are, and is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoint.runs import checkpoints, trainers
+from autoint.runs.config import RunConfig
+
+log = logging.getLogger(__name__)
+MAY_CHANGE = (
+    "data_dir",
+    "ckpt_path",
+    "resume",
+    "report",
+    "logger",
+    "compile",
+    "grad_net",  # how a derivative is computed, not what it is
+    "val_every",
+    "save_every",
+    "val_images",
+    "tolerance",
+    "trainer",  # without the keys below
+)
+FIXED_OF_TRAINER = {"precision": "32-true", "accumulate_grad_batches": 1}
+"""Keys of the trainer on which the stored numbers and their counters rest, with what they are where they are not given."""
+SHORT = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+BUDGET = ("max_steps", "max_time")
+
+
+def start_from(config: RunConfig, run_dir: Path) -> Path | None:
+    """Return the checkpoint to go on from: the one that ``ckpt_path`` means, or with ``resume`` that of the folder.
+
+    ``last`` is the last.ckpt of the run's folder, ``auto`` the newest good one there, or none if nothing was saved yet.
+    """
+    folder, given = run_dir / "checkpoints", config.ckpt_path
+    last = folder / "last.ckpt"
+    if given == "auto":
+        path = checkpoints.newest(folder)
+        if path is None:
+            log.info("ckpt_path=auto: nothing was saved in %s yet; the training starts", folder)
+        return path
+    if given == "last" and not last.exists():
+        raise ValueError(
+            f"ckpt_path=last: there is no {last}; `last` is that of the run's folder: give the folder of the run that "
+            "is to go on, hydra.run.dir=RUN"
+        )
+    if given == "last" or (config.resume and any(folder.glob("*.ckpt"))):
+        return last
+    return Path(given) if given else None
+
+
+def continued(config: RunConfig, stored: RunConfig, given: Sequence[str]) -> RunConfig:
+    """Return the configuration to go on with, after a command line that has set the keys ``given``.
+
+    Where these may all change, as in ``ckpt_path=last hydra.run.dir=RUN trainer.max_steps=40000``, all others are those
+    of the checkpoint; otherwise the command line describes the whole run.
+    """
+    allowed = {*MAY_CHANGE, *(["task"] if config.task == stored.task else [])}
+    if not allowed >= {key.partition(".")[0] for key in given}:
+        return config
+    plain, here = stored.to_plain(), config.to_plain()
+    for key in ["ckpt_path", *given]:
+        head, _, leaf = key.partition(".")
+        into, source = (plain, here) if head in here else (plain["options"], here["options"])
+        if leaf and head != "logger":
+            into[head][leaf] = source[head].get(leaf)
+        elif head == "trainer":  # a group, chosen for the machine
+            into[head] = source[head] | {k: v for k, v in into[head].items() if k in BUDGET}
+        else:
+            into[head] = source[head]
+    return RunConfig.from_plain(plain)
+
+
+def check_same(config: RunConfig, path: Path, stored: RunConfig) -> None:
+    """Refuse to go on as another run, naming every key that differs and is none of those that may."""
+    if stored.task != config.task:
+        raise ValueError(f"ckpt_path={path}: it is of task={stored.task}, not of task={config.task}")
+    there, here = (dict(_fixed(c)) for c in (stored, config))
+    keys = [k for k in {**there, **here} if there.get(k) != here.get(k)]
+    named = {k.removesuffix(".name") for k in keys if k.endswith(".name")}  # whose options go with it
+    keys = [k for k in keys if k.endswith(".name") or k.rpartition(".")[0] not in named]
+    if not keys:
+        return
+    differing = ", ".join(f"{k.removesuffix('.name')} ({there.get(k)} there, {here.get(k)} here)" for k in keys)
+    if config.ckpt_path is None:
+        mend = "remove the folder, or give another one by hydra.sweep.dir or hydra.run.dir"
+        raise ValueError(f"resume=true: {path.parent.parent} holds a run with another {differing}; {mend}")
+    mend = "leave them out to go on as before; the budget (trainer.max_steps, trainer.max_time) and how the run is"
+    raise ValueError(
+        f"ckpt_path={config.ckpt_path}: it was trained with another {differing}; {mend} watched may change"
+    )
+
+
+def check_budget(config: RunConfig, path: Path, contents: dict[str, Any], stored: RunConfig) -> None:
+    """Refuse a budget that is new and smaller than what the checkpoint has used of it already."""
+    steps, before = config.trainer.get("max_steps"), stored.trainer.get("max_steps")
+    if steps != before and int(steps or 0) < contents["global_step"]:
+        raise ValueError(f"trainer.max_steps={steps}: {path} is of step {contents['global_step']} already; give more")
+    limit, timer = trainers.time_limit(config), contents.get("callbacks", {}).get("Timer", {})
+    elapsed = float(timer.get("time_elapsed", {}).get("train", 0.0))
+    if limit is not None and limit != trainers.time_limit(stored) and limit < elapsed:
+        given = config.trainer["max_time"]
+        raise ValueError(f"trainer.max_time={given}: {path} has trained for {elapsed:.0f} s already; give more")
+
+
+def has_more_to_do(config: RunConfig, stored: RunConfig) -> bool:
+    """Return whether the configuration lets a run that was finished as ``stored`` train for longer."""
+
+    def budget(of: RunConfig) -> tuple[float, float, float]:
+        limit = trainers.time_limit(of)
+        return of.trainer.get("max_steps", 0), math.inf if limit is None else limit, -of.options.get("tolerance", 0.0)
+
+    return any(now > then for now, then in zip(budget(config), budget(stored), strict=True))
+
+
+def result_of(path: Path, contents: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the ``result.json`` of the run whose end a checkpoint is, or None where the run was not finished."""
+    try:
+        result = json.loads((path.parent.parent / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    of_the_end = isinstance(result, dict) and result.get("steps") == contents.get("global_step")
+    return result if of_the_end else None
+
+
+def _fixed(config: RunConfig) -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a configuration that may not change, under the keys that a user would give."""
+    plain = config.to_plain()
+    for key, otherwise in FIXED_OF_TRAINER.items():
+        value = plain["trainer"].get(key) or otherwise
+        yield f"trainer.{key}", SHORT.get(str(value), value)
+    plain |= plain.pop("options")
+    yield from flat({key: value for key, value in plain.items() if key not in MAY_CHANGE})
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested dicts with their dotted names."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
