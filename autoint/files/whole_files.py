@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,16 @@ def write_whole(file: Path, content: bytes) -> Path:
     part.write_bytes(content)
     os.replace(part, file)
     return file
+
+
+def new_part(folder: Path, prefix: str, directory: bool = False) -> Path:
+    """Make an empty file, or a directory, for what is renamed when it is whole; return it.
+
+    Its name is nobody else's, and its rights are what the umask leaves, where :mod:`tempfile` makes it the owner's alone.
+    """
+    part = folder / f"{prefix}{secrets.token_hex(8)}.part"
+    part.mkdir() if directory else part.touch(exist_ok=False)
+    return part
 
 
 def write_json(file: Path, value: Any) -> None:

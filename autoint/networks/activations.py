@@ -155,7 +155,11 @@ def relu() -> Activation:
 
 @ACTIVATIONS.register("sine")
 def sine(*, omega_0: float = 30.0) -> Activation:
-    """Sine, sin(ω₀x), initialised as in SIREN: U(±1/fan_in) first, then U(±√(6/fan_in)/ω₀)."""
+    """Sine, sin(ω₀x), initialised as in SIREN: U(±1/fan_in) first, then U(±√(6/fan_in)/ω₀).
+
+    Args:
+        omega_0: ω₀, how fast it oscillates.
+    """
     if not omega_0 > 0:
         raise ValueError(f"activation.omega_0={omega_0} must be positive; SIREN uses 30")
 

@@ -133,7 +133,14 @@ class Positional(AbstractEncoding):
 def positional(
     in_features: int, *, num_frequencies: int = 10, pi: bool = True, include_input: bool = True
 ) -> AbstractEncoding:
-    """NeRF's positional encoding (paper, eq. 14), π and the raw input included by default."""
+    """NeRF's positional encoding (paper, eq. 14), π and the raw input included by default.
+
+    Args:
+        in_features: of the coordinates.
+        num_frequencies: L, how many bands.
+        pi: whether the frequencies are multiples of π.
+        include_input: whether the raw coordinates stand before the bands.
+    """
     return Positional(in_features, num_frequencies, pi, include_input, normalized=False)
 
 
@@ -141,7 +148,14 @@ def positional(
 def normalized_positional(
     in_features: int, *, num_frequencies: int = 10, pi: bool = True, include_input: bool = True
 ) -> AbstractEncoding:
-    """The normalised positional encoding (paper, eq. 15), π and the raw input included by default."""
+    """The normalised positional encoding (paper, eq. 15), π and the raw input included by default.
+
+    Args:
+        in_features: of the coordinates.
+        num_frequencies: L, how many bands.
+        pi: whether the frequencies are multiples of π.
+        include_input: whether the raw coordinates stand before the bands.
+    """
     return Positional(in_features, num_frequencies, pi, include_input, normalized=True)
 
 

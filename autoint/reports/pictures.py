@@ -181,8 +181,7 @@ def write_pareto(file: Path, points: dict[str, tuple[float, float]]) -> Path:
     axes.plot(*zip(*(points[name] for name in pareto(points)), strict=True), "-", color="0.7", zorder=0)
     for name, (seconds, psnr) in points.items():
         axes.plot(seconds, psnr, "o")
-        label = "/".join(Path(name).parts[-2:])
-        axes.annotate(label, (seconds, psnr), xytext=(5, 3), textcoords="offset points", fontsize=7)
+        axes.annotate(name, (seconds, psnr), xytext=(5, 3), textcoords="offset points", fontsize=7)
     axes.set(xscale="log", xlabel="seconds per frame", ylabel="PSNR (dB)")
     axes.grid(alpha=0.3)
     return write_figure(file, figure, dpi=120)

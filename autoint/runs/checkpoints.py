@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import nn
 
 import autoint
 from autoint.files.torch_files import read_plain, refuse_address, tensors_of
+from autoint.files.whole_files import new_part
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -36,8 +36,8 @@ class WholeFileIO(TorchCheckpointIO):
         name = ""
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-", suffix=".part")
-            with os.fdopen(descriptor, "wb") as file:
+            name = str(new_part(target.parent, ".tmp-"))
+            with open(name, "wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())

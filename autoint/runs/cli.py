@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -9,14 +10,16 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal import hydra as hydra_program
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -26,12 +29,25 @@ from omegaconf.errors import OmegaConfBaseException
 
 import autoint
 from autoint.registry import nearest, unknown
-from autoint.runs import recipe
+from autoint.runs import helping, presets, recipe
 from autoint.runs.composing import as_data
+from autoint.runs.folders import claiming, quoted, remove_empty
 from autoint.runs.scene_folders import with_scene_folders
 from autoint.runs.signals import Stopped
 
 TRACE = "HYDRA_FULL_ERROR"
+TAKES_A_VALUE = (
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--package",
+    "-p",
+    "--cfg",
+    "-c",
+)
 # Hydra 1.4 does without `version_base`; 1.3 warns where it is missing.
 VERSION = {} if tuple(map(int, version("hydra-core").split(".")[:2])) >= (1, 4) else {"version_base": "1.3"}
 
@@ -118,9 +134,7 @@ def entry(
             known: list[str] = []
             errors: list[Exception] = []
             sweeps: list[tuple[DictConfig, Path]] = []
-            # Hydra would read these as booleans, and takes the options of a group as strings only.
-            sys.argv = [re.sub(r"^faithful=(true|false)$", r"faithful='\1'", a, flags=re.IGNORECASE) for a in sys.argv]
-            sys.argv = [re.sub(r"^(\+*function)=(.*)", _quoted, a, flags=re.DOTALL) for a in sys.argv]
+            sys.argv[1:] = as_typed(sys.argv[1:]) if groups else as_runs(sys.argv[1:])
             conf = conf_dir()
             program = hydra.main(config_path=str(conf), config_name=config_name, **VERSION)
             try:
@@ -130,7 +144,7 @@ def entry(
                 if groups:
                     sys.argv[1:] = with_scene_folders(sys.argv[1:], conf)
                 known += known_keys() if groups else evaluation_keys()
-                with as_data():
+                with as_data(), claiming(), _our_words():
                     program(_collecting(function, errors, sweeps, known))()
                 if after is not None and sweeps:
                     after(*sweeps[-1])
@@ -170,6 +184,56 @@ def _quoted(override: re.Match[str]) -> str:
     return f"{key}={','.join(quoted)}"
 
 
+def as_typed(arguments: list[str]) -> list[str]:
+    """Return a training's command line as Hydra reads it: ``faithful=true`` is a choice, ``sin(x)`` no call of its own."""
+    words = [re.sub(r"^faithful=(true|false)$", r"faithful='\1'", a, flags=re.IGNORECASE) for a in arguments]
+    return [re.sub(r"^(\+*function)=(.*)", _quoted, word, flags=re.DOTALL) for word in words]
+
+
+def as_runs(arguments: list[str]) -> list[str]:
+    """Return an evaluation's command line with all that names runs as one list: ``a b``, ``runs=a,b``, ``runs=[a,b]``."""
+    if {"-m", "--multirun"} & set(arguments):
+        return arguments  # where a comma is Hydra's
+    paths: list[str] = []
+    others: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        key, is_override, value = argument.partition("=")
+        if is_override and key == "runs" and not re.match(r"[\['\"]|.*\$\{", value):
+            paths += [value] if Path(value).exists() else value.split(",")
+        elif is_override or argument.startswith(("-", "~", "+")) or before in TAKES_A_VALUE:
+            others.append(argument)
+        else:
+            paths.append(argument)
+    runs = ",".join(map(quoted, paths))
+    return [*others, *([f"runs=[{runs}]" if len(paths) > 1 else f"runs={runs}"] if paths else [])]
+
+
+@contextlib.contextmanager
+def _our_words() -> Iterator[None]:
+    """While it lasts, Hydra's help is ours, and what it composes for a single run is checked by :mod:`presets`."""
+    theirs: Any = hydra_program.Hydra
+    get_help, compose = theirs.get_help, theirs.compose_config
+
+    def our_help(self: Any, help_cfg: DictConfig, cfg: DictConfig, *args: Any, **kwargs: Any) -> str:
+        loader = self.config_loader
+        groups = {g: sorted(loader.get_group_options(g)) for g in sorted(self.list_all_config_groups())}
+        folders = [Path(source.path) for source in loader.get_sources() if source.scheme() == "file"]
+        ours = {group: names for group, names in groups.items() if group.partition("/")[0] != "hydra"}
+        return helping.text(help_cfg.template, cfg, ours, folders)
+
+    def our_compose(self: Any, config_name: str | None, overrides: list[str], run_mode: RunMode, **kwargs: Any) -> Any:
+        composed = compose(self, config_name, overrides, run_mode, **kwargs)
+        if run_mode == RunMode.RUN:  # the jobs of a sweep are checked one by one
+            presets.check(self.config_loader, overrides)
+        return composed
+
+    theirs.get_help, theirs.compose_config = our_help, our_compose
+    try:
+        yield
+    finally:
+        theirs.get_help, theirs.compose_config = get_help, compose
+
+
 def _bear_with_terminals() -> None:
     """Take a terminal that knows ASCII only, and a log that nobody reads any more, as no error."""
     logging.raiseExceptions = False
@@ -203,6 +267,8 @@ def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictC
             sweeps.append((composed, Path(HydraConfig.get().sweep.dir)))
         os.environ.pop(TRACE, None)  # for the processes that the job may start
         try:
+            if GlobalHydra.instance().is_initialized():
+                presets.check(GlobalHydra.instance().config_loader(), HydraConfig.get().overrides.task)
             return function(composed)
         except BaseException as error:
             _remove_if_unused(HydraConfig.get())
@@ -240,10 +306,7 @@ def _remove_if_unused(config: Any) -> None:
         return
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     (folder / log_file).unlink(missing_ok=True)
-    for empty in [folder, *list(folder.parents)[:3]]:
-        if empty == Path.cwd() or any(empty.iterdir()):
-            break
-        empty.rmdir()
+    remove_empty(folder)
 
 
 def one_line(error: BaseException, known: list[str]) -> str | None:
@@ -263,6 +326,8 @@ def one_line(error: BaseException, known: list[str]) -> str | None:
 
 
 def _of_hydra(error: Any, known: list[str]) -> str:
+    from autoint.runs.config import nearest_key
+
     text = str(error)
     options = getattr(error, "options", None)
     if options:
@@ -279,8 +344,10 @@ def _of_hydra(error: Any, known: list[str]) -> str:
     head, _, leaf = key.rpartition(".")
     if head and head.split(".")[0] in known and parent is not None:
         siblings = [str(k) for k in parent if k != "name"]
-        return f"unknown key '{key}'{nearest(leaf, siblings)} (available: {', '.join(siblings) or 'none'})"
-    return f"unknown key '{key}'{nearest(key, known)} (see --help)"
+        near = nearest(leaf, siblings) or nearest_key(key, [])
+        return f"unknown key '{key}'{near} (available: {', '.join(siblings) or 'none'})"
+    near = nearest_key(key, known) if "optimizer" in known else nearest(key, known)
+    return f"unknown key '{key}'{near} (see --help)"
 
 
 def _overridden_key(text: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,13 +44,18 @@ GROUPS: dict[str, Registry[Any]] = {
     "phantom": PHANTOMS,
     "logger": LOGGERS,
 }
-LPIPS_NETS = ("alex", "vgg")
+LPIPS_NETS = ("none", "alex", "vgg")
 FITS = ("integral_net", "grad_net")
 
 
 @dataclass
 class Network:
-    """Size of an integral network: width and number of hidden layers."""
+    """Size of an integral network.
+
+    Attributes:
+        hidden_features: width of its hidden layers.
+        num_layers: how many hidden layers.
+    """
 
     hidden_features: int = 64
     num_layers: int = 4
@@ -61,6 +66,13 @@ class Optimizer:
     """Adam, with a linear warm-up and a cosine decay from ``lr`` to ``lr·final`` over the run's budget.
 
     With ``decay_steps`` the decay is the paper's instead: ``lr`` is multiplied by ``final`` every so many steps.
+
+    Attributes:
+        lr: learning rate.
+        betas: Adam's two averaging factors.
+        warmup_steps: steps over which the learning rate rises from 0.
+        final: share of lr at the end of the budget; with decay_steps, by which lr is multiplied each time.
+        decay_steps: steps between two decays; None decays by a cosine over the whole budget.
     """
 
     lr: float = 5e-3
@@ -72,7 +84,15 @@ class Optimizer:
 
 @dataclass
 class Report:
-    """What is written after a sweep, and how its runs are evaluated for it, by ``evaluate.py``'s keys."""
+    """What is written after a sweep, and how its runs are evaluated for it, by ``evaluate.py``'s keys.
+
+    Attributes:
+        layout: table1, figure5, deepvoxels or figure3; none writes nothing.
+        max_images: evenly spaced test views of each run; None takes all.
+        chunk_size: rays at a time, which bounds the memory.
+        lpips: backbone, vgg or alex; or none, for no LPIPS.
+        lpips_weights: file with torchvision's weights of the backbone, or download; None takes torch's cache.
+    """
 
     layout: str = "none"
     max_images: int | None = None
@@ -86,7 +106,29 @@ NESTED: dict[str, type[Any]] = {"network": Network, "optimizer": Optimizer, "rep
 
 @dataclass
 class RunConfig:
-    """Everything that defines a run. ``options`` holds the keys that belong to the task."""
+    """Everything that defines a run.
+
+    Attributes:
+        task: what is trained.
+        options: the keys that belong to the task.
+        seed: of all that is random.
+        data_dir: where the data sets are.
+        fit: integral_net trains on differences of the integral network, grad_net on samples of its derivative.
+        batch_size: rays or lines per step, of all processes together.
+        val_every: steps between two validations.
+        save_every: steps between two checkpoints.
+        ckpt_path: go on from a checkpoint: last (of the run's folder), auto (the newest that is whole there), or a file.
+        resume: leave a finished run in the folder as it is, and finish an unfinished one; for sweeps.
+        compile: compile the networks by torch.compile, a minute at the start.
+        network: size of the networks.
+        optimizer: Adam and its schedule.
+        activation: nonlinearity of the integral network's layers.
+        encoding: what the coordinates pass through before the first layer.
+        grad_net: how the derivative of the integral network is computed.
+        logger: beside metrics.csv, which is always written.
+        report: what is written after a sweep.
+        trainer: Lightning's own arguments, by their own names.
+    """
 
     task: str
     options: dict[str, Any]
@@ -131,7 +173,9 @@ class RunConfig:
         for key in plain:
             if key not in shared and key not in own:
                 known = sorted([*shared, *own])
-                raise ValueError(f"unknown key '{key}'{nearest(key, known)} (keys of task={task}: {', '.join(known)})")
+                raise ValueError(
+                    f"unknown key '{key}'{nearest_key(key, known)} (keys of task={task}: {', '.join(known)})"
+                )
         for key, registry in GROUPS.items():
             if key in shared or key in own:
                 plain[key] = complete(key, registry, plain.get(key, (shared | own)[key][1]))
@@ -172,6 +216,21 @@ class RunConfig:
             raise ValueError(f"optimizer.betas={self.optimizer.betas} must be two numbers in [0, 1)")
         if not 0 <= self.optimizer.final <= 1:
             raise ValueError(f"optimizer.final={self.optimizer.final} must be between 0 and 1")
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'optimizer.lr'?`` for a key that is there under another one, or the nearest of ``known``."""
+    leaf = key.rpartition(".")[2]
+    nested = [f"{name}.{field}" for name, cls in NESTED.items() for field in fields_of(cls)]
+    nested += [
+        f"trainer.{name}" for name in ("max_steps", "max_time", "accelerator", "devices", "strategy", "precision")
+    ]
+    components = [
+        f"{g}.{k}" for g, registry in GROUPS.items() for name in registry.names() for k in registry.fields(name)
+    ]
+    meant = [name for name in dict.fromkeys(nested + components) if name.endswith(f".{leaf}") and name != key]
+    meant = [name for name in meant if name in nested] or meant
+    return f"; did you mean {' or '.join(map(repr, meant[:3]))}?" if meant else nearest(key, known)
 
 
 def complete(key: str, registry: Registry[Any], choice: Any) -> dict[str, Any]:

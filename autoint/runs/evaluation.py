@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -20,7 +21,7 @@ from autoint.files.whole_files import write_json, write_whole
 from autoint.registry import EVALUATIONS, at_least_one, checked, fields_of, one_of
 from autoint.reports import metrics, pictures
 from autoint.reports.tables import markdown
-from autoint.runs import restoring
+from autoint.runs import checkpoints, labels, restoring
 from autoint.runs.interrupted import PartialEvaluation
 
 log = logging.getLogger(__name__)
@@ -31,18 +32,18 @@ class EvaluateConfig:
     """What to evaluate, and how; ``options`` holds the keys that belong to tasks.
 
     Attributes:
-        runs: a checkpoint, a run's folder, or a folder of runs.
+        runs: a checkpoint, a run's folder, a folder of runs, or several of them, as a,b.
         data_dir: where the data sets are; None takes the place of the training.
         split: train, val or test.
         max_images: evenly spaced ones; None takes all.
         chunk_size: rays at a time, which bounds the memory.
-        lpips: backbone, vgg or alex.
-        lpips_weights: torchvision's weights of the backbone; None takes torch's cache, or the network.
+        lpips: backbone, vgg or alex; or none, for no LPIPS.
+        lpips_weights: file with torchvision's weights of the backbone, or download; None takes torch's cache.
         device: auto, cpu or cuda.
         options: of all tasks together.
     """
 
-    runs: str = "outputs"
+    runs: Any = "outputs"
     data_dir: str | None = None
     split: str = "test"
     max_images: int | None = None
@@ -65,9 +66,11 @@ class EvaluateConfig:
         """Return the configuration itself; ``ValueError`` names the key, the value and what is allowed."""
         allowed = {
             "split": ("train", "val", "test"),
-            "lpips": tuple(metrics.BACKBONES),
+            "lpips": ("none", *metrics.BACKBONES),
             "device": ("auto", "cpu", "cuda"),
         }
+        if not all(isinstance(run, str) and run for run in paths_of(self.runs) or [None]):
+            raise ValueError(f"runs={self.runs!r} must be a path, or several as in runs=a,b")
         for key, values in allowed.items():
             one_of(key, getattr(self, key), values)
         at_least_one(max_images=self.max_images, chunk_size=self.chunk_size)
@@ -92,17 +95,24 @@ def own_fields() -> dict[str, tuple[Any, Any]]:
     return {key: value for task in EVALUATIONS.names() for key, value in EVALUATIONS.fields(task).items()}
 
 
-def find_checkpoints(runs: str) -> list[Path]:
-    """Return the checkpoints named by ``runs``: a file, a run's folder, or a folder of runs at any depth."""
-    refuse_address(runs)
-    place = Path(runs)
-    if place.is_file():
-        return [place]
-    found = sorted(place.rglob("checkpoints/last.ckpt")) if place.is_dir() else []
-    if not found:
-        what = "no checkpoints/last.ckpt below it" if place.is_dir() else "no such file or folder"
-        raise ValueError(f"runs={runs}: {what}; give a checkpoint, a run's folder or a folder of runs")
-    return found
+def paths_of(runs: Any) -> list[Any]:
+    """Return what ``runs`` names, one path or several."""
+    return list(runs) if isinstance(runs, (list, tuple)) else [runs]
+
+
+def find_checkpoints(runs: Any) -> list[Path]:
+    """Return the checkpoints named by ``runs``, each once: files, runs' folders, or folders of runs at any depth."""
+    every: dict[Path, Path] = {}
+    for name in paths_of(runs):
+        refuse_address(name)
+        place = Path(name)
+        found = sorted(place.rglob("checkpoints/last.ckpt")) if place.is_dir() else [place] if place.is_file() else []
+        if not found:
+            what = "no checkpoints/last.ckpt below it" if place.is_dir() else "no such file or folder"
+            raise ValueError(f"runs={name}: {what}; give a checkpoint, a run's folder or a folder of runs")
+        for file in found:
+            every.setdefault(file.resolve(), file)
+    return list(every.values())
 
 
 def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]:
@@ -116,9 +126,10 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     tables: dict[str, tuple[dict[str, tuple[str, str]], list[dict[str, Any]]]] = {}
     per_image: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
+    differing, shown = _told_apart(files)
     for number, file in enumerate(files):
         try:
-            task, columns, rows, values = _evaluated(config, file, out_dir, number)
+            task, columns, rows, values = _evaluated(config, file, out_dir, number, differing.get(file, {}))
         except KeyboardInterrupt:
             mend = f"the same command with hydra.run.dir={out_dir} goes on with the images that are not done yet"
             raise KeyboardInterrupt(f"stopped at {_name(file)}; {mend}") from None
@@ -128,6 +139,7 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
             failed[_name(file)] = str(error)
             log.error("%s is left out: %s", _name(file), error)
             continue
+        columns = {key: head for key, head in columns.items() if key != "lpips" or config.lpips != "none"}
         tables.setdefault(task, (columns, []))[1].extend({**row, "run": _name(file)} for row in rows)
         per_image += [{"run": _name(file), **value} for value in values]
     if not tables:
@@ -148,7 +160,8 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
         out_dir / "result.json",
         {"split": config.split, "rows": finite(rows), "per_image": finite(per_image), "failed": failed},
     )
-    points = {r["run"]: (r["seconds_per_frame"], r["psnr"]) for r in rows if {"seconds_per_frame", "psnr"} <= r.keys()}
+    measured = [row for row in rows if {"seconds_per_frame", "psnr"} <= row.keys()]
+    points = {shown.get(r["run"], r["run"]): (r["seconds_per_frame"], r["psnr"]) for r in measured}
     if len(points) > 1:
         pictures.write_pareto(out_dir / "pareto.png", points)
     PartialEvaluation.clear(out_dir)
@@ -159,11 +172,24 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     return rows
 
 
-def _evaluated(config: EvaluateConfig, file: Path, out_dir: Path, number: int) -> tuple[str, Any, list[Any], list[Any]]:
+def _told_apart(files: list[Path]) -> tuple[dict[Path, dict[str, Any]], dict[str, str]]:
+    """Return what differs between runs, by their checkpoints, and what they are called for it, by their names."""
+    configs = {}
+    for file in files if len(files) > 1 else []:
+        with contextlib.suppress(ValueError, OSError):  # which evaluation will tell of
+            configs[file] = restoring.stored_config(file, checkpoints.load(file))
+    found, names = labels.differences(list(configs.values())), [_name(file) for file in configs]
+    return dict(zip(configs, found, strict=True)), dict(zip(names, labels.labels(found, names), strict=True))
+
+
+def _evaluated(
+    config: EvaluateConfig, file: Path, out_dir: Path, number: int, differing: dict[str, Any]
+) -> tuple[str, Any, list[Any], list[Any]]:
     """Return the task of a checkpoint, the columns of its table, the rows, and the values behind them."""
     run, built = restoring.restored(file, **({"data_dir": config.data_dir} if config.data_dir else {}))
     module = on_device(built, config)
-    row, values = module.evaluate(config, run, out_dir / "images" / f"{number:02d}_{module.label(run)}")
+    folder = out_dir / "images" / labels.folder_name(number, differing, module.label(run))
+    row, values = module.evaluate(config, run, folder)
     return run.task, module.columns, row if isinstance(row, list) else [row], values
 
 

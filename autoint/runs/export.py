@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 import autoint
+from autoint.files.whole_files import new_part
 from autoint.runs import build, checkpoints, restoring
 from autoint.runs.config import RunConfig
 
@@ -39,14 +39,13 @@ def export(run: str, to: str | None = None) -> Path:
     if folder.exists():
         raise ValueError(f"{folder} exists; remove it, or give another folder by --to")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".export-", suffix=".part"))
+    part = new_part(folder.parent, ".export-", directory=True)
     try:
         weights = {name: tensor.detach().clone().contiguous() for name, tensor in contents["state_dict"].items()}
-        save_file(weights, part / checkpoints.WEIGHTS)
+        (part / checkpoints.WEIGHTS).write_bytes(save(weights))  # save_file makes it the owner's alone
         about = {"format": checkpoints.FORMAT, "version": autoint.__version__, "global_step": contents["global_step"]}
         text = json.dumps({**about, "config": public(config)}, indent=2) + "\n"
         (part / checkpoints.CONFIG).write_text(text, encoding="utf-8")
-        part.chmod(0o755)
         os.replace(part, folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -148,7 +148,13 @@ def tensorboard(run_dir: Path) -> list[Logger]:
 
 @LOGGERS.register("wandb")
 def wandb(run_dir: Path, *, project: str = "autoint", offline: bool = True) -> list[Logger]:
-    """Weights & Biases; offline unless ``logger.offline=false``, so that no account and no network are needed."""
+    """Weights & Biases; offline unless ``logger.offline=false``, so that no account and no network are needed.
+
+    Args:
+        run_dir: the run's folder.
+        project: name of the project there.
+        offline: keep everything in the run's folder, to be sent later by ``wandb sync``.
+    """
     from pytorch_lightning.loggers import WandbLogger
 
     address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")

@@ -110,14 +110,14 @@ class Progress(Callback):
         """Return the line: ``step 1,200 of 20,000, 85.2 steps/s, psnr 24.31, 3 min 41 s left``."""
         (begin, first), (now, step) = self._seen[0], self._seen[-1]
         rate = (step - first) / max(now - begin, 1e-9)
-        total = round(trainer.num_training_batches / trainer.accumulate_grad_batches)  # type: ignore[attr-defined]
+        total = round(trainer.num_training_batches / trainer.accumulate_grad_batches)
         timer = deadline(trainer)
         budgets = [timer.seconds - timer.time_elapsed()] if timer else []
         budgets += [(total - step) / rate] if rate else []
         # A limit of steps that time will not allow says nothing of how far the training is.
         by_time = timer is not None and budgets[0] == min(budgets)
         parts = [f"step {step:,}" + ("" if by_time else f" of {total:,}"), f"{rate:.3g} steps/s"]
-        shown = {**trainer.progress_bar_metrics, **trainer.callback_metrics}
+        shown: dict[str, Any] = {**trainer.progress_bar_metrics, **trainer.callback_metrics}
         names = [name for name in shown if name in trainer.progress_bar_metrics or name == "val/psnr"]
         parts += [f"{name.removeprefix('train/')} {float(shown[name]):.4g}" for name in names]
         return ", ".join([*parts, f"{duration(min(budgets))} left"] if budgets else parts)

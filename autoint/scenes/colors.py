@@ -75,7 +75,10 @@ class Weighted(AbstractColor):
 class Decoded(AbstractColor):
     """Features are integrated, and their section means decoded to colour by a small MLP that is told the direction.
 
-    ``features`` is how many, ``hidden_features`` the width of the decoder's one hidden layer.
+    Args:
+        directions: the encoding of the viewing direction.
+        features: how many are integrated.
+        hidden_features: width of the decoder's one hidden layer.
     """
 
     def __init__(self, directions: AbstractEncoding, *, features: int = 8, hidden_features: int = 32) -> None:

@@ -142,6 +142,8 @@ def _per_scene(
     """Return a table per metric, a row per method, a column per scene; below each row the paper's, if it has one."""
     parts = []
     for metric, head in METRICS.items():
+        if metric == "lpips" and config.lpips == "none":
+            continue
         lines = []
         for method, of in by_method.items():
             values = {scene_of(r): _shown(r.row[metric], metric) for r in of}

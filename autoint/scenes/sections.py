@@ -104,6 +104,12 @@ class Predicted(AbstractPlacement):
 
     Its last layer starts at zero, so it begins with equal lengths; every length keeps at least 1 % of the equal one,
     so no section can vanish for good.
+
+    Args:
+        sections: N.
+        occupancy: where the scene is.
+        hidden_features: width of the sampling network.
+        num_layers: its hidden layers.
     """
 
     def __init__(self, sections: int, occupancy: Occupancy, *, hidden_features: int = 64, num_layers: int = 2) -> None:
@@ -132,7 +138,11 @@ class Occupied(AbstractPlacement):
     """Sections that share the occupied part of the ray evenly; a ray through empty cells only has none.
 
     Occupied are the cells of the visual hull whose density, as learned so far, absorbs a hundredth of a ray or more.
-    ``steps`` is how often the ray looks at the grid.
+
+    Args:
+        sections: N.
+        occupancy: where the scene is.
+        steps: how often the ray looks at the grid.
     """
 
     adaptive = True
@@ -153,7 +163,11 @@ class Occupied(AbstractPlacement):
 class Proposal(AbstractPlacement):
     """Sections by the inverse CDF of a proposal: the weights that the occupancy's density would render the ray with.
 
-    ``floor`` is the share of sections that is spread evenly over the occupied part instead.
+    Args:
+        sections: N.
+        occupancy: where the scene is.
+        steps: how often the ray looks at the grid.
+        floor: share of sections that is spread evenly over the occupied part instead.
     """
 
     adaptive = True

@@ -16,6 +16,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from autoint.reports.pictures import to_bytes
+from autoint.runs.progress import tracked
 from autoint.scenes.camera_paths import PATHS
 from autoint.scenes.data.batches import WholeImages
 from autoint.scenes.data.views import Views

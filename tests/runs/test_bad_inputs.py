@@ -256,7 +256,7 @@ def test_a_run_does_not_go_on_as_another_and_evaluation_says_what_is_missing(run
     """Rows 19 and 64."""
     last = f"ckpt_path={run}/checkpoints/last.ckpt"
     wider = (*DISC[:3], *SMALL[1:], "network.hidden_features=16", "network.num_layers=1")
-    refused(program, "network ({'hidden_features': 8, 'num_layers': 1} there, {'hidden_features': 16,", last, *wider)
+    refused(program, "network.hidden_features (8 there, 16 here)", last, *wider)
     Path("weights.pth").write_text("<html>404</html>")
     evaluate = (f"runs={run}", "device=cpu", "hydra.run.dir=out")
     for words, *arguments in (

@@ -98,7 +98,9 @@ def fetch(address: str, file: Path) -> None:
         done = done if response.status == 206 else 0  # a server that knows no ranges starts anew
         length = response.headers.get("Content-Length")
         total_size = done + int(length) if length else None
-        bar = tqdm(disable=None, desc=file.name, total=total_size, initial=done, unit="B", unit_scale=True, unit_divisor=1024)
+        bar = tqdm(
+            disable=None, desc=file.name, total=total_size, initial=done, unit="B", unit_scale=True, unit_divisor=1024
+        )
         with part.open("ab" if done else "wb") as out, bar:
             while chunk := response.read(CHUNK):
                 out.write(chunk)

@@ -114,9 +114,15 @@ def procedural(
 ) -> Views:
     """Render one split of the embedded scene, or ``at_most`` evenly spaced views of it.
 
-    ``data_dir`` is not used, ``image_size`` is 64 unless given.
-
     The same ``scene_seed`` and ``num_solids`` give the same scene on every machine, up to rounding.
+
+    Args:
+        data_dir: not used.
+        split: train, val or test.
+        image_size: 64 unless given.
+        at_most: so many views.
+        scene_seed: of what stands where.
+        num_solids: how many balls, boxes and the like.
     """
     if num_solids < 1:
         raise ValueError(f"scene.num_solids={num_solids} must be at least 1")

@@ -1,0 +1,139 @@
+"""The folders that the program names itself: each of one process alone, and named by what every file system can hold."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf, open_dict
+
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+SUBDIR = "${hydra.job.num}"
+MAX_VALUES = 1000
+
+
+def portable(name: str) -> str:
+    """Return a name without what a file system, a shell or Hydra's command line takes for something else."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-")
+
+
+@contextlib.contextmanager
+def claiming() -> Iterator[None]:
+    """While it lasts, a folder named by the time belongs to the process that has made it; others append ``_1``, …
+
+    A folder that the command line gives, or that is named by something else than the time, is taken as it is. What was
+    claimed and not used is removed in the end.
+    """
+    claimed: list[Path] = []
+    places = {"on_run_start": "run.dir", "on_multirun_start": "sweep.dir"}
+    theirs = {name: getattr(Callbacks, name) for name in places}
+
+    def before(name: str) -> Any:
+        def hook(self: Callbacks, config: Any, **kwargs: Any) -> None:
+            claimed.extend(_claim(config, places[name]))
+            theirs[name](self, config=config, **kwargs)
+
+        return hook
+
+    for name in places:
+        setattr(Callbacks, name, before(name))
+    try:
+        yield
+    finally:
+        for name, method in theirs.items():
+            setattr(Callbacks, name, method)
+        for folder in claimed:
+            remove_empty(folder)
+
+
+def _claim(config: Any, key: str) -> list[Path]:
+    """Give the configuration a folder of its own at ``hydra.key``; return it, or nothing where it is not ours to name."""
+    raw = OmegaConf.to_container(config.hydra, resolve=False)
+    assert isinstance(raw, dict)
+    section, leaf = key.split(".")
+    given = {override.lstrip("+").partition("=")[0] for override in config.hydra.overrides.hydra}
+    if section == "sweep" and raw["sweep"]["subdir"] == SUBDIR and "hydra.sweep.subdir" not in given:
+        _name_jobs(config)
+    if f"hydra.{key}" in given or "${now:" not in str(raw[section][leaf]) or any(_rank(name) for name in RANKS):
+        return []
+    wanted = Path(str(config.hydra[section][leaf]))
+    root, parts = Path(wanted.anchor), [p for p in wanted.parts if p != wanted.anchor]
+    wanted = root.joinpath(*(p if p == ".." else portable(p) or "_" for p in parts))
+    folder = first_free(wanted)
+    with open_dict(config):
+        config.hydra[section][leaf] = str(folder)
+        if section == "sweep":  # whose jobs are composed anew
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
+    return [folder]
+
+
+def first_free(wanted: Path) -> Path:
+    """Make the first of ``wanted``, ``wanted_1``, … that is not there yet, and return it."""
+    for number in itertools.count():
+        folder = wanted.with_name(f"{wanted.name}_{number}") if number else wanted
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("endless")
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder and those above it, up to three, as far as there is nothing in them."""
+    for empty in [folder, *list(folder.parents)[:3]]:
+        if empty.absolute() == Path.cwd() or not empty.is_dir() or any(empty.iterdir()):
+            break
+        empty.rmdir()
+
+
+def _rank(name: str) -> bool:
+    """Return whether this process is another than the first of a training of several, as the environment says."""
+    return os.environ.get(name, "0") not in ("0", "")
+
+
+def quoted(value: str) -> str:
+    """Return a value as Hydra's command line reads it, whatever is in it."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
+
+
+def _name_jobs(config: Any) -> None:
+    """Let the folders of a sweep's jobs be named by their number and by what is swept: ``3_model-nerf_sections-8``.
+
+    Where a value is none that a folder's name can hold, as a path or a list, by the number alone.
+    """
+    params = config.hydra.sweeper.get("params") or {}
+    try:
+        tasks = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+        overrides = {str(o.key_or_group): o for o in OverridesParser.create().parse_overrides(tasks)}  # the last counts
+    except HydraException:  # Hydra itself will tell of it
+        return
+    swept = {key: o for key, o in overrides.items() if o.is_sweep_override()}
+    if not swept or not all(_is_plain(key, o) for key, o in swept.items()):
+        return
+    choices = config.hydra.runtime.choices
+    name = "".join(
+        f"_{key}-${{hydra.runtime.choices.{key}}}" if key in choices else f"_{key}-${{{key}}}" for key in swept
+    )
+    with open_dict(config):
+        config.hydra.sweep.subdir = SUBDIR + name
+        config.hydra.overrides.hydra.append(f"hydra.sweep.subdir={quoted(SUBDIR + name)}")
+
+
+def _is_plain(key: str, override: Any) -> bool:
+    """Return whether a swept key and all its values can be parts of a folder's name."""
+    if not re.fullmatch(r"[\w.]+", key) or override.is_delete() or override.is_add():
+        return False
+    if not override.is_discrete_sweep():  # numbers of an interval
+        return True
+    values = itertools.islice(override.sweep_string_iterator(), MAX_VALUES)
+    return all(re.fullmatch(r"[\w.+-]{1,40}", value) for value in values)

@@ -1,0 +1,138 @@
+"""Folders that the program names itself: nobody else's, and named by what every file system can hold."""
+
+import threading
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hydra.core import utils
+from omegaconf import OmegaConf
+
+from autoint.runs import folders, labels
+from tests.scenes.test_task import tiny_config
+
+QUICK = (
+    "task=function",
+    "adam_steps=1",
+    "points=16",
+    "trainer.max_steps=1",
+    "network.hidden_features=4",
+    "+trainer.enable_progress_bar=false",
+)
+
+
+@pytest.fixture
+def one_second(monkeypatch):
+    """All that begins, begins within the same second."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 1, 12)
+
+    monkeypatch.setattr(utils, "datetime", Clock)
+
+
+def test_only_one_of_many_gets_a_folder(tmp_path):
+    found, barrier = [], threading.Barrier(8)
+
+    def claim():
+        barrier.wait()
+        found.append(folders.first_free(tmp_path / "a" / "12-00-00"))
+
+    threads = [threading.Thread(target=claim) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(f.name for f in found) == ["12-00-00", *(f"12-00-00_{i}" for i in range(1, 8))]
+
+
+def test_trainings_and_evaluations_of_the_same_second_have_folders_of_their_own(
+    program, one_second, tmp_path, monkeypatch
+):
+    """A name with a colon has none as a folder's; a folder that is given is taken as it is, and other ranks claim none."""
+    (tmp_path / "mine.py").write_text("def f(x):\n    return x[:, 0]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = (*QUICK, "function=mine:f")
+    for seed in (0, 1):
+        assert program("train", *mine, f"seed={seed}")[0] == 0
+    places = [Path(f"outputs/function/mine-f/2026-01-01_12-00-00{end}") for end in ("", "_1")]
+    assert sorted(Path("outputs/function/mine-f").iterdir()) == places
+    for seed, place in enumerate(places):
+        assert OmegaConf.load(place / ".hydra" / "config.yaml").seed == seed
+        assert (place / "checkpoints" / "last.ckpt").is_file()
+        assert not (place / "checkpoints_0").exists()
+    assert program("train", *mine, "sections=3")[0] == 2
+    assert sorted(Path("outputs/function/mine-f").iterdir()) == places
+    assert program("train", *mine, "--cfg", "job")[0] == 0
+    assert sorted(Path("outputs/function/mine-f").iterdir()) == places
+
+
+def test_a_sweep_has_a_folder_of_its_own_with_jobs_named_by_what_is_swept(program, one_second, no_lpips):
+    sweep = ("-m", "function=linear,cos", "optimizer.lr=0.01,0.02", *QUICK)
+    assert program("train", *sweep)[0] == 0
+    assert program("train", "-m", "function=linear", *QUICK)[0] == 0
+    names = [f"{i}_function-{f}_optimizer.lr-{lr}" for i, (f, lr) in enumerate(
+        [("linear", 0.01), ("linear", 0.02), ("cos", 0.01), ("cos", 0.02)]
+    )]  # fmt: skip
+    place = Path("outputs/function/sweeps/2026-01-01_12-00-00")
+    assert sorted(p.name for p in place.iterdir() if p.is_dir()) == names
+    assert [p.name for p in Path(f"{place}_1").iterdir() if p.is_dir()] == ["0"]
+    runs = ",".join(str(place / name) for name in names[1:3])
+    status, out, err = program("evaluate", f"runs={runs}")
+    assert status == 0, err
+    images = Path("outputs/evaluations/2026-01-01_12-00-00/images")
+    assert sorted(p.name for p in images.iterdir()) == [
+        "00_function-linear_optimizer.lr-0.02",
+        "01_function-cos_optimizer.lr-0.01",
+    ]
+    for arguments in ([str(place)], [str(place / names[0]), str(place / names[1])], [f"runs=[{runs}]", "device=cpu"]):
+        status, out, err = program("evaluate", *arguments)
+        assert status == 0, err
+        assert out.count(f"| {place}/") == (4 if len(arguments) == 1 else 2)
+    assert len(list(Path("outputs/evaluations").iterdir())) == 4
+    for argument in ("nowhere/x", "runs=nowhere/x", f"runs={place},nowhere/x"):
+        status, _, err = program("evaluate", argument)
+        assert (status, err.splitlines()[-1]) == (2, "error: runs=nowhere/x: no such file or folder; give a checkpoint, "
+                                                  "a run's folder or a folder of runs")  # fmt: skip
+
+
+def test_values_that_are_no_names_leave_the_number(program):
+    assert program("train", "-m", "lower=[-1],[-0.5]", *QUICK, "hydra.sweep.dir=sweep")[0] == 0
+    assert sorted(p.name for p in Path("sweep").iterdir() if p.is_dir()) == ["0", "1"]
+
+
+@pytest.mark.parametrize("value", ["a b", "it's", "a\\", "a\\'b", "c=d", "x,y"])
+def test_a_quoted_value_is_itself_to_hydra(value):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    [override] = OverridesParser.create().parse_overrides([f"key={folders.quoted(value)}"])
+    assert override.value() == value
+
+
+def test_other_processes_of_a_training_claim_nothing(monkeypatch):
+    raw = {"run": {"dir": "outputs/${now:%H}"}, "overrides": {"hydra": []}}
+    config = OmegaConf.create({"hydra": raw})
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert folders._claim(config, "run.dir") == []
+    monkeypatch.delenv("LOCAL_RANK")
+    config.hydra.overrides.hydra = ["hydra.run.dir=outputs/${now:%H}"]
+    assert folders._claim(config, "run.dir") == []
+
+
+def test_runs_are_called_by_what_differs_between_them():
+    configs = [
+        tiny_config(model=model, sections=sections, data_dir=place)
+        for model, sections, place in (("autoint", 4, "a"), ("nerf", 4, "b"), ("nerf", 8, "c"), ("nerf", 8, "d"))
+    ]
+    found = labels.differences(configs)
+    assert found[0] == {"sections": 4, "model": "autoint"}
+    assert labels.labels(found, ["mine/0", "mine/1", "mine/2", "other/2"]) == [
+        "sections=4, model=autoint",
+        "sections=4, model=nerf",
+        "sections=8, model=nerf (mine/2)",
+        "sections=8, model=nerf (other/2)",
+    ]
+    assert labels.folder_name(3, found[2], "lego_8") == "03_sections-8_model-nerf"
+    assert labels.folder_name(0, {}, "my:scene/8") == "00_my-scene-8"

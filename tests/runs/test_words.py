@@ -1,0 +1,193 @@
+"""What the programs say: help for every key, the key that was meant, which choices disagree, and LPIPS without a network."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from autoint.registry import EVALUATIONS, TASKS
+from autoint.reports import metrics
+from autoint.runs import helping, presets
+from autoint.runs.cli import VERSION, as_runs, store_groups
+from autoint.runs.config import GROUPS, NESTED, RunConfig
+from autoint.runs.evaluation import EvaluateConfig
+from autoint.runs.resuming import flat
+from tests.runs.test_cli import CONF
+
+PRESETS = {group: sorted(p.stem for p in (CONF / group).glob("*.yaml")) for group in ("method", "experiment", "scale")}
+
+
+@pytest.mark.parametrize("task", ["volrend", "ct", "function"])
+def test_help_says_what_every_key_of_the_task_is(task, program):
+    status, out, _ = program("train", f"task={task}", "--help")
+    assert status == 0
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= helping.WIDTH
+    for key in TASKS.fields(task):
+        if key not in GROUPS:
+            [line] = [x for x in lines if x.startswith(f"  {key}: ")]
+            assert len(line.split()) > 3, line
+    for words in ("optimizer.lr: ", "learning rate", "task: ct, function, volrend", "trainer.max_time: "):
+        assert words in out
+    assert "_keys" not in out
+    assert "    lego_cpu " in out
+    assert f"of task={task}" in out
+
+
+def test_help_of_an_evaluation(program):
+    status, out, _ = program("evaluate", "--help")
+    assert status == 0
+    for words in (
+        "  max_images: null ",
+        "evenly spaced",
+        "of runs of task=volrend",
+        "  ray: none ",
+        "a panel that shows",
+    ):
+        assert words in out
+
+
+def test_nothing_that_can_be_set_is_without_a_word():
+    owners = [(RunConfig, None), (EvaluateConfig, None), *((cls, None) for cls in NESTED.values())]
+    owners += [(registry[name], registry.fields(name)) for registry in (*GROUPS.values(), TASKS, EVALUATIONS) for name in registry.names()]  # fmt: skip
+    for owner, fields in owners:
+        keys = fields if fields is not None else owner.__dataclass_fields__
+        assert not set(keys) - set(helping.documented(owner)), owner
+        assert helping.first_line(owner)
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("lr=0.1", "'optimizer.lr'"),
+        ("+lr=0.1", "'optimizer.lr'"),
+        ("max_steps=3", "'trainer.max_steps'"),
+        ("network.lr=3", "'optimizer.lr'"),
+        ("hidden_features=3", "'network.hidden_features'"),
+        ("omega_0=3", "'activation.omega_0'"),
+        ("sectons=3", "'sections'"),
+        ("lpips=vgg", "'report.lpips'"),
+    ],
+)
+def test_a_key_is_looked_for_below_others_too(override, meant, program):
+    status, _, err = program("train", override)
+    assert status == 2
+    key = override.lstrip("+").partition("=")[0]
+    assert err.startswith(f"error: unknown key '{key}'; did you mean {meant}? (")
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", ["soon", "5x", "-3", "0"])
+def test_a_time_that_is_none_is_refused_before_anything_is_read(value, program):
+    status, _, err = program("train", f"trainer.max_time={value}")
+    assert status == 2
+    assert "is no time to train for; give seconds, or as in 90s, 5m, 1h30m or DD:HH:MM:SS" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def settings_of(group, name):
+    """What a file says, read without Hydra."""
+    plain = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    chosen = [d for d in plain.pop("defaults", []) if isinstance(d, dict)]
+    plain.pop("hydra", None)
+    overrides = {k.removeprefix("override /"): v for d in chosen for k, v in d.items() if k.startswith("override /")}
+    return dict(flat(plain)) | overrides
+
+
+@pytest.fixture(scope="module")
+def loader():
+    store_groups()
+    with initialize_config_dir(str(CONF), **VERSION):
+        yield GlobalHydra.instance().config_loader()
+
+
+def test_of_all_choices_that_are_shipped_no_two_disagree_in_silence(loader):
+    """Every method with every experiment at every scale: refused by name, or there is nothing to disagree about."""
+    for names in itertools.product(*([None, *of] for of in PRESETS.values())):
+        chosen = {group: name for group, name in zip(PRESETS, names, strict=True) if name}
+        pairs = list(itertools.combinations(chosen.items(), 2))
+        clash = {
+            key
+            for (a, b) in pairs
+            for key in settings_of(*a).keys() & settings_of(*b).keys()
+            if settings_of(*a)[key] != settings_of(*b)[key]
+        }
+        try:
+            presets.check(loader, [f"{group}={name}" for group, name in chosen.items()])
+            assert not clash, chosen
+        except ValueError as error:
+            assert clash, chosen
+            assert any(f" {key} (" in str(error) for key in clash)
+    assert {"model"} <= settings_of("method", "nerf").keys() & settings_of("method", "autoint_8").keys()
+
+
+def test_a_choice_that_is_named_is_trained_or_refused(program):
+    refusal = "error: experiment=lego_cpu and method=nerf disagree about model (section_means, nerf)"
+    status, _, err = program("train", "experiment=lego_cpu", "method=nerf", "--cfg", "job")
+    assert status == 2
+    assert err.startswith(refusal)
+    assert len(err.splitlines()) == 1
+    status, out, _ = program("train", "experiment=lego_cpu", "method=nerf", "model=nerf", "--cfg", "job")
+    assert status == 0
+    assert "model:\n  name: nerf\n" in out
+    sweep = ("-m", "experiment=lego_cpu", "method=nerf,autoint_16", "hydra.sweep.dir=sweep")
+    status, _, err = program("train", *sweep)
+    assert status == 2
+    assert refusal in err
+    assert "experiment=lego_cpu and method=autoint_16 disagree about model (section_means, autoint)" in err
+
+
+def test_what_is_given_by_itself_settles_it(loader):
+    presets.check(loader, ["experiment=lego_cpu", "method=nerf", "model=nerf"])
+    with pytest.raises(ValueError, match=r"scale=full and experiment=lego_cpu disagree about image_size \(None, 100\)"):
+        presets.check(loader, ["scale=full", "experiment=lego_cpu"])
+    with initialize_config_dir(str(CONF), **VERSION):
+        compose("config", ["experiment=table1", "scale=tiny", "method=nerf"])
+
+
+def test_all_ways_to_name_runs_are_one():
+    one = ["runs='a/b'"]
+    assert as_runs(["a/b"]) == as_runs(["runs=a/b"]) == one
+    several = ["split=val", "runs=['a','b c']"]
+    assert as_runs(["a", "split=val", "b c"]) == as_runs(["split=val", "runs=a,b c"]) == several
+    for left in (["runs=[a,b]"], ["-m", "runs=a,b"], ["--cfg", "job"], ["-c", "all", "runs='a,b'"]):
+        assert as_runs(left) == left
+    Path("x,y").mkdir()
+    assert as_runs(["runs=x,y"]) == ["runs='x,y'"]
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a look into the network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr(metrics, "load_lpips", refuse)
+    metrics.lpips_metric.cache_clear()
+    yield
+    metrics.lpips_metric.cache_clear()
+
+
+def test_lpips_downloads_only_when_asked(no_network, caplog, tmp_path, monkeypatch):
+    assert metrics.lpips_metric("none", None) is None
+    assert not caplog.records
+    assert metrics.lpips_metric("vgg", None) is None
+    [record] = caplog.records
+    cache = tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth"
+    assert record.getMessage() == (
+        f"LPIPS is n/a: there is no {cache}; give lpips_weights=FILE with torchvision's {cache.name}, or "
+        f"lpips_weights=download to fetch it to {cache}, or lpips=none"
+    )
+    asked = []
+    monkeypatch.setattr(metrics, "load_lpips", lambda net, weights: asked.append((net, weights)))
+    metrics.lpips_metric("vgg", "download")
+    cache.parent.mkdir(parents=True)
+    cache.touch()
+    metrics.lpips_metric.cache_clear()
+    metrics.lpips_metric("vgg", None)
+    assert asked == [("vgg", None)] * 2
