@@ -20,7 +20,7 @@ def write_whole(file: Path, content: bytes) -> Path:
 def new_part(folder: Path, prefix: str, directory: bool = False) -> Path:
     """Make an empty file, or a directory, for what is renamed when it is whole; return it.
 
-    Its name is nobody else's, and its rights are what the umask leaves, where :mod:`tempfile` makes it the owner's alone.
+    Its name is nobody else's, and its rights are what the umask leaves; :mod:`tempfile` makes it the owner's alone.
     """
     part = folder / f"{prefix}{secrets.token_hex(8)}.part"
     part.mkdir() if directory else part.touch(exist_ok=False)

@@ -117,7 +117,7 @@ class RunConfig:
         batch_size: rays or lines per step, of all processes together.
         val_every: steps between two validations.
         save_every: steps between two checkpoints.
-        ckpt_path: go on from a checkpoint: last (of the run's folder), auto (the newest that is whole there), or a file.
+        ckpt_path: go on from a checkpoint: last (of the run's folder), auto (the newest whole one there), or a file.
         resume: leave a finished run in the folder as it is, and finish an unfinished one; for sweeps.
         compile: compile the networks by torch.compile, a minute at the start.
         network: size of the networks.
