@@ -191,7 +191,7 @@ def as_typed(arguments: list[str]) -> list[str]:
 
 
 def as_runs(arguments: list[str]) -> list[str]:
-    """Return an evaluation's command line with all runs in one list, given by ``a b``, ``runs=a,b`` or ``runs=[a,b]``."""
+    """Return an evaluation's command line with all runs in one list: ``a b``, ``runs=a,b``, ``runs=[a,b]``."""
     if {"-m", "--multirun"} & set(arguments):
         return arguments  # where a comma is Hydra's
     paths: list[str] = []

@@ -219,7 +219,7 @@ class RunConfig:
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'optimizer.lr'?`` for a key that is there under another one, or the nearest of ``known``."""
+    """Return ``; did you mean 'optimizer.lr'?`` for a key that is below another one, or the nearest of ``known``."""
     leaf = key.rpartition(".")[2]
     nested = [f"{name}.{field}" for name, cls in NESTED.items() for field in fields_of(cls)]
     nested += [

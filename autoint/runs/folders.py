@@ -1,4 +1,4 @@
-"""The folders that the program names itself: each of one process alone, and named by what every file system can hold."""
+"""The folders that the program names itself: each of one process alone, with names that every file system can hold."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def claiming() -> Iterator[None]:
 
 
 def _claim(config: Any, key: str) -> list[Path]:
-    """Give the configuration a folder of its own at ``hydra.key``; return it, or nothing where it is not ours to name."""
+    """Give the configuration a folder of its own at ``hydra.key``; return it, or nothing where it has a name."""
     raw = OmegaConf.to_container(config.hydra, resolve=False)
     assert isinstance(raw, dict)
     section, leaf = key.split(".")

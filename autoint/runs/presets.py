@@ -19,7 +19,7 @@ def check(loader: Any, overrides: Sequence[str]) -> None:
     """Refuse two choices of a command line that set the same key to different values, unless it gives the key itself.
 
     Hydra would let the one that stands later in ``conf/config.yaml`` win, without a word. What a choice takes along by
-    its own defaults, as ``experiment=table1`` does ``scale=full``, is not named on the command line, and may be replaced.
+    its own defaults, as ``experiment=table1`` does ``scale=full``, is not named on the command line: that one wins.
     """
     given = [o for o in OverridesParser.create().parse_overrides(list(overrides)) if not o.is_sweep_override()]
     named = {str(o.key_or_group): o.value() for o in given if not o.is_delete()}

@@ -33,7 +33,7 @@ MAY_CHANGE = (
     "trainer",  # without the keys below
 )
 FIXED_OF_TRAINER = {"precision": "32-true", "accumulate_grad_batches": 1}
-"""Keys of the trainer on which the stored numbers and their counters rest, with what they are where they are not given."""
+"""Keys of the trainer on which the stored numbers and their counters rest, with their defaults."""
 SHORT = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 BUDGET = ("max_steps", "max_time")
 

@@ -51,7 +51,7 @@ def test_only_one_of_many_gets_a_folder(tmp_path):
 def test_trainings_and_evaluations_of_the_same_second_have_folders_of_their_own(
     program, one_second, tmp_path, monkeypatch
 ):
-    """A name with a colon has none as a folder's; a folder that is given is taken as it is, and other ranks claim none."""
+    """A function's colon is none in a folder's name; what does not run claims nothing."""
     (tmp_path / "mine.py").write_text("def f(x):\n    return x[:, 0]\n")
     monkeypatch.syspath_prepend(tmp_path)
     mine = (*QUICK, "function=mine:f")

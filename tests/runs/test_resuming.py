@@ -44,9 +44,9 @@ REFUSED = {
     "image_size": ({"image_size": 8}, "another image_size ("),
     "placement": ({"placement": "proposal"}, "another placement (uniform there, proposal here)"),
     "model.anneal": ({"model": {"name": "autoint", "anneal": 2}}, "another model.anneal (1 there, 2 here)"),
-    "network": ({"network": {"hidden_features": 9, "num_layers": 2}}, "another network.hidden_features (8 there, 9 here)"),
+    "network": ({"network": {"hidden_features": 9, "num_layers": 2}}, "network.hidden_features (8 there, 9 here)"),
     "precision": ({"trainer": {"max_steps": 4, "precision": "64-true"}}, "another trainer.precision (32-true there"),
-    "accumulate": ({"trainer": {"max_steps": 4, "accumulate_grad_batches": 2}}, "accumulate_grad_batches (1 there, 2 here)"),
+    "accumulate": ({"trainer": {"max_steps": 4, "accumulate_grad_batches": 2}}, "accumulate_grad_batches (1 there"),
     "max_steps": ({"trainer": {"max_steps": 3}}, "trainer.max_steps=3: "),
 }  # fmt: skip
 
