@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import autoint
@@ -94,6 +94,12 @@ def evaluation_keys() -> list[str]:
     from autoint.runs.evaluation import own_fields, shared_fields
 
     return sorted({*shared_fields(), *own_fields()})
+
+
+def typed() -> list[str]:
+    """Return the overrides of the present job as they were typed, without what they refer to."""
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return list(overrides)
 
 
 def keys_of(overrides: Iterable[str]) -> list[str]:
@@ -268,7 +274,7 @@ def _collecting(function: Job, errors: list[Exception], sweeps: list[tuple[DictC
         os.environ.pop(TRACE, None)  # for the processes that the job may start
         try:
             if GlobalHydra.instance().is_initialized():
-                presets.check(GlobalHydra.instance().config_loader(), HydraConfig.get().overrides.task)
+                presets.check(GlobalHydra.instance().config_loader(), typed())
             return function(composed)
         except BaseException as error:
             _remove_if_unused(HydraConfig.get())

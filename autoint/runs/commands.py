@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from autoint.registry import COMMANDS
 from autoint.runs import recipe
-from autoint.runs.cli import entry, keys_of
+from autoint.runs.cli import entry, keys_of, typed
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def train(composed: DictConfig) -> Any:
     if getattr(rank_zero_only, "rank", 0) == 0:
         for line in recipe.told(composed, HydraConfig.get()):
             log.info(line)
-    run_dir, overrides = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().overrides.task
+    run_dir, overrides = Path(HydraConfig.get().runtime.output_dir), typed()
     return objective(fit(config, run_dir, keys_of(overrides)))
 
 

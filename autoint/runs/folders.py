@@ -59,9 +59,9 @@ def _claim(config: Any, key: str) -> list[Path]:
     raw = OmegaConf.to_container(config.hydra, resolve=False)
     assert isinstance(raw, dict)
     section, leaf = key.split(".")
-    given = {override.lstrip("+").partition("=")[0] for override in config.hydra.overrides.hydra}
+    given = {override.lstrip("+").partition("=")[0] for override in raw["overrides"]["hydra"]}
     if section == "sweep" and raw["sweep"]["subdir"] == SUBDIR and "hydra.sweep.subdir" not in given:
-        _name_jobs(config)
+        _name_jobs(config, raw)
     if f"hydra.{key}" in given or "${now:" not in str(raw[section][leaf]) or any(_rank(name) for name in RANKS):
         return []
     wanted = Path(str(config.hydra[section][leaf]))
@@ -106,14 +106,14 @@ def quoted(value: str) -> str:
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
 
-def _name_jobs(config: Any) -> None:
+def _name_jobs(config: Any, raw: dict[Any, Any]) -> None:
     """Let the folders of a sweep's jobs be named by their number and by what is swept: ``3_model-nerf_sections-8``.
 
     Where a value is none that a folder's name can hold, as a path or a list, by the number alone.
     """
-    params = config.hydra.sweeper.get("params") or {}
+    params = raw["sweeper"].get("params") or {}
     try:
-        tasks = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+        tasks = [*(f"{key}={value}" for key, value in params.items()), *raw["overrides"]["task"]]
         overrides = {str(o.key_or_group): o for o in OverridesParser.create().parse_overrides(tasks)}  # the last counts
     except HydraException:  # Hydra itself will tell of it
         return
