@@ -15,13 +15,15 @@ MOVED = {
     "files": "data.images:files.images data.reading:files.reading memory:files.machine",
     "networks": "activations compilation drawing encodings grad_nets",
     "integrals": "antiderivatives data.functions:integrals.functions fitting quadrature tasks.function:integrals.task",
-    "scenes": "camera_paths colors data occupancy ray_panel rays rendering sections tasks.volrend:scenes.task video volume",
+    "scenes": "camera_paths colors data occupancy ray_panel rays rendering sections tasks.volrend:scenes.task video "
+    "volume",
     "scenes.data": "data.loading:scenes.data.batches",
     "scenes.models": "integral_volume models:scenes.models nerf radiance_field",
     "tomography": "classics sparse_gradient sinogram_models:tomography.models tasks.ct:tomography.task",
     "tomography.data": "data.exchange:tomography.data.exchange data.phantoms:tomography.data.phantoms "
     "data.scans:tomography.data.scans data.sinograms:tomography.data.sinograms",
-    "runs": "build callbacks checkpoints composing config evaluation loggers schedule seeding stopping:runs.signals training",
+    "runs": "build callbacks checkpoints composing config evaluation loggers schedule seeding stopping:runs.signals "
+    "training",
     "reports": "closeups metrics pictures tables",
 }
 """Where the modules are that stood in ``autoint`` itself; ``old:new`` where the name is another."""

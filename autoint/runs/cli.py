@@ -191,7 +191,7 @@ def _quoted(override: re.Match[str]) -> str:
 
 
 def as_typed(arguments: list[str]) -> list[str]:
-    """Return a training's command line as Hydra reads it: ``faithful=true`` is a choice, ``sin(x)`` no call of its own."""
+    """Return a training's command line as Hydra reads it: ``faithful=true`` a choice, ``sin(x)`` no call of its own."""
     words = [re.sub(r"^faithful=(true|false)$", r"faithful='\1'", a, flags=re.IGNORECASE) for a in arguments]
     return [re.sub(r"^(\+*function)=(.*)", _quoted, word, flags=re.DOTALL) for word in words]
 
