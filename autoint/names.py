@@ -15,8 +15,8 @@ MOVED = {
     "files": "data.images:files.images data.reading:files.reading memory:files.machine",
     "networks": "activations compilation drawing encodings grad_nets",
     "integrals": "antiderivatives data.functions:integrals.functions fitting quadrature tasks.function:integrals.task",
-    "scenes": "camera_paths colors data occupancy ray_panel rays rendering sections tasks.volrend:scenes.task video "
-    "volume",
+    "scenes": "camera_paths colors data occupancy ray_panel rays rendering sections tasks:scenes "
+    "tasks.volrend:scenes.task video volume",
     "scenes.data": "data.loading:scenes.data.batches",
     "scenes.models": "integral_volume models:scenes.models nerf radiance_field",
     "tomography": "classics sparse_gradient sinogram_models:tomography.models tasks.ct:tomography.task",

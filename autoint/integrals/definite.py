@@ -106,7 +106,7 @@ def _difference(net: nn.Module, x: Tensor, lower: Tensor, upper: Tensor, axis: i
 
 
 def bound(key: str, value: Any, net: nn.Module | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """Return a bound as a tensor of the type and device of ``net``'s weights, differentiable as before; a number as (1,).
+    """Return a bound as a tensor, of type and device of ``net``'s weights, differentiable as before; a number as (1,).
 
     Args:
         key: what the bound is called, for messages.
