@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,10 @@ from autoint.files.machine import installed_memory
 T = TypeVar("T")
 FORMATS = ("PNG", "JPEG")
 MAX_PIXELS = 2**26
+MAX_DECODED = 2**36
+"""Pixels of all images of a scene together, before they are reduced."""
+BAND = 2**22
+"""Pixels of a large picture that are worked on at once."""
 MASK = "dynamic_mask_"
 """Begins the name of the mask of an image, which stands beside it (instant-ngp)."""
 ORIENTATION = 0x0112
@@ -65,18 +70,31 @@ def read_images(files: Sequence[Path], image_size: int | None) -> tuple[Tensor, 
             )
 
     reading.gathered(check, files)
-    twice = [file for i, file in enumerate(files) if file in files[:i]]
+    twice = [file for file, count in Counter(files).items() if count > 1]
     if twice:
         views = [i for i, file in enumerate(files) if file == twice[0]]
-        reading.warn(f"{twice[0]} is the image of {len(views)} views ({views}); check the file that names it")
+        shown = f"{str(views[: reading.SHOWN])[:-1]}{', …' if len(views) > reading.SHOWN else ''}]"
+        reading.warn(f"{twice[0]} is the image of {len(views)} views ({shown}); check the file that names it")
     width, height = _reduced_size(first[0], image_size)
+    decoded, size = len(files) * first[0][0] * first[0][1], f"{first[0][0]}x{first[0][1]}"
+    if decoded > MAX_DECODED:
+        raise ValueError(
+            f"{files[0].parent}: {len(files)} images of {size} have {decoded} pixels in all; at most {MAX_DECODED} are "
+            "decoded: reduce them, or leave some out"
+        )
     needed, there = len(files) * width * height * 16, installed_memory()
     if needed > there:
         raise ValueError(
             f"{files[0].parent}: {len(files)} images of {width}x{height} take {needed / 2**30:.1f} GiB, and this "
             f"machine has {there / 2**30:.1f} GiB of memory; reduce them by image_size"
         )
-    return torch.stack(reading.gathered(lambda file: read_rgba(file, image_size)[0], files)), first[0]
+    images = torch.empty(len(files), height, width, 4)
+
+    def fill(view: int) -> None:
+        images[view] = read_rgba(files[view], image_size)[0]
+
+    reading.gathered(fill, range(len(files)))
+    return images, first[0]
 
 
 def read_rgba(file: Path, image_size: int | None) -> tuple[Tensor, tuple[int, int]]:
@@ -87,14 +105,14 @@ def read_rgba(file: Path, image_size: int | None) -> tuple[Tensor, tuple[int, in
     EXIF says is to be turned.
     """
     size = image_size_of(file)
-    rgba, turn = _opened(file, lambda image: (_pixels(image), image.getexif().get(ORIENTATION, 1)))
+    target = _reduced_size(size, image_size)
+    rgba, turn = _opened(file, lambda image: (_reduced(image, target), image.getexif().get(ORIENTATION, 1)))
     if turn not in (0, 1):
         raise ValueError(
             f"{file}: EXIF orientation {turn} says that the picture is to be turned, but cameras refer to the "
             "pixels as they are stored: remove the tag if the cameras were found so, or turn the pixels"
         )
-    rgba[..., :3] *= rgba[..., 3:]
-    return torch.from_numpy(reduced(rgba, image_size)), size
+    return torch.from_numpy(rgba), size
 
 
 def image_size_of(file: Path) -> tuple[int, int]:
@@ -131,11 +149,30 @@ def _content(file: Path) -> str:
     return kind or (f"it begins with {start[:8]!r}" if start else "the file is empty")
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
+def _reduced(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
+    """Return an image as premultiplied RGBA, area-averaged to ``target`` (width, height); a large one band by band.
+
+    Bands are reduced in width alone, and then all of them in height, which is how Pillow itself goes about it: the
+    values are the same to the last bit.
+    """
+    width, height = image.size
+    rows = max(1, BAND // width)
+    if rows >= height:
+        return _resized(_premultiplied(image), target)
+    narrow = np.empty((height, target[0], 4), np.float32)
+    for top in range(0, height, rows):
+        band = _premultiplied(image.crop((0, top, width, min(top + rows, height))))
+        narrow[top : top + rows] = _resized(band, (target[0], len(band)))
+    return _resized(narrow, target)
+
+
+def _premultiplied(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
         grey = np.asarray(image).astype(np.float32)[..., None] / 65535
         return np.concatenate([grey, grey, grey, np.ones_like(grey)], axis=-1)
-    return np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
+    rgba = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
+    rgba[..., :3] *= rgba[..., 3:]
+    return rgba
 
 
 def _reduced_size(size: tuple[int, int], image_size: int | None) -> tuple[int, int]:
@@ -151,9 +188,12 @@ def _reduced_size(size: tuple[int, int], image_size: int | None) -> tuple[int, i
 
 def reduced(image: np.ndarray, image_size: int | None) -> np.ndarray:
     """Return ``image`` (H, W, C) with its longer side reduced to ``image_size`` by area averaging."""
-    size = image.shape[1], image.shape[0]
-    target = _reduced_size(size, image_size)
-    if target == size:
+    return _resized(image, _reduced_size((image.shape[1], image.shape[0]), image_size))
+
+
+def _resized(image: np.ndarray, target: tuple[int, int]) -> np.ndarray:
+    """Return ``image`` (H, W, C) as (width, height) by area averaging."""
+    if target == (image.shape[1], image.shape[0]):
         return image
     channels = [Image.fromarray(channel).resize(target, Image.Resampling.BOX) for channel in np.moveaxis(image, -1, 0)]
     return np.stack([np.asarray(c, dtype=np.float32) for c in channels], axis=-1)

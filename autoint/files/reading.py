@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
 import math
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
@@ -22,7 +24,12 @@ U = TypeVar("U")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 SHOWN = 20
 """How many findings are listed."""
-MAX_JSON = 2**28
+MOST_FINDINGS = 100
+"""After so many, the rest is not looked at."""
+MAX_JSON = 2**25
+MAX_FRAMES = 20_000
+MAX_NUMBERS = 2**25
+"""Numbers of an array, of which several copies in float64 are made."""
 
 
 class StrangeLinkError(ValueError):
@@ -48,11 +55,14 @@ def gathered(check: Callable[[T], U], items: Iterable[T]) -> list[U]:
             links.append(str(error))
         except ValueError as error:
             found.append(str(error))
+            if len(found) == MOST_FINDINGS:
+                break
     wrong, links = list(dict.fromkeys(found)), list(dict.fromkeys(links))
     if links:
         wrong.append(f"{links[0]}; {len(links) - 1} more links do so" if len(links) > 1 else links[0])
     if wrong:
-        more = [f"… and {len(wrong) - SHOWN} more like these"] if len(wrong) > SHOWN else []
+        least = "at least " if len(wrong) == MOST_FINDINGS else ""
+        more = [f"… and {least}{len(wrong) - SHOWN} more like these"] if len(wrong) > SHOWN else []
         raise ValueError("\n".join([*wrong[:SHOWN], *more]))
     return out
 
@@ -123,11 +133,12 @@ def _parsed(text: str, file: Path) -> Any:
     """Return what a JSON text says; Python's parser would take NaN, infinity, and the last of several equal keys."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) < len(keys):
-            twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-            raise ValueError(f"{file}: the key {twice!r:.80} stands twice in one object; remove one of them")
-        return dict(pairs)
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"{file}: the key {key!r:.80} stands twice in one object; remove one of them")
+            found[key] = value
+        return found
 
     def no_number(literal: str) -> float:
         found = re.search(rf"(?<=[\s:,\[]){literal}(?=[\s,\]}}]|$)", text)
@@ -147,6 +158,8 @@ def frames_of(transforms: dict[str, Any], file: Path) -> list[dict[str, Any]]:
     if not isinstance(frames, list) or not frames:
         split = file.stem.removeprefix("transforms_")
         raise ValueError(f"{file}: split '{split}' is empty: 'frames' must list at least one image")
+    if len(frames) > MAX_FRAMES:
+        raise ValueError(f"{file}: {len(frames)} frames; a scene has at most {MAX_FRAMES}: leave some out")
     for i, frame in enumerate(frames):
         if not isinstance(frame, dict):
             raise ValueError(f"{file}: frames[{i}]={frame!r:.80} must be an object with file_path and transform_matrix")
@@ -225,7 +238,7 @@ def alike(file: Path) -> str:
     """Return ``; did you mean 'x'?`` for a file with nearly the same name beside one that is not there."""
     if file.is_symlink():
         return f"; it is a link to {os.readlink(file)!r:.200}, where no file is"
-    names = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
+    names = [p.name for p in itertools.islice(file.parent.iterdir(), 1000)] if file.parent.is_dir() else []
     folded = [name for name in names if file.name.casefold() in (name.casefold(), name.casefold().rpartition(".")[0])]
     return f"; did you mean '{folded[0]}'?" if folded else nearest(file.name, names)
 
@@ -249,5 +262,30 @@ def read_npy(file: Path, needs: str) -> np.ndarray:
     wanted, there = math.prod(shape) * dtype.itemsize, file.stat().st_size - start
     if wanted != there or min(shape, default=0) < 0:
         raise ValueError(f"{file}: shape {shape} of {dtype} takes {wanted} bytes, but {there} are there; restore it")
+    check_numbers(str(file), math.prod(shape))
     array: np.ndarray = np.load(file, allow_pickle=False)
     return array
+
+
+def check_numbers(where: str, count: int) -> None:
+    """Refuse an array of more numbers than are worked with; ``where`` names it."""
+    if count > MAX_NUMBERS:
+        raise ValueError(f"{where}: {count} numbers are more than the {MAX_NUMBERS} that fit; cut it")
+
+
+def check_npz(file: Path) -> None:
+    """Refuse a ``.npz`` file whose arrays, by their own headers and all together, are larger than is worked with.
+
+    Nothing but the headers is unpacked: a few megabytes of zeros unpack to gigabytes.
+    """
+    total = 0
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as stream:
+                version = np.lib.format.read_magic(stream)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(stream)
+            total += math.prod(shape)
+            if dtype.itemsize * math.prod(shape) > entry.file_size:
+                raise ValueError(f"{file}: '{entry.filename}' has less than its shape {shape} says; restore it")
+            check_numbers(f"{file}[{entry.filename}]", max(total, entry.file_size // 8))

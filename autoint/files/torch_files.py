@@ -14,6 +14,7 @@ from torch import Tensor
 
 # All that plain data and tensors need; torch's own list has more, with which one can ask for any amount of memory.
 NAMES = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
+MOST_LEAVES, DEEPEST = 10**6, 100
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -41,6 +42,7 @@ def read_plain(file: Path, mend: str) -> Any:
     except Exception as error:  # torch raises many kinds; whatever it is, nothing in the file was run
         reason = str(error).splitlines()[0][:200]
         raise ValueError(f"{file}: refused, it holds more than plain data ({reason}); nothing in it was run") from error
+    _check_tree(contents, file)
     if any(t.numel() * t.element_size() > t.untyped_storage().nbytes() for t in tensors_of(contents)):
         raise ValueError(f"{file}: refused, it holds a tensor larger than what is stored of it")
     return contents
@@ -71,6 +73,34 @@ def _verified(file: Path) -> list[str]:
             elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
                 names.append(opcode.name)
         return names
+
+
+def _check_tree(contents: Any, file: Path) -> None:
+    """Refuse what contains itself, or has more than ``MOST_LEAVES`` with all shared parts written out; in linear time.
+
+    Whoever goes through the contents later, as every copy does, meets a shared part as often as it is referred to.
+    """
+    sizes: dict[int, int] = {}
+    stack: list[tuple[Any, bool]] = [(contents, False)]
+    open_: set[int] = set()
+    while stack:
+        value, done = stack.pop()
+        if not isinstance(value, (dict, list, tuple)) or id(value) in sizes:
+            continue
+        below = [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
+        if done:
+            open_.discard(id(value))
+            sizes[id(value)] = 1 + sum(sizes.get(id(item), 1) for item in below)
+            if sizes[id(value)] > MOST_LEAVES:
+                raise ValueError(f"{file}: refused, it holds more than {MOST_LEAVES} values, shared ones written out")
+        elif id(value) in open_:
+            raise ValueError(f"{file}: refused, it holds a {type(value).__name__} that contains itself")
+        else:
+            open_.add(id(value))
+            if len(open_) > DEEPEST:
+                raise ValueError(f"{file}: refused, it holds lists in lists, more than {DEEPEST} deep")
+            stack.append((value, True))
+            stack += [(item, False) for item in below]
 
 
 def tensors_of(contents: Any) -> Iterator[Tensor]:

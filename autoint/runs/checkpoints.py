@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 import autoint
-from autoint.files.torch_files import read_plain, refuse_address, tensors_of
+from autoint.files.torch_files import read_plain, refuse_address
 from autoint.files.whole_files import new_part
 
 log = logging.getLogger(__name__)
 FORMAT = 1
+MAX_BYTES = 2**20
+"""Of a configuration, as of a YAML file."""
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # what autoint.runs.export writes
 PLAIN = (dict, list, tuple, str, int, float, bool, type(None), torch.Tensor)
 
@@ -119,24 +121,37 @@ def load(path: str | Path) -> dict[str, Any]:
 def _exported(file: Path) -> dict[str, Any]:
     """Return what :mod:`autoint.runs.export` has made of a checkpoint: its weights and its configuration."""
     try:
-        about = json.loads(file.with_name(CONFIG).read_text(encoding="utf-8"))
+        described = file.with_name(CONFIG)
+        if described.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{CONFIG} has {described.stat().st_size} bytes; at most {MAX_BYTES}")
+        about = json.loads(described.read_text(encoding="utf-8"))
         weights = load_file(file)
     except Exception as error:  # safetensors raises its own kind
-        raise ValueError(f"{file}: damaged, or without its {CONFIG} ({error}); export the run again") from error
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{file}: damaged, or without its {CONFIG} ({reason}); export the run again") from error
     about = about if isinstance(about, dict) else {}
-    return _ours(file, {"autoint": about, "global_step": about.get("global_step"), "state_dict": weights})
+    known = {"global_step": about["global_step"]} if "global_step" in about else {}
+    return _ours(file, {"autoint": about, **known, "state_dict": weights})
 
 
 def _ours(file: Path, contents: Any) -> dict[str, Any]:
-    ours = contents.get("autoint") if isinstance(contents, dict) else None
-    if not isinstance(ours, dict) or (ours.get("format") == FORMAT and not isinstance(ours.get("config"), dict)):
+    ours: Any = contents.get("autoint") if isinstance(contents, dict) else None
+    known = isinstance(ours, dict) and type(ours.get("format")) is int
+    if not known or (ours["format"] == FORMAT and not isinstance(ours.get("config"), dict)):
         raise ValueError(f"{file}: not a checkpoint of AutoInt; give a file that train.py wrote")
-    if ours.get("format") != FORMAT:
+    if ours["format"] != FORMAT:
         made_by = ours.get("version")
         raise ValueError(
-            f"{file}: format {ours.get('format')} (made by AutoInt {made_by}), but AutoInt {autoint.__version__} "
+            f"{file}: format {ours['format']} (made by AutoInt {made_by!s:.40}), but AutoInt {autoint.__version__} "
             f"reads format {FORMAT}; use the version that made it"
         )
+    step, state = contents.get("global_step"), contents.get("state_dict")
+    if "global_step" in contents and (type(step) is not int or not 0 <= step < 2**63):
+        raise ValueError(
+            f"{file}: damaged, its global_step is {step!r:.80}, no number of steps; use another checkpoint"
+        )
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in state.items()):
+        raise ValueError(f"{file}: damaged, its state_dict holds no tensors by name; use another checkpoint")
     return dict(contents)
 
 
@@ -152,7 +167,9 @@ def newest(folder: Path) -> Path | None:
         if not os.path.lexists(file):
             continue
         try:
-            step = load(file)["global_step"]
+            step = load(file).get("global_step")
+            if step is None:
+                raise ValueError(f"{file}: damaged, its global_step is missing")
         except ValueError as error:
             problems.append(str(error))
             continue
@@ -167,22 +184,47 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
+def check_weights(path: Path, contents: dict[str, Any], module: nn.Module) -> None:
+    """Refuse a checkpoint whose tensors are not what ``module`` says: in name, shape, kind of number and finiteness.
+
+    The one place where that is checked. Of modules that take the shapes of what is loaded, which have a hook for it,
+    the number of axes counts. A run with ``trainer.precision=64-true`` has float64 where the module has float32.
+    Infinity may stand where the module itself begins with it.
+    """
+    theirs, ours = contents["state_dict"], module.state_dict()
+    config = contents["autoint"]["config"]
+    trainer = config.get("trainer") if isinstance(config, dict) else None
+    double = isinstance(trainer, dict) and str(trainer.get("precision")) in ("64", "64-true")
+    taken = [f"{prefix}." for prefix, part in module.named_modules() if part._load_state_dict_pre_hooks and prefix]
+    found = [f"Missing key {name!r:.80}" for name in ours if name not in theirs]
+    found += [f"Unexpected key {name!r:.80}" for name in theirs if name not in ours]
+    for name in ours.keys() & theirs.keys():
+        own, their = ours[name], theirs[name]
+        free = any(name.startswith(prefix) for prefix in taken)
+        kinds = {own.dtype, torch.float64} if double and own.is_floating_point() else {own.dtype}
+        if their.dim() != own.dim() or (their.shape != own.shape and not free):
+            found.append(f"{name} has shape {tuple(their.shape)}, not {tuple(own.shape)}")
+        elif their.dtype not in kinds or their.layout != torch.strided:
+            found.append(f"{name} holds {their.dtype}, not {own.dtype}")
+        elif their.is_floating_point() and not _finite(their, own):
+            found.append(f"{name} holds numbers that are not finite")
+    if found:
+        more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+        told = "; ".join(sorted(found)[:3])
+        raise ValueError(f"{path}: its weights are not this model's ({told}{more}); use the run's own settings")
+
+
+def _finite(their: Tensor, own: Tensor) -> bool:
+    endless = not own.is_meta and bool((own == torch.inf).any())
+    return not bool((their.isnan() | (their == -torch.inf)).any()) if endless else bool(their.isfinite().all())
+
+
 def load_weights(path: Path, contents: dict[str, Any], module: nn.Module) -> None:
-    """Load a checkpoint's weights into ``module``; ``ValueError`` names the first that are not the module's."""
+    """Load a checkpoint's weights into ``module``, once :func:`check_weights` has found nothing against them."""
+    check_weights(path, contents, module)
     try:
         module.load_state_dict(contents["state_dict"])
-    except Exception as error:  # whatever a module makes of weights that it does not expect
+    except (RuntimeError, ValueError) as error:  # what a module says of values that it cannot have
         lines = str(error).splitlines()
         told = "; ".join(line.strip() for line in lines[1:3] or lines)[:300]
         raise ValueError(f"{path}: its weights are not this model's ({told}); use the run's own settings") from error
-
-
-def check_resumable(path: Path, contents: dict[str, Any], module: nn.Module) -> None:
-    """Refuse to resume from a checkpoint that lacks the optimizers' state, or has another model's; load its weights."""
-    load_weights(path, contents, module)
-    if not {"loops", "optimizer_states", "lr_schedulers", "global_step"} <= contents.keys():
-        raise ValueError(f"{path}: weights alone, without what is needed to go on training; give a run's last.ckpt")
-    shapes = {tuple(p.shape) for p in module.parameters()} | {(), (1,)}
-    states = contents["optimizer_states"]
-    if any(tuple(tensor.shape) not in shapes for tensor in tensors_of(states)):
-        raise ValueError(f"{path}: its optimizer belongs to another model; use the run's own settings")

@@ -345,7 +345,9 @@ def _of_hydra(error: Any, known: list[str]) -> str:
         return f"cannot read '{override}': {text.splitlines()[0]}"
     key = _overridden_key(text)
     if key is None:
-        return text.splitlines()[0].rstrip(".")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        # Of a file that does not fit, Hydra says the place first, and then what is wrong with which key.
+        return " ".join(lines[:3] if lines[0].endswith(":") else lines[:1]).rstrip(".")
     parent = getattr(error.__cause__, "parent_node", None)
     head, _, leaf = key.rpartition(".")
     if head and head.split(".")[0] in known and parent is not None:

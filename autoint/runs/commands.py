@@ -29,10 +29,12 @@ def train(composed: DictConfig) -> Any:
     """Train a run, or with -m a sweep of runs."""
     from hydra.core.hydra_config import HydraConfig
 
+    from autoint.runs import named_code
     from autoint.runs.config import RunConfig
     from autoint.runs.training import fit, objective
 
     config = RunConfig.from_hydra(composed)
+    named_code.check(config.options, named_code.named(), "a file of the configuration")
     if getattr(rank_zero_only, "rank", 0) == 0:
         for line in recipe.told(composed, HydraConfig.get()):
             log.info(line)
@@ -45,9 +47,13 @@ def evaluate(composed: DictConfig) -> Any:
     """Render, measure and tabulate trained runs."""
     from hydra.core.hydra_config import HydraConfig
 
+    from autoint.runs import named_code
     from autoint.runs.evaluation import EvaluateConfig, evaluate_runs
 
-    evaluate_runs(EvaluateConfig.from_hydra(composed), Path(HydraConfig.get().runtime.output_dir))
+    config = EvaluateConfig.from_hydra(composed)
+    for name in config.code:
+        named_code.check({"function": name}, named_code.named(), "a file of the configuration")
+    evaluate_runs(config, Path(HydraConfig.get().runtime.output_dir))
 
 
 @COMMANDS.register("train")
@@ -72,5 +78,12 @@ def _export(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="autoint export", description=(_export.__doc__ or "").partition(":")[0])
     parser.add_argument("run", help="a run's folder, or a checkpoint")
     parser.add_argument("--to", help="the new folder; RUN/export by default")
+    parser.add_argument("--function", action="append", default=[], help="the run's, where it is code of your own")
+    parser.add_argument("named", nargs="*", metavar="function=module:callable", help="the same, as for evaluate")
     given = parser.parse_args(arguments)
-    print(export(given.run, given.to))
+    for text in given.named:
+        key, _, value = text.partition("=")
+        if key != "function":
+            raise ValueError(f"'{text}': not an argument of export; give RUN, --to FOLDER, function=module:callable")
+        given.function += value.strip("[]").split(",")
+    print(export(given.run, given.to, given.function))

@@ -1,35 +1,34 @@
-"""A configuration is data: what a YAML file may hold, where Hydra may write, and how many jobs a sweep may have.
+"""A configuration is data: what a YAML file may hold, how much may come of it, and how many jobs a sweep may have.
 
-Hydra by itself imports and calls what ``_target_`` and the ``class`` of a log handler name, resolves
-``${oc.env:SECRET}`` and writes wherever ``hydra.run.dir`` says, whoever wrote the file. The command line may do so
-still; files may not.
+Hydra by itself imports and calls what ``_target_`` names and resolves ``${oc.env:SECRET}``, whoever wrote the file. The
+command line may do so still; files may not. What they may set of Hydra itself, :mod:`autoint.runs.hydra_keys` lists.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import RunMode
+from omegaconf.base import Container
 
-CODE = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_", "()", "searchpath")
-"""Keys by which Hydra and Python's logging call what a file names, or read from elsewhere."""
+from autoint.runs import hydra_keys
+from autoint.runs.hydra_keys import CODE, MAX_JOBS
+
 HARMLESS = re.compile(r"\$\{((hydra|label):[\w.]+|now:[^${}]*|[\w.]+)\}")
-HANDLERS = ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler")
-STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
-FOLDERS = ("run.dir", "sweep.dir", "sweep.subdir", "output_subdir", "job.name")
-MAX_BYTES, MAX_NODES, MAX_JOBS = 2**20, 10_000, 1000
+MAX_BYTES, MAX_NODES, MAX_TEXT, MAX_KEY, MAX_DEPTH = 2**20, 10_000, 10_000, 200, 50
+MAX_FILES, MAX_LOOKUPS = 1000, 2000
+"""How many files, each time anew, and how many ``${…}`` one composition may take: both multiply in a few lines."""
 
 
 def label(text: str) -> str:
@@ -51,16 +50,32 @@ def as_data() -> Iterator[None]:
     sweeper: Any = Plugins.instance().class_name_to_class["hydra._internal.core_plugins.basic_sweeper.BasicSweeper"]
     source: Any = SourcesRegistry.instance().resolve("file")
     load, split, compose = source.load_config, sweeper.split_arguments, ConfigLoaderImpl.load_configuration
+    fetch, look_up = CachingConfigRepository.load_config, Container._resolve_node_interpolation
+    bounds = _Bounds()
 
     def checked_load(self: Any, config_path: str) -> Any:
         file = Path(self.path) / self._normalize_file_name(config_path)
         if file.is_file():
             check_file(file)
+            bounds.last = str(file)
         return load(self, config_path)
 
-    def checked_compose(self: Any, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any) -> Any:
-        config = compose(self, config_name, overrides, *args, **kwargs)
-        check_composed(config, overrides)
+    def counted_fetch(self: Any, config_path: str) -> Any:
+        bounds.count(
+            "files", MAX_FILES, f"its list of defaults leads back to itself, or to more than {MAX_FILES} files"
+        )
+        return fetch(self, config_path)
+
+    def counted_look_up(self: Any, inter_key: str, memo: Any) -> Any:
+        bounds.count("look-ups", MAX_LOOKUPS, f"its references, as ${{{inter_key:.40}}}, lead to ever more others")
+        return look_up(self, inter_key, memo)
+
+    def checked_compose(
+        self: Any, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: Any, **kwargs: Any
+    ) -> Any:
+        with bounds.begun(config_name):
+            config = compose(self, config_name, overrides, run_mode, *args, **kwargs)
+            hydra_keys.check(self, config, overrides, run_mode)
         return config
 
     def checked_split(overrides: list[Any], max_batch_size: int | None) -> Any:
@@ -70,6 +85,8 @@ def as_data() -> Iterator[None]:
     places = {
         (source, "load_config"): (load, checked_load),
         (ConfigLoaderImpl, "load_configuration"): (compose, checked_compose),
+        (CachingConfigRepository, "load_config"): (fetch, counted_fetch),
+        (Container, "_resolve_node_interpolation"): (look_up, counted_look_up),
         (sweeper, "split_arguments"): (staticmethod(split), staticmethod(checked_split)),
     }
     for (owner, name), (_, ours) in places.items():
@@ -79,6 +96,30 @@ def as_data() -> Iterator[None]:
     finally:
         for (owner, name), (theirs, _) in places.items():
             setattr(owner, name, theirs)
+
+
+class _Bounds:
+    """What one composition has taken so far, and the ``last`` file of it."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.last = ""
+
+    def count(self, what: str, most: int, found: str) -> None:
+        """Count one more; ``ValueError`` where that is more than ``most``."""
+        self.counts[what] += 1
+        if self.counts[what] > most:
+            raise ValueError(f"{self.last or 'the command line'}: {found}; write it out")
+
+    @contextlib.contextmanager
+    def begun(self, name: str | None) -> Iterator[None]:
+        """Begin anew, and explain what ends in too deep a recursion."""
+        self.counts.clear()
+        try:
+            yield
+        except RecursionError as error:
+            found = "its list of defaults, or a reference ${…}, leads back to itself"
+            raise ValueError(f"{self.last or name}: {found}; remove it") from error
 
 
 def check_file(file: Path) -> None:
@@ -120,6 +161,8 @@ def _expanded(node: Any, file: Path, sizes: dict[int, int]) -> int:
         _check_keys([key for key, _ in node.value], file)
     elif isinstance(node, yaml.ScalarNode) and "${" in HARMLESS.sub("", node.value):
         raise _refusal(file, node, f"{node.value!r:.80} reads more than other keys, which only the command line may")
+    elif isinstance(node, yaml.ScalarNode) and len(node.value) > MAX_TEXT:
+        raise _refusal(file, node, f"a text of {len(node.value)} characters, more than {MAX_TEXT}")
     size = 1 + sum(_expanded(child, file, sizes) for child in below)
     if size > MAX_NODES:
         raise _refusal(file, node, f"more than {MAX_NODES} values, with every alias written out")
@@ -128,9 +171,11 @@ def _expanded(node: Any, file: Path, sizes: dict[int, int]) -> int:
 
 
 def _check_keys(keys: Sequence[Any], file: Path) -> None:
-    names = [key.value for key in keys if isinstance(key, yaml.ScalarNode)]
+    twice = {name for name, count in Counter(str(key.value) for key in keys).items() if count > 1}
     for key in keys:
-        if names.count(key.value) > 1:
+        if not isinstance(key, yaml.ScalarNode):
+            raise _refusal(file, key, "a key that is no text")
+        if str(key.value) in twice:
             raise _refusal(file, key, f"the key '{key.value}' stands twice")
         if str(key.value).rpartition(".")[2] in CODE:
             raise _refusal(file, key, f"'{key.value}' names code or a place to read more from")
@@ -139,48 +184,6 @@ def _check_keys(keys: Sequence[Any], file: Path) -> None:
 def _refusal(file: Path, node: Any, found: str) -> ValueError:
     mark = node.start_mark
     return ValueError(f"{file}:{mark.line + 1}:{mark.column + 1}: {found}; remove it, a configuration is data")
-
-
-def check_composed(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse folders outside the current one, log handlers and environment variables that files have set.
-
-    What ``overrides``, the command line, gives itself is the user's own.
-    """
-    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    probe = copy.deepcopy(config)
-    with open_dict(probe):
-        probe.hydra.job.num, probe.hydra.job.id = 0, "0"  # which a sweep's job learns later
-    HydraConfig.instance().set_config(probe)
-    for key in FOLDERS:
-        place = OmegaConf.select(probe, f"hydra.{key}", default=None)
-        if f"hydra.{key}" in given or place is None:
-            continue
-        path = PurePath(str(place))
-        if path.is_absolute() or ".." in path.parts or str(place).startswith("~"):
-            raise ValueError(
-                f"hydra.{key}={place}: a file may name places below the current folder only; set it yourself"
-            )
-    if probe.hydra.job.env_set and not any(key.startswith("hydra.job.env_set") for key in given):
-        names = ", ".join(map(str, probe.hydra.job.env_set))
-        raise ValueError(f"hydra.job.env_set: a file may not set environment variables ({names}); set them yourself")
-    for key in ("job_logging", "hydra_logging"):
-        if not any(name.startswith(f"hydra.{key}") for name in given):
-            _check_logging(OmegaConf.to_container(probe.hydra[key], resolve=False), f"hydra.{key}")
-
-
-def _check_logging(value: Any, where: str) -> None:
-    """Refuse what Python's logging would import and call, and files outside the run's folder."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            allowed = {"class": HANDLERS, "filename": (LOG_FILE,)}.get(str(key))
-            if allowed and item not in allowed:
-                raise ValueError(f"{where}.{key}={item}: a file may give {' or '.join(allowed)} only; remove it")
-            _check_logging(item, f"{where}.{key}")
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            _check_logging(item, f"{where}[{i}]")
-    elif isinstance(value, str) and "://" in value and value not in STREAMS:
-        raise ValueError(f"{where}={value}: a file may give {' or '.join(STREAMS)} only; remove it")
 
 
 def check_jobs(overrides: Sequence[Any], max_batch_size: int | None) -> None:
@@ -199,12 +202,44 @@ def check_jobs(overrides: Sequence[Any], max_batch_size: int | None) -> None:
         )
 
 
-def check_plain(value: Any, where: str = "") -> None:
-    """Refuse what names code, or is still to be resolved, anywhere in a configuration that is to be plain data."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
-    for key, item in items:
-        if key in CODE:
-            raise ValueError(f"{where}{key}={item!r:.80}: a configuration names no code to call; remove the key")
-        check_plain(item, f"{where}{key}.")
-    if isinstance(value, str) and "${" in value:
-        raise ValueError(f"{where[:-1]}={value!r:.80}: only the command line's values are resolved; write it out")
+def check_plain(value: Any) -> None:
+    """Refuse what is not plain data, names code, or is still to be resolved, anywhere in a configuration.
+
+    Plain are dicts with short texts as keys, lists, texts of one line, numbers and None: a tree of at most so many.
+    """
+    stack: list[tuple[Any, str, int]] = [(value, "", 0)]
+    seen = 0
+    while stack:
+        item, where, depth = stack.pop()
+        seen += 1
+        if seen > MAX_NODES or depth > MAX_DEPTH:
+            most = f"{MAX_NODES} values, {MAX_DEPTH} deep"
+            raise ValueError(f"{where[:80]}: a configuration has at most {most}; write less")
+        if isinstance(item, Mapping):
+            for key, below in item.items():
+                if not isinstance(key, str) or not key.isprintable() or len(key) > MAX_KEY:
+                    raise ValueError(f"{where}{key!r:.80}: no key of a configuration; remove it")
+                if key in CODE:
+                    found = f"{where}{key}={_shown(below)}"
+                    raise ValueError(f"{found}: a configuration names no code to call; remove the key")
+                stack.append((below, f"{where}{key}.", depth + 1))
+        elif isinstance(item, (list, tuple)):
+            stack += [(below, f"{where}{i}.", depth + 1) for i, below in enumerate(item[: MAX_NODES + 1])]
+        else:
+            _check_value(item, where[:-1])
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.80}" if isinstance(value, (str, int, float)) else type(value).__name__
+
+
+def _check_value(value: Any, where: str) -> None:
+    if isinstance(value, str):
+        if "${" in value:
+            raise ValueError(f"{where}={value!r:.80}: only the command line's values are resolved; write it out")
+        if not value.isprintable() or len(value) > MAX_TEXT:
+            raise ValueError(f"{where}={value!r:.80}: a text of one line is needed, of at most {MAX_TEXT} characters")
+    elif value is not None and not isinstance(value, (bool, int, float)):
+        raise ValueError(f"{where}={type(value).__name__}: a configuration holds texts and numbers only; write it out")
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"{where}: an integer of {value.bit_length()} bits; at most 63 are understood")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ from autoint.registry import (
     nearest,
     one_of,
 )
+from autoint.runs import sizes
 from autoint.runs.composing import check_plain
 
 GROUPS: dict[str, Registry[Any]] = {
@@ -165,7 +166,10 @@ class RunConfig:
     def from_plain(plain: Mapping[str, Any]) -> RunConfig:
         """Return the configuration held by a nested mapping, such as a checkpoint's."""
         check_plain(plain)
-        plain = {**plain, **plain.get("options", {})}
+        options = plain.get("options", {})
+        if not isinstance(options, Mapping):
+            raise ValueError(f"options={options!r:.80} must hold the keys of the task; restore the configuration")
+        plain = {**plain, **options}
         plain.pop("options", None)
         task = plain.get("task", "")
         shared = shared_fields()
@@ -184,6 +188,7 @@ class RunConfig:
         for key, cls in NESTED.items():
             values[key] = cls(**checked(fields_of(cls), values[key], key))
         config = RunConfig(options=options, **values)
+        sizes.check(dict(flat(config.to_plain())))
         config._check()
         return config
 
@@ -233,11 +238,21 @@ def nearest_key(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, meant[:3]))}?" if meant else nearest(key, known)
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested dicts under the keys that a user would give; ``options`` is none of them."""
+    for key, value in values.items():
+        name = prefix if key == "options" else f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from flat(value, name if key == "options" else f"{name}.")
+        else:
+            yield name, value
+
+
 def complete(key: str, registry: Registry[Any], choice: Any) -> dict[str, Any]:
     """Return a component's full configuration: its name and every option of that entry."""
     if isinstance(choice, str):
         choice = {"name": choice}
-    if not isinstance(choice, Mapping) or "name" not in choice:
+    if not isinstance(choice, Mapping) or not isinstance(choice.get("name"), str):
         raise ValueError(f"{key}={choice!r} must be one of: {', '.join(registry.names())}")
     name, given = registry.canonical(choice["name"]), {k: v for k, v in choice.items() if k != "name"}
     return {"name": name, **checked(registry.fields(name), given, key)}

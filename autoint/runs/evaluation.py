@@ -21,7 +21,7 @@ from autoint.files.whole_files import write_json, write_whole
 from autoint.registry import EVALUATIONS, at_least_one, checked, fields_of, one_of
 from autoint.reports import metrics, pictures
 from autoint.reports.tables import markdown
-from autoint.runs import checkpoints, labels, restoring
+from autoint.runs import checkpoints, labels, named_code, restoring
 from autoint.runs.interrupted import PartialEvaluation
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class EvaluateConfig:
         lpips: backbone, vgg or alex; or none, for no LPIPS.
         lpips_weights: file with torchvision's weights of the backbone, or download; None takes torch's cache.
         device: auto, cpu or cuda.
+        function: code of your own that runs may name, ``module:callable``, or a list of such; None allows none.
         options: of all tasks together.
     """
 
@@ -51,6 +52,7 @@ class EvaluateConfig:
     lpips: str = "vgg"
     lpips_weights: str | None = None
     device: str = "auto"
+    function: Any = None
     options: dict[str, Any] = field(default_factory=lambda: {k: d for k, (_, d) in own_fields().items()})
 
     @staticmethod
@@ -74,11 +76,23 @@ class EvaluateConfig:
         for key, values in allowed.items():
             one_of(key, getattr(self, key), values)
         at_least_one(max_images=self.max_images, chunk_size=self.chunk_size)
+        for name in self.code:
+            if not named_code.NAME.fullmatch(name):
+                raise ValueError(
+                    f"function={name!r:.80}: names code of your own, package.module:callable, that a run was trained "
+                    "with; leave it out for others"
+                )
         for task in EVALUATIONS.names():
             self.of(task)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device=cuda: this machine or this build of torch has no CUDA device; use device=cpu")
         return self
+
+    @property
+    def code(self) -> list[str]:
+        """The code that runs may name."""
+        given = self.function if isinstance(self.function, list) else [self.function]
+        return [str(name) for name in given if name is not None]
 
     def of(self, task: str) -> Any:
         """Return the evaluation options that ``task`` has declared, built and checked."""
@@ -186,7 +200,9 @@ def _evaluated(
     config: EvaluateConfig, file: Path, out_dir: Path, number: int, differing: dict[str, Any]
 ) -> tuple[str, Any, list[Any], list[Any]]:
     """Return the task of a checkpoint, the columns of its table, the rows, and the values behind them."""
-    run, built = restoring.restored(file, **({"data_dir": config.data_dir} if config.data_dir else {}))
+    command = f"python evaluate.py {named_code.word('runs', config.runs)}"
+    overrides = {"data_dir": config.data_dir} if config.data_dir else {}
+    run, built = restoring.restored(file, config.code, command, **overrides)
     module = on_device(built, config)
     folder = out_dir / "images" / labels.folder_name(number, differing, module.label(run))
     row, values = module.evaluate(config, run, folder)

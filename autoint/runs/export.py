@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+from collections.abc import Collection
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -15,26 +17,26 @@ from safetensors.torch import save
 
 import autoint
 from autoint.files.whole_files import new_part
-from autoint.runs import build, checkpoints, restoring
+from autoint.runs import checkpoints, restoring
 from autoint.runs.config import RunConfig
 
 OF_THE_RUN_ALONE = ("data_dir", "ckpt_path", "resume", "logger", "report", "trainer")
 
 
-def export(run: str, to: str | None = None) -> Path:
+def export(run: str, to: str | None = None, code: Collection[str] = ()) -> Path:
     """Write the two files of a run's last checkpoint, or of a given one, into a folder that is whole or absent.
 
     Args:
         run: a run's folder, or a checkpoint.
         to: the new folder; by default ``export`` in the run's folder.
+        code: the run's own function, ``package.module:callable``, where it has one: nothing else is imported.
 
     Raises:
         ValueError: where there is no checkpoint, where it is no good, and for a folder that exists.
     """
     file = Path(run) / "checkpoints" / "last.ckpt" if Path(run).is_dir() else Path(run)
     contents = checkpoints.load(file)
-    config = restoring.stored_config(file, contents)
-    checkpoints.load_weights(file, contents, build.task(config, with_data=False).module)
+    config, _ = restoring.restored(file, code, f"autoint export {shlex.quote(run)}")
     folder = Path(to) if to else (Path(run) if Path(run).is_dir() else Path(run).parent) / "export"
     if folder.exists():
         raise ValueError(f"{folder} exists; remove it, or give another folder by --to")
@@ -43,7 +45,8 @@ def export(run: str, to: str | None = None) -> Path:
     try:
         weights = {name: tensor.detach().clone().contiguous() for name, tensor in contents["state_dict"].items()}
         (part / checkpoints.WEIGHTS).write_bytes(save(weights))  # save_file makes it the owner's alone
-        about = {"format": checkpoints.FORMAT, "version": autoint.__version__, "global_step": contents["global_step"]}
+        steps = contents.get("global_step", 0)
+        about = {"format": checkpoints.FORMAT, "version": autoint.__version__, "global_step": steps}
         text = json.dumps({**about, "config": public(config)}, indent=2) + "\n"
         (part / checkpoints.CONFIG).write_text(text, encoding="utf-8")
         os.replace(part, folder)

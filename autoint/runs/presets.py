@@ -10,7 +10,7 @@ from hydra.core.default_element import GroupDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from autoint.runs.resuming import flat
+from autoint.runs.config import flat
 
 MOST = 5  # differences that are told
 

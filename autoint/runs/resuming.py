@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoint.runs import checkpoints, trainers
-from autoint.runs.config import RunConfig
+from autoint.runs import checkpoints, named_code, trainers
+from autoint.runs.config import RunConfig, flat
 
 log = logging.getLogger(__name__)
 MAY_CHANGE = (
@@ -66,7 +66,8 @@ def continued(config: RunConfig, stored: RunConfig, given: Sequence[str]) -> Run
     Where these may all change, as in ``ckpt_path=last hydra.run.dir=RUN trainer.max_steps=40000``, all others are those
     of the checkpoint; otherwise the command line describes the whole run.
     """
-    allowed = {*MAY_CHANGE, *(["task"] if config.task == stored.task else [])}
+    same = [key for key in named_code.KEYS if config.options.get(key) == stored.options.get(key)]
+    allowed = {*MAY_CHANGE, *(["task", *same] if config.task == stored.task else [])}
     if not allowed >= {key.partition(".")[0] for key in given}:
         return config
     plain, here = stored.to_plain(), config.to_plain()
@@ -142,12 +143,3 @@ def _fixed(config: RunConfig) -> Iterator[tuple[str, Any]]:
         yield f"trainer.{key}", SHORT.get(str(value), value)
     plain |= plain.pop("options")
     yield from flat({key: value for key, value in plain.items() if key not in MAY_CHANGE})
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested dicts with their dotted names."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from autoint.files.whole_files import write_json
 from autoint.registry import LAYOUTS, checked, fields_of
 from autoint.reports import metrics
-from autoint.runs import checkpoints, restoring
+from autoint.runs import checkpoints, named_code, restoring
 from autoint.runs.config import Report, RunConfig
 from autoint.runs.evaluation import EvaluateConfig, find_checkpoints, finite, on_device
 from autoint.runs.interrupted import PartialEvaluation
@@ -107,7 +107,8 @@ def write_report(composed: DictConfig, sweep_dir: Path) -> None:
     if report.layout == "none":
         return
     options = {k: v for k, v in dataclasses.asdict(report).items() if k != "layout"}
-    config = EvaluateConfig(runs=str(sweep_dir), data_dir=plain["data_dir"], **options).checked()
+    code = sorted(named_code.named()) or None
+    config = EvaluateConfig(runs=str(sweep_dir), data_dir=plain["data_dir"], function=code, **options).checked()
     finished = [f for f in find_checkpoints(config.runs) if (f.parent.parent / "result.json").is_file()]
     sweep = Sweep(config, sweep_dir, finished)
     table = LAYOUTS.build(report.layout).write(sweep)
@@ -125,9 +126,9 @@ def evaluated(config: EvaluateConfig, file: Path) -> Evaluated:
         kept = json.loads(known.read_text(encoding="utf-8"))
         lacks = kept["row"]["lpips"] is None and metrics.lpips_metric(config.lpips, config.lpips_weights)
         if kept["key"] == key and not lacks:
-            run = RunConfig.from_plain(checkpoints.load(file)["autoint"]["config"])
+            run = restoring.stored_config(file, checkpoints.load(file))
             return Evaluated(run, run_dir, kept["row"], kept["per_image"])
-    run, restored = restoring.restored(file, data_dir=config.data_dir)
+    run, restored = restoring.restored(file, config.code, data_dir=config.data_dir)
     row, values = on_device(restored, config).evaluate(config, run, known.parent)
     contents: dict[str, Any] = {"key": key, "row": finite([row])[0], "per_image": finite(values)}
     write_json(known, contents)

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 from autoint.files import machine as memory
 from autoint.files.whole_files import write_json
 from autoint.reports import metrics
-from autoint.runs import build, checkpoints, restoring, resuming, trainers
+from autoint.runs import build, checkpoints, damage, named_code, restoring, resuming, trainers
 from autoint.runs.config import RunConfig
 from autoint.runs.signals import Stopped
 
@@ -43,7 +43,10 @@ def fit(config: RunConfig, run_dir: Path, given: Sequence[str] | None = None) ->
         contents = checkpoints.load(path)
         stored = restoring.stored_config(path, contents)
         if given is not None and config.ckpt_path is not None:
+            named = named_code.of(config.options)
             config = resuming.continued(config, stored, given)
+            line = " ".join([named_code.typed(), *([] if "task" in given else [f"task={config.task}"])])
+            named_code.check(config.options, named.values(), str(path), line)
         resuming.check_same(config, path, stored)
         resuming.check_budget(config, path, contents, stored)
         earlier = resuming.result_of(path, contents)
@@ -55,10 +58,10 @@ def fit(config: RunConfig, run_dir: Path, given: Sequence[str] | None = None) ->
             (run_dir / "result.json").unlink(missing_ok=True)
     memory.keep_freed()
     task = build.task(config)
-    if path is not None:
-        checkpoints.check_resumable(path, contents, task.module)
-        log.info("%s: going on from step %d of %s", run_dir, contents["global_step"], path)
     trainer = trainers.trainer(config, run_dir)
+    if path is not None:
+        damage.check(path, contents, task.module, trainer)
+        log.info("%s: going on from step %d of %s", run_dir, contents["global_step"], path)
     start = time.perf_counter()
     _run(config, trainer, task, path)
     seconds = time.perf_counter() - start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,7 @@ class Occupancy(nn.Module):
         cells = torch.ones(RESOLUTION, RESOLUTION, RESOLUTION) if hull is None else hull.float()
         # Nothing is known yet, and nothing is ruled out.
         self.register_buffer("density", 2 * self._threshold(len(cells)) * cells)
+        self.register_load_state_dict_post_hook(_check)
 
     def at(self, points: Tensor) -> Tensor:
         """Return the estimates (…) of the cells that ``points`` (…, 3) are in; outside the box, of the nearest cell."""
@@ -86,6 +88,14 @@ class Occupancy(nn.Module):
         points = self.lower + (corner + inside) * (self.upper - self.lower) / size
         floor = 0.01 * self._threshold(size)  # not 0, which is for cells outside the hull
         flat[cells] = torch.maximum(0.95 * flat[cells], density(points)).maximum(floor)
+
+
+def _check(occupancy: nn.Module, _: Any) -> None:
+    """Refuse a box without volume, and densities below 0, of a file."""
+    assert isinstance(occupancy, Occupancy)
+    if not bool((occupancy.lower < occupancy.upper).all()) or bool((occupancy.density < 0).any()):
+        box = f"from {occupancy.lower.tolist()} to {occupancy.upper.tolist()}"
+        raise ValueError(f"the scene's box is {box}, or a density in it is negative")
 
 
 def visual_hull(views: Views) -> Occupancy:

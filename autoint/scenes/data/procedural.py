@@ -15,6 +15,7 @@ from autoint.scenes.rays import Intrinsics, Rays
 from autoint.scenes.rendering import composite
 
 SIZE = 64
+LARGEST = 1024
 NUM_VIEWS = {"train": 40, "val": 4, "test": 8}
 NEAR, FAR = 2.5, 5.5
 
@@ -127,6 +128,8 @@ def procedural(
     if num_solids < 1:
         raise ValueError(f"scene.num_solids={num_solids} must be at least 1")
     size = image_size or SIZE
+    if size > LARGEST:
+        raise ValueError(f"image_size={size}: the embedded scene is rendered with at most {LARGEST}x{LARGEST} pixels")
     scene = solids(scene_seed, num_solids)
     intrinsics = Intrinsics.from_fov(0.55, size, size)
     chosen = evenly(NUM_VIEWS[split], at_most)

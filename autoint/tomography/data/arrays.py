@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from autoint.files.reading import read_npy
+from autoint.files.reading import check_npz, read_npy
 from autoint.registry import unknown
 
 log = logging.getLogger(__name__)
@@ -182,6 +182,7 @@ def _check_size(file: Path, shape: tuple[int, ...], width: int) -> None:
 def _npz(file: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray]]:
     """Return the shapes of an archive's arrays by what their headers say, and what reads one of them."""
     shapes, kinds = {}, {}
+    check_npz(file)
     with zipfile.ZipFile(file) as archive:
         for entry in archive.namelist():
             with archive.open(entry) as stream:

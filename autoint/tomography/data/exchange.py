@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,14 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = 2**31
-"""Bytes of one slice or sinogram."""
+LARGEST = 2**28
+"""Bytes of one slice or sinogram, in float64."""
+CHUNK = 2**28
+"""Bytes that the library unpacks at once, to read any part of them."""
+ROOM = 3 * LARGEST + 2 * CHUNK
+"""Bytes of memory that the reading process may take beside its libraries."""
+LINKS = 16
+"""Links within the file that follow each other."""
 PATIENCE = 15.0
 """Seconds that reading any file may take."""
 SLOWEST = 4e6
@@ -74,7 +81,8 @@ def _dataset(file: str, contents: Any, name: str) -> Any:
     """Return a dataset of real numbers that the file itself holds."""
     import h5py
 
-    found, where = contents.get(f"exchange/{name}"), f"{file}[exchange/{name}]"
+    where = f"{file}[exchange/{name}]"
+    found = _followed(contents, f"exchange/{name}", where)
     if not isinstance(found, h5py.Dataset):
         raise ValueError(
             f"{file}: no dataset exchange/{name}; the Data Exchange layout has data, data_white, data_dark and theta"
@@ -86,19 +94,55 @@ def _dataset(file: str, contents: Any, name: str) -> Any:
     return found
 
 
+def _followed(contents: Any, path: str, where: str, links: int = 0) -> Any:
+    """Return what a path leads to inside the file, or None; a link out of it is refused before anything is opened."""
+    import h5py
+
+    if links > LINKS:
+        raise ValueError(f"{where}: links that lead to each other; restore the file")
+    here = contents
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    for number, name in enumerate(names):
+        link = here.get(name, getlink=True) if isinstance(here, h5py.Group) else None
+        if link is None:
+            return None
+        if isinstance(link, h5py.SoftLink):
+            begin = "" if link.path.startswith("/") else here.name
+            rest = "/".join([begin, link.path, *names[number + 1 :]])
+            return _followed(contents, rest, where, links + 1)
+        if not isinstance(link, h5py.HardLink):
+            other = f" '{link.filename}'" if isinstance(link, h5py.ExternalLink) else ""
+            raise ValueError(f"{where}: a link to another file{other}; give a file that holds the values itself")
+        here = here[name]
+    return here
+
+
 def _bounded(where: str, dataset: Any, part: Any) -> np.ndarray:
     """Read a part of a dataset, if it is of a size that a scan can have."""
     size = dataset.size if part is ... else dataset.shape[0] * dataset.shape[2]
     if size * 8 > LARGEST:
         raise ValueError(f"{where}: {size} numbers are more than the {LARGEST // 8} that fit; cut the scan")
-    return np.asarray(dataset[part], dtype=float)
+    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if chunk > CHUNK:
+        raise ValueError(f"{where}: in chunks of {chunk} bytes; at most {CHUNK} are unpacked at once: store it anew")
+    if part is ...:
+        return np.asarray(dataset[part], dtype=float)
+    out = np.empty((dataset.shape[0], dataset.shape[2]))
+    step = max(1, (dataset.chunks or (1,))[0])  # whole chunks, each unpacked once
+    for first in range(0, len(out), step):
+        out[first : first + step] = dataset[first : first + step, part[1]]
+    return out
 
 
 def _main() -> int:
     with contextlib.suppress(ImportError, OSError, ValueError):  # where there are such limits
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (6 * LARGEST, resource.RLIM_INFINITY))
+        import h5py  # noqa: F401 (before the limit, so that it is not its own)
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + ROOM
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     stream = io.BytesIO()
     try:
         arrays: Any = _read(sys.argv[1], int(sys.argv[2]))

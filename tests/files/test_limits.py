@@ -1,0 +1,167 @@
+"""What is read takes no more memory and no more time than it says: sums, sizes unpacked, links, repeated keys."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autoint.files import images, reading
+from autoint.scenes.data.poses import rigid
+from autoint.tomography.data import exchange
+from autoint.tomography.data.scans import scan, sinogram
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16", "L"])
+def test_a_large_image_is_reduced_band_by_band_to_the_same_values(mode, monkeypatch):
+    g = np.random.default_rng(0)
+    shape = {"RGB": (97, 61, 3), "RGBA": (97, 61, 4)}.get(mode, (97, 61))
+    values = g.integers(0, 65536 if mode == "I;16" else 256, shape).astype(np.uint16 if mode == "I;16" else np.uint8)
+    Image.fromarray(values).save("a.png")
+    for size in (None, 40, 13, 1):
+        monkeypatch.setattr(images, "BAND", 2**22)
+        whole, _ = images.read_rgba(Path("a.png"), size)
+        monkeypatch.setattr(images, "BAND", 500)
+        assert torch.equal(images.read_rgba(Path("a.png"), size)[0], whole)
+
+
+def test_no_picture_is_worked_on_as_a_whole(monkeypatch):
+    """The most pixels in floating point at a time are those of a band, and of what is asked for."""
+    seen = []
+    real = images._premultiplied
+    monkeypatch.setattr(images, "BAND", 1000)
+    monkeypatch.setattr(images, "_premultiplied", lambda image: seen.append(image.size) or real(image))
+    Image.new("RGB", (300, 200)).save("a.png")
+    images.read_images([Path("a.png")] * 3, 8)
+    assert max(width * height for width, height in seen) <= 1000
+    assert len(seen) > 3
+
+
+def test_the_pixels_of_all_images_together_are_bounded(monkeypatch):
+    monkeypatch.setattr(images, "MAX_DECODED", 100)
+    Image.new("RGB", (6, 6)).save("a.png")
+    with pytest.raises(ValueError, match="3 images of 6x6 have 108 pixels in all; at most 100 are decoded"):
+        images.read_images([Path("a.png")] * 3, 2)
+
+
+def comparisons(count: int) -> int:
+    """How often keys are compared while an object of so many, of which the last stands twice, is read."""
+
+    class Key(str):
+        made = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            Key.made += 1
+            return str.__eq__(self, other)
+
+    Path("a.json").write_text("{" + ",".join(f'"{i}":0' for i in range(count)) + f',"{count - 1}":0}}')
+    with pytest.MonkeyPatch.context() as patch:
+        real = json.loads
+        hooked = lambda text, object_pairs_hook, **kw: real(  # noqa: E731
+            text, object_pairs_hook=lambda pairs: object_pairs_hook([(Key(k), v) for k, v in pairs]), **kw
+        )
+        patch.setattr(reading.json, "loads", hooked)
+        with pytest.raises(ValueError, match="stands twice in one object"):
+            reading.read_json(Path("a.json"), "")
+    return Key.made
+
+
+def test_repeated_keys_are_found_in_linear_time():
+    assert comparisons(4000) <= 100
+
+
+def test_frames_are_counted_and_equal_images_found_at_once():
+    with pytest.raises(ValueError, match=r"20001 frames; a scene has at most 20000: leave some out"):
+        reading.frames_of({"frames": [{}] * 20001}, Path("transforms.json"))
+
+
+def test_many_equal_poses_are_looked_at_together(monkeypatch):
+    calls = []
+    monkeypatch.setattr("autoint.scenes.data.poses._check", lambda *_: calls.append(0))
+    poses = rigid([torch.eye(4)] * 5000, [str(i) for i in range(5000)])
+    assert poses.shape == (5000, 4, 4)
+    assert not calls
+
+
+def test_findings_end_after_a_hundred():
+    def wrong(i):
+        raise ValueError(f"number {i}")
+
+    with pytest.raises(ValueError, match=r"number 19\n… and at least 80 more like these$"):
+        reading.gathered(wrong, range(10**6))
+
+
+def test_a_zip_of_zeros_is_refused_by_its_headers(monkeypatch):
+    np.savez_compressed("a.npz", sinogram=np.zeros((100, 100)), theta=np.arange(100.0))
+    monkeypatch.setattr(reading, "MAX_NUMBERS", 10_050)
+    unpacked = []
+    real = zipfile.ZipExtFile.read
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda self, n=-1: unpacked.append(n) or real(self, n))
+    with pytest.raises(ValueError, match=r"a.npz\[theta.npy\]: 10100 numbers are more than the 10050 that fit; cut it"):
+        sinogram(".", None, None, path="a.npz")
+    assert min(unpacked) >= 0
+    assert max(unpacked) < 4096
+    np.save("b.npy", np.zeros((200, 200)))
+    with pytest.raises(ValueError, match=r"b.npy: 40000 numbers are more than"):
+        sinogram(".", None, None, path="b.npy")
+
+
+def hdf5(name="a.h5", **replaced):
+    h5py = pytest.importorskip("h5py")
+    counts = 100 + np.arange(4 * 2 * 6).reshape(4, 2, 6) % 7
+    with h5py.File(name, "w") as file:
+        arrays = {"data": counts, "data_white": counts + 60, "data_dark": counts % 3, "theta": np.arange(4) * 40.0}
+        for key, array in arrays.items():
+            if key in replaced and replaced[key] is not None:
+                file[f"exchange/{key}"] = replaced[key](h5py)
+            else:
+                file[f"exchange/{key}"] = array
+        file["elsewhere/counts"] = counts
+    return h5py
+
+
+def test_links_out_of_an_hdf5_file_are_refused_and_those_within_followed():
+    hdf5("secret.h5")
+    hdf5(data=lambda h5py: h5py.ExternalLink("secret.h5", "/exchange/data"))
+    with pytest.raises(
+        ValueError, match=r"a.h5\[exchange/data\]: a link to another file 'secret.h5'; give a file that"
+    ):
+        scan(".", None, None, path="a.h5")
+    h5py = hdf5("b.h5", data=lambda h5py: h5py.SoftLink("/elsewhere/counts"))
+    assert scan(".", None, None, path="b.h5", center=2.5).values.shape == (4, 6)
+    with h5py.File("b.h5", "a") as file:
+        file["door"] = h5py.ExternalLink("secret.h5", "/exchange")
+        del file["exchange/data"]
+        file["exchange/data"] = h5py.SoftLink("../door/data")
+        file["exchange/x"] = h5py.SoftLink("/exchange/y")
+        file["exchange/y"] = h5py.SoftLink("x")
+    with pytest.raises(ValueError, match=r"no dataset exchange/data|a link to another file"):
+        scan(".", None, None, path="b.h5")
+    with h5py.File("b.h5", "a") as file:
+        del file["exchange/data"]
+        file["exchange/data"] = h5py.SoftLink("/door/data")
+    with pytest.raises(ValueError, match=r"exchange/data\]: a link to another file 'secret.h5'"):
+        scan(".", None, None, path="b.h5")
+    with h5py.File("b.h5", "a") as file:
+        del file["exchange/data"]
+        file["exchange/data"] = h5py.SoftLink("/exchange/x")
+    with pytest.raises(ValueError, match=r"exchange/data\]: links that lead to each other"):
+        scan(".", None, None, path="b.h5")
+    with h5py.File("c.h5", "w") as file:
+        file["exchange"] = h5py.ExternalLink("secret.h5", "/exchange")
+    with pytest.raises(ValueError, match=r"a link to another file 'secret.h5'"):
+        scan(".", None, None, path="c.h5")
+
+
+def test_chunks_that_unpack_to_gigabytes_are_refused():
+    h5py = hdf5()
+    with h5py.File("a.h5", "a") as file:
+        del file["exchange/data"]
+        shape = (2**14, 2**14, 2)
+        file.create_dataset("exchange/data", shape, np.uint8, chunks=shape, compression="gzip")
+    with pytest.raises(ValueError, match=rf"in chunks of {2**29} bytes; at most {exchange.CHUNK} are unpacked at once"):
+        scan(".", None, None, path="a.h5")

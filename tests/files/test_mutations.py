@@ -1,0 +1,17 @@
+"""A mutation of a valid file ends well or in one line, in time and in memory: some of ``mutations.py``."""
+
+import os
+
+import pytest
+
+from tests.files.mutations import KINDS, failures
+
+SOME = {"yaml": 10, "checkpoint_ct": 15, "checkpoint_function": 15}
+COUNT = os.environ.get("AUTOINT_MUTATIONS")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mutated_file_is_taken_or_refused_in_one_line(kind, tmp_path, hull_once):
+    """``AUTOINT_MUTATIONS=10000`` goes through so many of each kind."""
+    wrong = list(failures(kind, tmp_path, range(int(COUNT) if COUNT else SOME.get(kind, 30))))
+    assert not wrong, "\n".join(wrong)

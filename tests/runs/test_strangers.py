@@ -1,0 +1,361 @@
+"""A run, an export or a YAML file of somebody else runs nothing, takes no more than it says, and is resumed rightly."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from autoint.runs import checkpoints, restoring, training
+from autoint.runs.checkpoints import WholeFileIO
+from autoint.runs.evaluation import EvaluateConfig, evaluate_runs
+from autoint.runs.export import export
+from tests.runs.test_resume import WHOLE, ct_config, fit, function_config, volrend_config
+
+pytestmark = pytest.mark.usefixtures("hull_once")
+QUICK = {"max_steps": 3, "log_every_n_steps": 2}
+MAKERS = {"function": function_config, "ct": ct_config, "volrend": volrend_config}
+PAYLOAD = """
+from pathlib import Path
+Path("canary").touch()
+def f(x): return x[:, 0].sin()
+"""
+
+
+@pytest.fixture
+def good(tmp_path_factory):
+    """Return the last checkpoint of a short run of each task, made once; the contents are the caller's own."""
+
+    def get(task: str):
+        name = f"stranger {task}"
+        if name not in WHOLE:
+            WHOLE[name] = tmp_path_factory.mktemp(task)
+            fit(MAKERS[task](trainer=QUICK), WHOLE[name])
+        return copy.deepcopy(checkpoints.load(WHOLE[name] / "checkpoints" / "last.ckpt"))
+
+    return get
+
+
+@pytest.fixture
+def payload(tmp_path, monkeypatch):
+    """A module that leaves a canary behind when it is imported."""
+    (tmp_path / "payload.py").write_text(PAYLOAD)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "payload", raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
+def saved(contents, place="sent") -> Path:
+    file = Path(place) / "checkpoints" / "last.ckpt"
+    WholeFileIO().save_checkpoint(contents, file)
+    return file
+
+
+def line_of(program, *arguments) -> str:
+    status, _, err = program(*arguments)
+    assert status == 2, err
+    [line] = err.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_code_that_a_run_names_is_imported_only_where_the_person_names_it_too(good, payload, program):
+    contents = good("function")
+    contents["autoint"]["config"]["options"]["function"] = "payload:f"
+    file = saved(contents)
+    line = line_of(program, "evaluate", "runs=sent")
+    assert line.endswith("say so: python evaluate.py runs=sent function=payload:f")
+    assert "names code" in line_of(program, "evaluate", "runs=sent", "function=math:sin")
+    assert line_of(program, "evaluate", "runs=sent", "function=sin").startswith("error: function='sin': names code of")
+    with pytest.raises(ValueError, match=r"say so: autoint export sent function=payload:f$"):
+        export("sent")
+    with pytest.raises(ValueError, match="payload:f names code"):
+        restoring.restored(file)
+    assert not Path("canary").exists()
+    status, _, err = program("evaluate", "runs=sent", "function=payload:f", "hydra.run.dir=evaluation")
+    assert status == 0, err
+    assert Path("canary").exists()
+    folder = export("sent", code=["payload:f"])
+    Path("canary").unlink()
+    sys.modules.pop("payload")
+    with pytest.raises(ValueError, match="payload:f names code"):
+        restoring.restored(folder / "model.safetensors")
+    assert not Path("canary").exists()
+
+
+@pytest.mark.parametrize("name", ["payload:f; touch canary", "sys:exit\n", "this:s()", ":", "a:b:c"])
+def test_what_is_no_name_of_code_is_not_given_to_copy(name, good):
+    contents = good("function")
+    contents["autoint"]["config"]["options"]["function"] = name
+    with pytest.raises(ValueError, match=r"is not of the form package.module:callable|a text of one line") as caught:
+        restoring.restored(saved(contents))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+HEAD = "# @package _global_\n"
+CODE = {
+    "file": "function: payload:f",
+    "interpolation": "function: ${data_dir}\ndata_dir: 'payload:f'",
+    "sweep": "hydra: {sweeper: {params: {function: 'payload:f'}}, mode: MULTIRUN}",
+    "quoted sweep": "hydra: {sweeper: {params: {function: \"'payload:f',cos\"}}, mode: MULTIRUN}",
+    "forced sweep": "hydra: {sweeper: {params: {'++function': 'payload:f'}}, mode: MULTIRUN}",
+    "sweep of a reference": "data_dir: 'payload:f'\n"
+    "hydra: {sweeper: {params: {function: '${data_dir}'}}, mode: MULTIRUN, sweep: {dir: s}}",
+}
+
+
+def experiment(text: str, *others: str) -> tuple[str, ...]:
+    Path("conf/experiment").mkdir(parents=True, exist_ok=True)
+    Path("conf/experiment/evil.yaml").write_text(HEAD + text, encoding="utf-8")
+    return ("train", "--config-dir", "conf", "experiment=evil", *others)
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_code_that_a_file_names_is_not_imported(name, payload, program):
+    given = experiment(CODE[name], "trainer.max_steps=1")
+    line = line_of(program, *given, "task=function")
+    assert "payload" in line or "ordinary keys only" in line
+    assert not Path("canary").exists()
+
+
+def test_code_of_a_file_runs_where_the_command_line_names_it(payload, program):
+    given = experiment(
+        CODE["file"], "task=function", "trainer.max_steps=2", "adam_steps=2", "points=16", "hydra.run.dir=run"
+    )
+    line = line_of(program, *given)
+    assert line.endswith(f"python train.py {' '.join(given[1:])} function=payload:f")
+    assert program(*given, "function=payload:f")[0] == 0
+    assert Path("canary").exists()
+
+
+HYDRA = {
+    "sweep of hydra": ("sweeper: {params: {'hydra.sweep.subdir': '../../../ESC'}}", "a file may sweep ordinary keys"),
+    "handler by sweep": ("sweeper: {params: {'+hydra.job_logging.handlers.evil': '{class: payload.H}'}}", "ordinary"),
+    "package by sweep": ("sweeper: {params: {'scene@hydra.launcher': lego}}", "a file may sweep ordinary keys only"),
+    "handler": ("job_logging: {handlers: {evil: {class: payload.H}}}", "handlers.evil.class=payload.H: a file may not"),
+    "storage": ("sweeper: {storage: 'sqlite:///x.db'}", "hydra.sweeper.storage"),
+    "search": ("sweeper: {storage: 'sqlite:///x.db'}", "hydra.sweeper.storage=sqlite:///x.db: a file may not set this"),
+    "callback": ("callbacks: {evil: {x: 1}}", "hydra.callbacks.evil.x=1: a file may not set this"),
+    "copied environment": ("job: {env_copy: [HOME]}", "hydra.job.env_set.HOME: a file may not set environment"),
+    "overrides": ("overrides: {task: ['function=payload:f']}", "hydra.overrides: only the command line may set it"),
+    "many jobs": ("sweeper: {max_batch_size: 1000000}", "hydra.sweeper.max_batch_size=1000000: a file may not"),
+    "mode": ("mode: 5", "hydra.mode"),
+    "dotted": ("run: {dir: 'a/../../b'}", "hydra.run.dir=a/../../b: a file may name places below"),
+}
+
+
+@pytest.mark.parametrize("name", HYDRA)
+def test_a_file_sets_listed_keys_of_hydra_only(name, program):
+    """Whoever overrides another key of the same block, and whether the run is one or a sweep."""
+    text, words = HYDRA[name]
+    if name == "search":
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'autoint[sweep]'")
+    other = {"handler": "hydra.job_logging.root.level=INFO", "search": "hydra/sweeper=optuna"}.get(name, "seed=1")
+    line = line_of(program, *experiment(f"hydra: {{{text}}}", "task=function", other, "-m"))
+    assert words in line
+
+
+def test_a_file_may_not_choose_who_launches(program):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install 'autoint[sweep]'")
+    given = experiment("defaults:\n  - override /hydra/launcher: joblib\ntask: function")
+    line = line_of(program, *given)
+    assert "hydra.launcher." in line
+    assert "give hydra/launcher=NAME on the command line" in line
+
+
+GROWING = {
+    "files": ("defaults:\n  - /experiment: evil\nseed: 1", "evil.yaml: its list of defaults"),
+    "references": (
+        "data_dir: ${x0}\n" + "\n".join(f"x{i}: ${{x{i + 1}}}${{x{i + 1}}}" for i in range(30)) + "\nx30: ab",
+        "lead to ever more others",
+    ),
+    "a circle": ("data_dir: ${x}\nx: ${data_dir}", "data_dir: Recursive interpolation"),
+    "a text": (f"data_dir: {'a' * 20000}", "evil.yaml:2:11: a text of 20000 characters, more than 10000"),
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_file_that_leads_to_ever_more_is_one_line(name, program):
+    text, words = GROWING[name]
+    assert words in line_of(program, *experiment(text, "task=function"))
+
+
+def test_files_that_multiply_are_one_line(program):
+    Path("conf/experiment").mkdir(parents=True)
+    for level in range(9):
+        below = "".join(f"  - /experiment/l{level + 1}@p{level}{i}\n" for i in range(10))
+        Path(f"conf/experiment/l{level}.yaml").write_text(f"defaults:\n{below}x: 1\n")
+    Path("conf/experiment/l9.yaml").write_text("x: 1\n")
+    line = line_of(program, "train", "--config-dir", "conf", "experiment=l0")
+    assert "more than 1000 files" in line
+
+
+def option(**values):
+    def change(contents):
+        contents["autoint"]["config"]["options"].update(values)
+
+    return change
+
+
+def shared(**values):
+    def change(contents):
+        for key, value in values.items():
+            own = contents["autoint"]["config"]
+            own[key] = {**own[key], **value} if isinstance(value, dict) and key != "encoding" else value
+
+    return change
+
+
+SIZES = {
+    "hidden_features": ("volrend", shared(network={"hidden_features": 200000}), "network.hidden_features=200000"),
+    "width": ("ct", shared(network={"hidden_features": 20000}), r"shape \(8,\), not \(20000,\)"),
+    "num_layers": ("volrend", shared(network={"num_layers": 10**9}), "num_layers=1000000000: must be at most 1024"),
+    "grid": ("volrend", shared(encoding={"name": "grid", "features": 200, "resolutions": [256]}), "Missing key"),
+    "sections": ("volrend", option(sections=10**9), "sections=1000000000: must be at most 8192"),
+    "image_size": ("volrend", option(image_size=30000), "image_size=30000: must be at most 8192"),
+    "samples": ("ct", option(samples=10**9), "samples=1000000000: must be at most 65536"),
+    "rho": ("ct", option(rho=10**6), "rho=1000000: must be at most 4096"),
+    "options": ("volrend", lambda c: c["autoint"]["config"].update(options=5), "options=5 must hold the keys"),
+    "integer": ("volrend", shared(seed=10**40), "seed: an integer of 133 bits"),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_configuration_takes_no_more_than_its_file_holds(name, good):
+    task, change, words = SIZES[name]
+    contents = good(task)
+    change(contents)
+    with pytest.raises(ValueError, match=words) as caught:
+        restoring.restored(saved(contents))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+BIAS, DENSITY = "volume.networks.0.hidden.0.bias", "volume.occupancy.density"
+NUMBERS = {
+    "nan": (DENSITY, lambda t: t.fill_(torch.nan), "volume.occupancy.density holds numbers that are not finite"),
+    "infinity": (BIAS, lambda t: t - torch.inf, "hidden.0.bias holds numbers that are not finite"),
+    "int8": (BIAS, lambda t: t.to(torch.int8), r"holds torch.int8, not torch.float32"),
+    "float16": (BIAS, lambda t: t.half(), r"holds torch.float16, not torch.float32"),
+    "complex": (BIAS, lambda t: t.to(torch.complex64), r"holds torch.complex64, not torch.float32"),
+    "double": (BIAS, lambda t: t.double(), r"holds torch.float64, not torch.float32"),
+    "box": ("volume.occupancy.lower", lambda t: t + 1e6, "the scene's box is from"),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_numbers_of_a_checkpoint_are_what_its_module_says(name, good, tmp_path):
+    key, change, words = NUMBERS[name]
+    contents = good("volrend")
+    contents["state_dict"][key] = change(contents["state_dict"][key].clone())
+    file = saved(contents)
+    with pytest.raises(ValueError, match=words):
+        restoring.restored(file)
+    with pytest.raises(ValueError, match=words):
+        fit(volrend_config(trainer=QUICK, ckpt_path=str(file)), tmp_path / "run")
+
+
+def test_the_numbers_of_a_scan_fit_each_other(good):
+    for key, value, words in (
+        ("spacing", torch.tensor(1e-9, dtype=torch.float64), "which is no lattice of spacing 1e-09"),
+        ("theta", torch.zeros(7, dtype=torch.float64), "for 7 angles, 16 pixels"),
+    ):
+        contents = good("ct")
+        contents["state_dict"][f"search.object.{key}"] = value
+        with pytest.raises(ValueError, match=words):
+            restoring.restored(saved(contents))
+
+
+def test_a_run_in_float64_is_restored(good):
+    contents = good("volrend")
+    contents["autoint"]["config"]["trainer"]["precision"] = "64-true"
+    contents["state_dict"] = {k: v.double() for k, v in contents["state_dict"].items()}
+    assert restoring.restored(saved(contents))[0].trainer["precision"] == "64-true"
+
+
+def loops(c):
+    return c["loops"]["fit_loop"]
+
+
+def memory(c):
+    return c["optimizer_states"][0]["state"][0]
+
+
+DAMAGE = {
+    "no step": ("global_step", lambda c: c.pop("global_step")),
+    "negative step": ("global_step", lambda c: c.update(global_step=-1)),
+    "another step": ("loops", lambda c: c.update(global_step=2)),
+    "no loops": ("weights alone", lambda c: c.pop("loops")),
+    "empty loops": ("loops", lambda c: c.update(loops={})),
+    "done": ("loops", lambda c: loops(c)["epoch_progress"]["current"].update(completed=1)),
+    "batches": ("loops", lambda c: loops(c)["epoch_loop.batch_progress"]["current"].update(completed=80)),
+    "loader": ("loops", lambda c: loops(c)["state_dict"].update(combined_loader=[{"step": 80}])),
+    "no loader": ("loops", lambda c: loops(c).pop("state_dict")),
+    "true": ("loops", lambda c: loops(c)["epoch_progress"]["current"].update(ready=True)),
+    "no optimizer": ("optimizer", lambda c: c.update(optimizer_states=[])),
+    "forgotten": ("optimizer", lambda c: c["optimizer_states"][0].update(state={})),
+    "no moment": ("optimizer", lambda c: memory(c).pop("exp_avg_sq")),
+    "moment": ("optimizer", lambda c: memory(c).update(exp_avg=memory(c)["exp_avg"] * torch.nan)),
+    "short moment": ("optimizer", lambda c: memory(c).update(exp_avg=memory(c)["exp_avg"].half())),
+    "settings": ("optimizer", lambda c: c["optimizer_states"][0]["param_groups"][0].update(amsgrad=True)),
+    "rate": ("optimizer", lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr=torch.nan)),
+    "groups": ("optimizer", lambda c: c["optimizer_states"][0].pop("param_groups")),
+    "no schedule": ("lr_schedulers", lambda c: c.update(lr_schedulers=[])),
+    "schedule": ("lr_schedulers", lambda c: c["lr_schedulers"][0].update(last_epoch=0)),
+    "no callbacks": ("callbacks", lambda c: c.pop("callbacks")),
+    "callbacks": ("callbacks", lambda c: c.update(callbacks=[1])),
+    "timer": ("callbacks", lambda c: c["callbacks"].update(Timer={"time_elapsed": {"train": -1.0}})),
+    "no version": ("pytorch-lightning_version", lambda c: c.pop("pytorch-lightning_version")),
+    "version": ("pytorch-lightning_version", lambda c: c.update({"pytorch-lightning_version": "x.y"})),
+    "epoch": ("epoch", lambda c: c.update(epoch=10**9)),
+    "no weights": ("state_dict", lambda c: c.pop("state_dict")),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named_when_a_run_is_resumed(name, good, tmp_path, monkeypatch):
+    words, change = DAMAGE[name]
+    contents = good("volrend")
+    change(contents)
+    file = saved(contents)
+    monkeypatch.setattr(training, "_run", lambda *_: pytest.fail("the training went on"))
+    with pytest.raises(ValueError, match=words) as caught:
+        fit(volrend_config(trainer={**QUICK, "max_steps": 80}, ckpt_path=str(file)), tmp_path / "run")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("options", [5, None, [1], {"scene": 5}, {"sections": "x"}, {1: 2}, {"scene": {"name": [1]}}])
+def test_a_damaged_run_costs_only_itself(options, good):
+    whole, broken = good("function"), good("volrend")
+    saved(whole, "runs/whole")
+    broken["autoint"]["config"]["options"] = options
+    saved(broken, "runs/broken")
+    with pytest.raises(ValueError, match="1 of 2 runs could not be evaluated"):
+        evaluate_runs(EvaluateConfig(runs="runs", device="cpu"), Path("out"))
+    assert list(json.loads(Path("out/result.json").read_text())["failed"]) == ["runs/broken"]
+
+
+def test_an_export_whose_numbers_were_changed_is_refused(good):
+    saved(good("function"))
+    folder = export("sent")
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v.half() for k, v in weights.items()}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"holds torch.float16, not torch.float64"):
+        restoring.restored(folder / "model.safetensors")
+    (folder / "config.json").write_text("[" * 2**21)
+    with pytest.raises(ValueError, match=r"config.json has 2097152 bytes; at most"):
+        restoring.restored(folder / "model.safetensors")
+
+
+def test_what_contains_itself_or_multiplies_is_refused():
+    around: list = []
+    around.append(around)
+    many: list = [0] * 10
+    for _ in range(13):
+        many = [many] * 10
+    for value, words in ((around, "a list that contains itself"), (many, "more than 1000000 values")):
+        torch.save({"autoint": {"format": 1, "config": {"x": value}}, "state_dict": {}}, "evil.ckpt")
+        with pytest.raises(ValueError, match=words):
+            checkpoints.load("evil.ckpt")
