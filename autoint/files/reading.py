@@ -74,7 +74,7 @@ def find_scene(data_dir: str, path: str, name: str, source: str = "", archive: s
         data_dir: the folder of data sets.
         path: the scene's folder in it, or any other.
         name: of the data set's kind.
-        source: how to get the public scenes of this kind.
+        source: how to get the public scenes of this kind, in the imperative.
         archive: the folder below ``data_dir`` in which these scenes are; elsewhere ``source`` means nothing.
     """
     if not path:
@@ -88,7 +88,7 @@ def find_scene(data_dir: str, path: str, name: str, source: str = "", archive: s
     there = f" (there: {', '.join(siblings[:8])})" if siblings else ""
     found = f"scene folder not found: {folder}{nearest(folder.name, siblings)}{there}"
     if archive and Path(path).parts[:-1] == (archive,):
-        raise ValueError(f"{found}; get {source}, unpack it, and set data_dir=FOLDER so that FOLDER/{path} exists")
+        raise ValueError(f"{found}; {source}, unpack it, and set data_dir=FOLDER so that FOLDER/{path} exists")
     here = Path(path).expanduser()
     if here.is_dir():
         raise ValueError(f"{found}; did you mean scene.path={here.absolute()}?")

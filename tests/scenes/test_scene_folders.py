@@ -108,7 +108,7 @@ def test_a_path_that_does_not_exist_says_so(path, blender_scene):
 
 
 def test_the_archive_is_named_for_its_scenes_alone(blender_scene):
-    with pytest.raises(ValueError, match=r"nerf_synthetic/lego .*get it by autoint download lego, or get the NeRF-s"):
+    with pytest.raises(ValueError, match=r"nerf_synthetic/lego .*autoint download lego, or get the NeRF-s"):
         blender(str(blender_scene), "train", None, path="nerf_synthetic/lego")
     Path("here").mkdir()
     with pytest.raises(ValueError, match=rf"did you mean scene.path={Path('here').absolute()}\?"):

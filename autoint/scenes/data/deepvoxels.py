@@ -77,7 +77,7 @@ def _folder(data_dir: str, path: str, split: str) -> tuple[Path, bool]:
     for candidate in (scene / name, scene.parent / name / scene.name, scene) if path else ():
         if (candidate / "intrinsics.txt").is_file():
             return candidate, candidate == scene
-    scene = reading.find_scene(data_dir, path, "deepvoxels", SOURCE, "deepvoxels")
+    scene = reading.find_scene(data_dir, path, "deepvoxels", f"get {SOURCE}", "deepvoxels")
     raise ValueError(f"{scene}: no intrinsics.txt there, in {name} or in ../{name}/{scene.name}; {NEEDS}")
 
 

@@ -167,4 +167,4 @@ def main(arguments: list[str]) -> None:
 def source(path: str, otherwise: str) -> str:
     """Return how to get the scene of a path: by this command, if it has it, or ``otherwise``."""
     scene = PurePosixPath(path).name
-    return f"it by autoint download {scene}, or get {otherwise}" if scene in SCENES else otherwise
+    return f"autoint download {scene}, or get {otherwise}" if scene in SCENES else f"get {otherwise}"
