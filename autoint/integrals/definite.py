@@ -106,7 +106,7 @@ def _difference(net: nn.Module, x: Tensor, lower: Tensor, upper: Tensor, axis: i
 
 
 def bound(key: str, value: Any, net: nn.Module | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """Return a bound as a tensor, of type and device of ``net``'s weights, differentiable as before; a number as (1,).
+    """Return a bound as a tensor of the type and device of ``net``'s weights, with its gradient; a number as (1,).
 
     Args:
         key: what the bound is called, for messages.
@@ -130,7 +130,7 @@ def bound(key: str, value: Any, net: nn.Module | None = None, dtype: torch.dtype
     usual = x.dtype if x.is_floating_point() else torch.get_default_dtype()
     x = x.to(dtype or (usual if place is None else place.dtype)).to(x.device if place is None else place.device)
     if not holds(~x.isnan()):
-        raise ValueError(f"{key} has NaN among its numbers; it must be {wanted}")
+        raise ValueError(f"{key} has NaN among its numbers, not finite; it must be {wanted}")
     return x if x.dim() else x[None]
 
 

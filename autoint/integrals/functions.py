@@ -102,11 +102,6 @@ def gaussian3d() -> Target:
     return _gaussian(3)
 
 
-def formulas() -> str:
-    """Return the registered functions with their formulas, in one line."""
-    return ", ".join(f"{name} is {FUNCTIONS[name]().formula or name}" for name in FUNCTIONS.names())
-
-
 def target(name: str) -> Target:
     """Return the function of that name, the one that an expression describes, or ``package.module:callable``.
 

@@ -37,7 +37,12 @@ def evaluated(net: nn.Module, evaluate: Callable[[], Tensor], watch: bool = True
         if not watch or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return evaluate()
         before = _generators(), _versions(net)
-        out = evaluate()
+        try:
+            out = evaluate()
+        except RuntimeError as error:
+            if "mutate a captured Tensor" not in str(error):
+                raise
+            raise ValueError(_refusal(type(net).__name__, "changes its buffers when it is evaluated")) from error
         if changed := [name for name, version in _versions(net).items() if before[1].get(name) != version]:
             raise ValueError(_refusal(type(net).__name__, f"changes its buffer '{changed[0]}' when it is evaluated"))
         drawn = any(not torch.equal(a, b) for a, b in zip(before[0], _generators(), strict=False))

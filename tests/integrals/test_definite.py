@@ -1,6 +1,7 @@
 import itertools
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -157,3 +158,91 @@ def test_what_differences_need():
 def test_wrong_bounds_are_refused(lower, upper, axes, words):
     with pytest.raises(ValueError, match=words):
         integrate(network("swish", "identity"), lower.double(), upper.double(), axes)
+
+
+@every_network
+def test_derivatives_by_the_bounds_where_the_interval_is_empty(activation, encoding):
+    """∂/∂b ∫ = Ψ(b) and ∂/∂a ∫ = −Ψ(a), their derivatives too, in both modes; intervals of all kinds in one batch."""
+    net = network(activation, encoding, in_features=1, out_features=1)
+    psi, x = grad_net(net, builder="jvp"), points(5, 1)
+    lower, upper = x, x + torch.tensor([[0.0], [0.0], [1e-3], [-0.2], [0.0]]).double()
+    a, b = lower.clone().requires_grad_(), upper.clone().requires_grad_()
+    value = integrate(net, a, b, method="differences")
+    by_a, by_b = torch.autograd.grad(value.sum(), [a, b], create_graph=True)
+    assert relative_error(by_b, psi(upper)) < 1e-9
+    assert relative_error(by_a, -psi(lower)) < 1e-9
+    one = torch.ones_like(x)
+    along = lambda f, p: torch.func.jvp(f, (p,), (one,))[1]  # noqa: E731
+    forward = along(lambda q: integrate(net, lower, q, method="differences"), upper)
+    assert relative_error(forward, psi(upper)) < 1e-9
+    if activation != "relu" and encoding != "grid":  # whose pieces have no second derivative, or one that jumps
+        truth = along(psi, upper)
+        assert relative_error(torch.autograd.grad(by_b.sum(), b)[0], truth) < 1e-9
+        twice = along(lambda p: along(lambda q: integrate(net, lower, q, method="differences"), p), upper)
+        assert relative_error(twice, truth) < 1e-9
+
+
+def test_function_transforms_of_integrals():
+    net = network("swish", "normalized_positional", out_features=1)
+    a, b = points(5), points(5, seed=9)
+    whole = integrate(net, a, b)
+    assert torch.allclose(torch.func.vmap(lambda p, q: integrate(net, p, q))(a, b), whole, atol=1e-14)
+    hessian = torch.func.vmap(torch.func.hessian(lambda q: integrate(net, a[0], q)[0]))(b)
+    assert torch.allclose(hessian[:, 0, 1], grad_net(net, (0, 1))(b)[:, 0])
+    c = torch.stack([b[:, 0], a[:, 1]], -1)
+    along = torch.func.vmap(lambda p, q: integrate(net, p, q, axes=(0,)))
+    assert torch.allclose(along(a, c), integrate(net, a, c, axes=(0,)), atol=1e-14)
+    with pytest.raises(ValueError, match="differ on the axes"):
+        along(a, b)
+
+
+BOUNDS = {
+    "list": [0.5, 0.25],
+    "tuple": (0.5, 0.25),
+    "array": np.array([0.5, 0.25], dtype=np.float32),
+    "float32": torch.tensor([0.5, 0.25]),
+    "numbers of all kinds": [np.float64(0.5), torch.tensor(0.25)],
+}
+
+
+@pytest.mark.parametrize("kind", BOUNDS)
+def test_bounds_of_any_kind(kind):
+    net = network("swish", "identity")
+    truth = integrate(net, torch.zeros(2).double(), torch.tensor([0.5, 0.25]).double())
+    for zero in ([0, 0], torch.zeros(2, dtype=torch.int32), np.zeros(2, dtype=int)):
+        assert torch.equal(integrate(net, zero, BOUNDS[kind]), truth)
+    assert integrate(net, [[0, 0]] * 3, BOUNDS[kind]).shape == (3, 3)
+
+
+def test_numbers_are_bounds_of_one_coordinate_and_gradients_go_through_lists():
+    net = network("swish", "identity", in_features=1).float()
+    assert integrate(net, 0, 1).dtype == torch.float32
+    assert torch.equal(integrate(net, 0, 1), integrate(net, torch.zeros(1), torch.ones(1)))
+    end = torch.tensor(0.5, requires_grad=True)
+    (slope,) = torch.autograd.grad(integrate(net, 0, [end]).sum(), end)
+    assert torch.allclose(slope, grad_net(net)(end[None]).sum())
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("a", "upper='a' must be real numbers"),
+        (["a", 1], "must be real numbers"),
+        (None, "upper=None must be"),
+        ({}, "must be real numbers"),
+        ([[1, 2], [3]], r"upper=\[\[1, 2\], \[3\]\] must be"),
+        (np.array([None, 1]), "must be real numbers"),
+        (10**400, "upper=1000.*… must be"),
+        (1j, "upper is complex64"),
+        (torch.tensor([1j, 1]), "upper is complex64"),
+        (True, "upper is bool"),
+        ([0, float("nan")], "upper has NaN"),
+        (1, "both must be"),
+        ([1, 2, 3], "both must be"),
+        ([], "both must be"),
+    ],
+)
+def test_what_is_no_bound_is_refused_in_one_line(value, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        integrate(network("swish", "identity"), [0, 0], value)
+    assert len(str(caught.value).splitlines()) == 1

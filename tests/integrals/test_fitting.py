@@ -1,6 +1,9 @@
+import copy
+import io
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,7 +46,9 @@ def test_every_antiderivative_is_one(name):
 @pytest.mark.parametrize("name", ["cos", "linear", "xcosx"])
 def test_a_few_seconds_give_six_digits(name):
     goal = target(name)
-    report = autoint.fit(goal.integrand, -1, 1, tolerance=1e-6, progress=False).error_report(exact=goal.antiderivative)
+    fit = autoint.fit(goal.integrand, -1, 1, tolerance=1e-6, progress=False)
+    assert fit.fitted.steps < 400  # a hundred of Levenberg-Marquardt at most
+    report = fit.error_report(exact=goal.antiderivative)
     assert report.integral_max < 1e-6
     assert report.integral_rms <= report.integral_max <= report.integrand_max
     assert "exact antiderivative" in str(report)
@@ -99,7 +104,12 @@ def test_many_outputs_and_plain_numbers():
         (torch.cos, 1, 1, "lower below upper"),
         (torch.cos, 0, math.inf, "must be finite"),
         (torch.cos, [0, 0], 1, "same length"),
-        (torch.cos, "a", 1, "must be numbers"),
+        (torch.cos, "a", 1, "lower='a' must be real numbers"),
+        (torch.cos, 0, 1j, "upper is complex64"),
+        (torch.cos, 0, torch.tensor(math.nan), "upper has NaN"),
+        ("x*y", [0], [1, 1], "same length|has 2 coordinates"),
+        ("x*z", 0, [1, 1], "has 3 coordinates"),
+        ("sin(q)", 0, 1, "unknown name 'q'"),
         (torch.cos, [0] * 7, [1] * 7, "from 1 to 6"),
         (lambda x: 1 / x.clamp_min(0), -1, 1, "is \\[inf\\] at x="),
         (lambda x: x.sum(), 0, 1, r"returned a tensor of shape \(\)"),
@@ -162,3 +172,73 @@ def test_levenberg_marquardt_stalls_instead_of_climbing():
     assert losses == [1.0] * 15
     assert optimizer.stalled
     assert torch.equal(theta.detach(), torch.ones(2).double())
+
+
+def test_a_fit_says_what_it_has_reached(caplog):
+    """In time, out of time, and where nothing improves any more, with a warning unless it is what was asked for."""
+    with caplog.at_level("INFO", "autoint"):
+        done = autoint.fit("sin(x)", 0, 3, tolerance=1e-3, progress=False)
+        late = autoint.fit("sin(x)", 0, 3, adam_steps=1, max_time=0, progress=False)
+        easy = autoint.fit("0*x", [0], np.array([1]), hidden_features=2, num_layers=1, tolerance=1e-30, progress=False)
+    assert [fit.fitted.end for fit in (done, late, easy)] == ["done", "max_time=0", "it no longer falls"]
+    assert done.fitted.error <= 1e-3 < late.fitted.error
+    assert abs(done.integral(0, 3).item() - (1 - math.cos(3))) < 1e-2
+    records = [r for r in caplog.records if r.name == "autoint.integrals.fitting"]
+    assert [r.levelname for r in records] == ["INFO", "WARNING", "WARNING"]
+    assert str(done.fitted) in records[0].getMessage()
+    assert "tolerance 1e-08 not met (max_time=0)" in records[1].getMessage()
+
+
+def test_levenberg_marquardt_stops_where_it_creeps():
+    """Residuals that fall by a thousandth in a hundred steps."""
+    theta, pace = torch.ones(1).double().requires_grad_(), 1 - 1e-5
+    optimizer = LevenbergMarquardt([theta])
+    for step in range(1, 200):
+        optimizer.step(lambda: (torch.ones(1).double(), lambda: torch.zeros(1, 1).double()))
+        optimizer.param_groups[0]["growth"] = 2.0  # as after a step that was taken
+        assert optimizer._creeps(pace**step) == (optimizer.param_groups[0]["taken"] == 200)
+        if optimizer.param_groups[0]["taken"] == 200:
+            break
+
+
+def test_a_bent_valley_takes_few_steps():
+    """Rosenbrock's: the second-order part of a step follows the bend."""
+    theta = torch.tensor([-1.2, 1.0]).double().requires_grad_()
+    optimizer = LevenbergMarquardt([theta])
+
+    def closure():
+        a, b = theta.detach()
+        jacobian = torch.stack([torch.stack([-200 * a, torch.full_like(a, 100)]), torch.tensor([-1.0, 0]).double()])
+        return torch.stack([100 * (b - a * a), 1 - a]), lambda: jacobian
+
+    losses = [float(optimizer.step(closure)) for _ in range(20)]
+    assert losses[-1] < 1e-12
+    assert torch.allclose(theta.detach(), torch.ones(2).double(), atol=1e-5)
+
+
+def test_a_stored_antiderivative_is_the_same(bump):
+    for fit in (bump, autoint.fit("x", 0, 1, tolerance=1e-2, progress=False)):
+        file = io.BytesIO()
+        torch.save(fit, file)
+        file.seek(0)
+        twins = copy.deepcopy(fit), torch.load(file, weights_only=False)
+        middle = 0.5 * (fit.lower + fit.upper)
+        for twin in twins:
+            assert torch.equal(twin.integral(fit.lower, middle), fit.integral(fit.lower, middle))
+            assert twin.fitted == fit.fitted
+        assert twins[0].function == fit.function
+        assert twins[1].function == (None if fit is bump else fit.function)  # a lambda is code
+
+
+def test_bounds_and_points_of_an_antiderivative(bump):
+    truth = bump.integral(torch.tensor([0.0, 0.0]).double(), torch.tensor([0.5, 1.0]).double())
+    for lower, upper in (([0, 0], (0.5, 1)), (np.zeros(2, dtype=int), np.array([0.5, 1], dtype=np.float32))):
+        assert torch.equal(bump.integral(lower, upper), truth)
+    assert torch.equal(bump.antiderivative([0, 1]), bump.antiderivative(torch.tensor([0.0, 1.0]).double()))
+    for bad, words in (("a", "x='a' must be"), ([1j, 0], "x is complex"), ([0, math.nan], "x has NaN")):
+        with pytest.raises(ValueError, match=words):
+            bump.antiderivative(bad)
+    rows = torch.func.vmap(bump.integral)(torch.zeros(3, 2).double(), torch.ones(3, 2).double())
+    assert torch.allclose(rows, bump.integral([0, 0], [1, 1]).expand(3))
+    with pytest.raises(ValueError, match="outside the fitted box"):
+        torch.func.vmap(bump.integral)(torch.zeros(3, 2).double(), 4 * torch.ones(3, 2).double())

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from autoint.integrals.functions import target
+from autoint.registry import FUNCTIONS
 from autoint.runs import build, checkpoints
 from autoint.runs.config import RunConfig
 from autoint.runs.training import fit
@@ -36,7 +38,7 @@ def test_train_and_evaluate(program, tmp_path):
     assert "| xcosx " in (tmp_path / "run" / "errors.md").read_text()
     status, out, err = program("evaluate", "runs=run", "hydra.run.dir=table")
     assert status == 0, err
-    assert "| xcosx    | [-1, 2] |" in out
+    assert "| xcosx    | x·cos(x) | [-1, 2] |" in out
     (row,) = json.loads((tmp_path / "table" / "result.json").read_text())["rows"]
     assert row["integral_max"] == result["metrics"]["test/integral_max"]  # float64, through the checkpoint
     assert (tmp_path / "table" / "images" / "00_xcosx" / "plot.png").exists()
@@ -54,6 +56,38 @@ def test_a_function_of_ones_own(program, tmp_path, monkeypatch):
     assert "Gauss-Legendre quadrature" in (tmp_path / "run" / "errors.md").read_text()
 
 
+def test_an_expression_as_it_is_typed(program, tmp_path):
+    """Whatever Hydra makes of ``sin(x)``: in one dimension, and in a sweep beside others."""
+    status, _, err = program("train", *QUICK, "function=sin(x)*exp(-y^2)", "points=64")
+    assert status == 0, err
+    assert "fit: relative error" in err
+    assert "(the trainer's limit)" in err
+    [file] = tmp_path.rglob("errors.md")
+    assert "| sin(x)*exp(-y^2) | sin(x)*exp(-y^2) | [-1, 1] × [-1, 1] |" in file.read_text()
+    assert file.parent.parent.name == "sin_x_exp_-y_2"  # no slash, star, bracket or space
+    sweep = (
+        "-m",
+        "function=cos,max(x,0.5),'where(x<0,1,2)'",
+        "hydra.sweep.dir=sweep",
+        "adam_steps=2",
+        "trainer.max_steps=3",
+    )
+    status, _, err = program("train", *QUICK[:1], *QUICK[3:], *sweep)
+    assert status == 0, err
+    status, out, err = program("evaluate", "runs=sweep", "hydra.run.dir=table")
+    assert status == 0, err
+    assert all(f"| {cell} " in out for cell in ("cos", "cos(10x)", "max(x,0.5)", "where(x<0,1,2)"))
+    names = {folder.name[3:] for folder in (tmp_path / "table" / "images").iterdir()}
+    assert names == {"cos", "max_x_0.5", "where_x_0_1_2"}
+
+
+def test_help_says_the_formulas(program):
+    status, out, err = program("train", "task=function", "--help")
+    assert status == 0, err
+    for name in FUNCTIONS.names():
+        assert f"{name} is {target(name).formula}" in out
+
+
 def test_a_number_is_that_number_on_every_axis():
     task = build.task(config(function="gaussian3d", lower=-1, upper=[1, 1, 2]))
     assert task.module.model.upper.tolist() == [1, 1, 2]
@@ -64,6 +98,9 @@ def test_a_number_is_that_number_on_every_axis():
     ("overrides", "words"),
     [
         (("function=cosine",), "function='cosine' is unknown; did you mean 'cos'?"),
+        (("function=sinn(x)",), "function='sinn(x)', character 1: unknown function 'sinn'; did you mean 'sin'?"),
+        (("function=x*y", "lower=[0]", "upper=[1]"), "function=x*y has 2 coordinates"),
+        (("function=log(x)",), "must be finite on the whole box"),
         (("function=nowhere:f",), "No module named 'nowhere'"),
         (("function=math:pi",), "must be callable"),
         (("function=gaussian2d", "lower=[-1]", "upper=[1]"), "has 2 coordinates"),

@@ -122,6 +122,25 @@ for name in sys.argv[1:]:
         results.append([out, *torch.autograd.grad(out.square().sum(), list(net.parameters()))])
     for eager, compiled in zip(*results):
         assert torch.allclose(eager, compiled, rtol=1e-11, atol=1e-12), name
+
+from autoint import integrate
+from autoint.integrals import Antiderivative
+
+F = Antiderivative(IntegralNet(2, 1, 8, 2), [0.0, 0.0], [1.0, 1.0])
+a, b = torch.tensor([0.1, 0.3]).double(), torch.rand(5, 2).double()
+along = torch.stack([b[:, 0], a[1].expand(5)], -1)
+for function, ends in (
+    (lambda p, q: integrate(F.net, p, q), b),
+    (lambda p, q: integrate(F.net, p, q, axes=(0,)), along),
+    (lambda p, q: integrate(F.net, p, q, method="differences"), b),
+    (F.integral, b),
+    (lambda p, q: F.integral(p, q, axes=(0,)), along),
+    (lambda p, q: torch.func.vmap(F.integral)(p.expand(5, 2), q), b),
+    (lambda p, q: F.antiderivative(p) + F.integrand(q), b),
+):
+    torch.compiler.reset()
+    assert torch.allclose(torch.compile(function)(a, ends), function(a, ends), rtol=1e-11, atol=1e-12)
+assert torch.compile(F.integrand)(2 * b + 1).isnan().all()  # nothing can be raised there
 """
 
 

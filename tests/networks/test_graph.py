@@ -110,6 +110,11 @@ CASES = {
     "size": lambda x: c(x) * x.size(-1),
     "dim": lambda x: c(x) * x.dim(),
     "numel": lambda x: c(x) / x.numel(),
+    "dropout": lambda x: F.dropout(c(x), 0.5, training=False),
+    **{
+        name: lambda x, name=name: getattr(F, name)(c(x), 0.5, training=False)
+        for name in ("alpha_dropout", "dropout1d", "feature_alpha_dropout")
+    },
     "getattr": lambda x: c(x).reshape(x.shape).mT.mT,
     "sum": lambda x: c(x).sum(-1, keepdim=True),
     "mean": lambda x: torch.mean(input=c(x), dim=-1, keepdim=True),
