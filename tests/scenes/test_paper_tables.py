@@ -129,8 +129,11 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path):
     fit(tiny_config(resume=True, trainer={"max_steps": 2}), tmp_path)
     again = tiny_config(resume=True, trainer={"max_steps": 2}, data_dir="elsewhere")
     assert fit(again, tmp_path)["steps"] == 2
-    with pytest.raises(ValueError, match=r"another sections \(4 there, 2 here\), trainer.max_steps \(2 th"):
-        fit(tiny_config(resume=True, sections=2, trainer={"max_steps": 3}), tmp_path)
+    with pytest.raises(ValueError, match=r"another seed \(0 there, 1 here\), sections \(4 there, 2 here\);"):
+        fit(tiny_config(resume=True, sections=2, seed=1, trainer={"max_steps": 3}), tmp_path)
+    assert (
+        fit(tiny_config(resume=True, trainer={"max_steps": 3}), tmp_path)["steps"] == 3
+    )  # a larger budget is the same run
 
 
 def test_no_run_finished_means_no_table(program):
