@@ -2,7 +2,13 @@
 
 from jaxtyping import install_import_hook
 
-CHECKED = [
-    f"autoint.{name}" for name in ("encodings", "integrals", "metrics", "quadrature", "rays", "rendering", "sections")
-]
+CHECKED = (
+    "autoint.integrals.definite",
+    "autoint.integrals.quadrature",
+    "autoint.networks.encodings",
+    "autoint.reports.metrics",
+    "autoint.scenes.rays",
+    "autoint.scenes.rendering",
+    "autoint.scenes.sections",
+)
 install_import_hook(CHECKED, "beartype.beartype")
