@@ -1,12 +1,17 @@
-"""Shared fixtures: tiny scenes on disk, and the programs run inside this process."""
+"""Shared fixtures: tiny scenes on disk, the programs run inside this process, and what is made once for many tests."""
 
 import copy
+import dataclasses
 import functools
 import importlib.util
 import json
 import os
 import sys
 from pathlib import Path
+
+# On a busy machine, threads that wait for each other take minutes for the work of seconds: here, in every worker of
+# pytest-xdist and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import imageio.v3 as iio
 import numpy as np
@@ -15,6 +20,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)
@@ -22,27 +28,47 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """On a busy machine, threads that wait for each other take minutes for the work of seconds."""
-    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+def once(function):
+    """Return ``function`` with a memory: what is asked for again, to the last bit, comes as a copy."""
+
+    @functools.wraps(function)
+    def remembered(*args, **kwargs):
+        key = contents([*args, kwargs])
+        if key not in remembered.known:
+            remembered.known[key] = function(*args, **kwargs)
+        return copy.deepcopy(remembered.known[key])
+
+    remembered.known = {}
+    return remembered
 
 
-@functools.cache
-def known_hull(image_size):
-    from autoint.scenes.occupancy import visual_hull
-    from autoint.scenes.task import load_views
-    from tests.scenes.test_task import tiny_config
+def contents(value):
+    """Return what tells a value from others."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.numpy().tobytes()
+    if dataclasses.is_dataclass(value):
+        return tuple(contents(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return tuple(map(contents, value)) if isinstance(value, (list, tuple)) else repr(value)
 
-    return visual_hull(load_views(tiny_config(image_size=image_size), "train"))
+
+@pytest.fixture(autouse=True)
+def _the_embedded_scene_once():
+    """Render the embedded scene and carve its hull once: two hundred tiny runs would do little else."""
+    volrend = sys.modules.get("autoint.scenes.task")
+    if volrend is not None and not hasattr(volrend.visual_hull, "known"):
+        from autoint.registry import DATASETS
+
+        DATASETS["procedural"]  # which imports it
+        DATASETS._factories["procedural"] = once(DATASETS._factories["procedural"])
+        volrend.visual_hull = once(volrend.visual_hull)
 
 
 @pytest.fixture
-def hull_once(monkeypatch):
-    """Carve the embedded scene's hull once: tests that train a dozen tiny runs would do little else."""
-    from autoint.scenes import task as volrend
+def undrawn(monkeypatch):
+    """Make figures, but do not draw them: for tests that look at none, as it takes longer than a tiny run."""
+    from matplotlib.figure import Figure
 
-    monkeypatch.setattr(volrend, "visual_hull", lambda views: copy.deepcopy(known_hull(views.images.shape[2])))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, stream, **_: stream.write(b"undrawn"))
 
 
 @pytest.fixture
@@ -77,21 +103,27 @@ def blender_scene(tmp_path):
 
 @pytest.fixture
 def program(monkeypatch, capfd):
-    """Run ``train.py`` or ``evaluate.py`` with arguments, in this process: (exit status, stdout, stderr)."""
+    """Run ``train.py``, ``evaluate.py`` or ``autoint`` with arguments, in this process: (exit status, stdout, stderr).
+
+    Hydra composes a configuration twice, at first only for ``hydra.mode``, which none but experiments may set: where
+    there is none, that is left out, and composing takes half as long.
+    """
 
     def run(name, *arguments, trace=False):
+        from hydra._internal.hydra import Hydra
         from hydra.core.global_hydra import GlobalHydra
 
-        spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        arguments = list(map(str, arguments))
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1" if trace else "0")
         GlobalHydra.instance().clear()
         capfd.readouterr()
         status = 0
         try:
-            getattr(module, "train" if name == "train" else "evaluate")()
+            with pytest.MonkeyPatch.context() as patch:
+                if not any("experiment" in a or "hydra.mode" in a or a.startswith("--config") for a in arguments):
+                    patch.setattr(Hydra, "get_mode", lambda *args, **kwargs: None)
+                main_of(name)()
         except SystemExit as stop:
             status = stop.code or 0
         finally:
@@ -100,6 +132,18 @@ def program(monkeypatch, capfd):
         return status, out, err
 
     return run
+
+
+def main_of(name):
+    """Return what a program does when it is called."""
+    if name == "autoint":
+        from autoint.__main__ import main
+
+        return main
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
 
 
 TINY = (

@@ -58,6 +58,8 @@ def store_groups() -> None:
     from autoint.runs.config import GROUPS, shared_fields
 
     store = ConfigStore.instance()
+    # Hydra copies it for every group that it lists: seconds of --help, and a tenth of every other start.
+    vars(store)["__deepcopy__"] = lambda _: store
     for group, registry in GROUPS.items():
         if group == "direction_encoding":
             continue  # chosen as encoding@direction_encoding

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from autoint.reports import metrics
 from autoint.runs import checkpoints
 from autoint.runs.training import fit
 from autoint.scenes.volume import AbstractVolume
 from tests.runs.test_resume import volrend_config
 
-pytestmark = pytest.mark.usefixtures("hull_once")
 COMMAND = ("evaluate", "runs=run", "split=test", "max_images=3", "lpips_weights=null", "hydra.run.dir=out")
 VIEWED = 5  # the first for its memory and its work, then three images
 

@@ -14,7 +14,7 @@ from autoint.runs import checkpoints
 from autoint.runs.training import fit
 from tests.runs.test_resume import RUNS, assert_same_run
 
-pytestmark = pytest.mark.usefixtures("hull_once")
+pytestmark = pytest.mark.usefixtures("undrawn")
 STEPS = {"max_steps": 20}
 
 

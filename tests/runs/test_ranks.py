@@ -13,7 +13,6 @@ from autoint.runs.training import fit
 from tests.conftest import ROOT
 from tests.runs.test_resume import volrend_config
 
-pytestmark = pytest.mark.usefixtures("hull_once")
 SCRIPT = """
 import datetime, logging, os, signal, sys, time
 from pathlib import Path
