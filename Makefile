@@ -9,11 +9,15 @@ demo: .venv/ready
 	$(BIN)/python evaluate.py runs=outputs/demo hydra.run.dir=outputs/demo/evaluation
 	@echo "Look at outputs/demo/evaluation/images (truth, rendering, error, depth, opacity) and outputs/demo/evaluation/table.md"
 
+# A worker per processor, at most 4, as each needs memory of its own. They begin with a stretch of the tests each, so that
+# most of a file's tests share what one of them has made, and who is done first takes over what others have not begun.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: .venv/ready
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 # A quarter of an hour; `.venv/bin/python -m benchmarks --quick` takes two minutes.
 bench: .venv/ready

@@ -12,7 +12,19 @@ from autoint.registry import COMMANDS
 
 def main() -> None:
     """Run the command that the first argument names, with the others."""
-    arguments = sys.argv[1:]
+    try:
+        _run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        from autoint.runs.cli import reader_left
+
+        reader_left()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return
@@ -21,11 +33,7 @@ def main() -> None:
         return
     # Lightning starts the other processes of a training by Hydra's flags, without the command.
     name = "train" if arguments[0].startswith("-") else arguments.pop(0)
-    try:
-        COMMANDS[name](arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    COMMANDS[name](arguments)
 
 
 def usage() -> str:

@@ -3,8 +3,8 @@
 import ast
 import importlib
 import lzma
+import runpy
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -127,25 +127,23 @@ def test_imports_of_before_the_move_go_on_with_a_warning():
 @pytest.mark.parametrize(
     ("old", "new"), [("autoint.export", "autoint export RUN"), ("autoint.data.download", "autoint download SCENE")]
 )
-def test_a_program_that_became_a_command_says_so_in_one_line(old, new):
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", old, "x"], capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stderr) == (1, f"python -m {old} is now: {new}\n")
+def test_a_program_that_became_a_command_says_so_in_one_line(old, new, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [old, "x"])
+    monkeypatch.delitem(sys.modules, old, raising=False)
+    with warnings.catch_warnings(action="ignore"), pytest.raises(SystemExit) as stopped:
+        runpy.run_module(old, run_name="__main__", alter_sys=True)
+    assert stopped.value.code == f"python -m {old} is now: {new}"  # which goes to stderr, with status 1
 
 
-def command(*arguments, **kwargs):
-    done = subprocess.run([sys.executable, "-m", "autoint", *arguments], capture_output=True, text=True, **kwargs)
-    return done.returncode, done.stdout, done.stderr
-
-
-def test_one_door_leads_to_every_command(tmp_path):
-    status, out, _ = command()
+def test_one_door_leads_to_every_command(program):
+    status, out, _ = program("autoint")
     assert status == 0
     assert all(f"  {name} " in out for name in ("train", "evaluate", "export", "download"))
-    status, out, err = command("trian")
+    status, out, err = program("autoint", "trian")
     assert (status, out) == (2, "")
     assert err.startswith("error: command='trian' is unknown; did you mean 'train'? (available: download, ")
     assert {"train", "evaluate", "export", "download"} <= set(COMMANDS.names())
-    status, _, err = command("export", "nowhere")
+    status, _, err = program("autoint", "export", "nowhere")
     assert status == 2
     assert err.startswith("error: nowhere: no such checkpoint")
 

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal import hydra as hydra_program
@@ -152,17 +152,20 @@ def entry(
                 if groups:
                     sys.argv[1:] = with_scene_folders(sys.argv[1:], conf)
                 known += known_keys() if groups else evaluation_keys()
-                with as_data(), claiming(), _our_words():
-                    program(_collecting(function, errors, sweeps, known))()
+                try:
+                    with as_data(), claiming(), _our_words():
+                        program(_collecting(function, errors, sweeps, known))()
+                except SystemExit:  # of --help
+                    sys.stdout.flush()
+                    raise
                 if after is not None and sweeps:
                     after(*sweeps[-1])
                 sys.stdout.flush()
             except (KeyboardInterrupt, Stopped) as stop:
                 print(*([stop.message] if isinstance(stop, Stopped) else stop.args), file=sys.stderr)
                 sys.exit(stop.code if isinstance(stop, Stopped) else 130)
-            except BrokenPipeError:  # "| head": what is still to be flushed goes nowhere
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                sys.exit(141)
+            except BrokenPipeError:
+                reader_left()
             except Exception as error:
                 errors.append(error)
             _tell(errors, known, wants_trace)
@@ -240,6 +243,12 @@ def _our_words() -> Iterator[None]:
         yield
     finally:
         theirs.get_help, theirs.compose_config = get_help, compose
+
+
+def reader_left() -> NoReturn:
+    """End as programs do whose output nobody reads any more (``| head``): what is still to be flushed goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
 def _bear_with_terminals() -> None:

@@ -86,13 +86,24 @@ def test_a_run_folder_holds_what_the_readme_says(program, tiny):
     assert any(row["val/psnr"] for row in rows)
 
 
-@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
-def test_other_loggers_log_beside_the_csv(logger, tiny, tmp_path):
-    """In a process of its own, because both leave threads behind; wandb is offline by default."""
-    command = [sys.executable, ROOT / "train.py", *tiny, "trainer.max_steps=2", f"logger={logger}", "hydra.run.dir=run"]
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, timeout=240)
-    assert (tmp_path / "run" / "metrics.csv").is_file()
-    assert list((tmp_path / "run" / logger).rglob("*events*" if logger == "tensorboard" else "*.wandb"))
+LOGGED = """
+import sys
+from autoint.runs.commands import train
+
+arguments = sys.argv[1:]
+for logger in ("tensorboard", "wandb"):
+    sys.argv = ["train.py", *arguments, f"logger={logger}", f"hydra.run.dir={logger}"]
+    train()
+"""
+
+
+def test_other_loggers_log_beside_the_csv(tiny, tmp_path):
+    """In a process of their own, because both leave threads behind; wandb is offline by default."""
+    command = [sys.executable, "-c", LOGGED, *tiny, "trainer.max_steps=2"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment(), timeout=240)
+    for logger, files in (("tensorboard", "*events*"), ("wandb", "*.wandb")):
+        assert (tmp_path / logger / "metrics.csv").is_file()
+        assert list((tmp_path / logger / logger).rglob(files))
 
 
 def test_a_checkpoint_is_plain_data(tmp_path):
