@@ -1,8 +1,8 @@
-# `make demo`, `make test` and `make bench` need Python 3.11 or newer, and nothing else.
+# `make demo`, `make test`, `make docs` and `make bench` need Python 3.11 or newer, and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all bench lint clean
+.PHONY: demo test test-all bench lint docs clean
 
 demo: .venv/ready
 	$(BIN)/python train.py trainer.max_steps=6000 hydra.run.dir=outputs/demo
@@ -22,12 +22,21 @@ test-all: .venv/ready
 # A quarter of an hour; `.venv/bin/python -m benchmarks --quick` takes two minutes.
 bench: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
-	$(BIN)/python -m benchmarks --readme
+	$(BIN)/python -m benchmarks --docs
 
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, into site/; a broken link or an undocumented public name ends it.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html, or see it by $(BIN)/mkdocs serve"
+
+.venv/docs: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
 
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AutoInt needs Python 3.11 or newer, not %d.%d; use make PYTHON=python3.11" % sys.version_info[:2])'
@@ -36,4 +45,4 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache site

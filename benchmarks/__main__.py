@@ -1,7 +1,7 @@
 """All benchmarks: ``python -m benchmarks``, or some of them by name; ``--quick`` ends within 3 minutes on 2 cores.
 
 Each prints its numbers, most of them ratios within one run, and writes them with the environment to
-``outputs/benchmarks/NAME.json`` and as a plot to ``NAME.png``. ``--readme`` also writes what README.md quotes of them.
+``outputs/benchmarks/NAME.json`` and as a plot to ``NAME.png``. ``--docs`` also writes what docs/benchmarks.md quotes of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SUITE = {
     "scaling": "with N, pixels, images, width and processes",
     "grad_networks": "every builder against the plain network",
 }
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 
 def quote(page: str, name: str, text: str) -> str:
@@ -32,7 +32,7 @@ def quote(page: str, name: str, text: str) -> str:
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"README.md has no place for benchmark {name}: put {begin.strip()} and {end} into it")
+        raise ValueError(f"{PAGE.name} has no place for benchmark {name}: put {begin.strip()} and {end} into it")
     return f"{before}{begin}{text}{end}{after}"
 
 
@@ -46,12 +46,12 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which; all by default")
     parser.add_argument("--quick", action="store_true", help="smaller and fewer, to see that everything works")
-    parser.add_argument("--readme", action="store_true", help="write the numbers that README.md quotes")
+    parser.add_argument("--docs", action="store_true", help="write the numbers that docs/benchmarks.md quotes")
     given = parser.parse_args()
     if unknown := set(given.names) - set(SUITE):
         parser.error(f"unknown: {', '.join(sorted(unknown))} (available: {', '.join(SUITE)})")
-    if given.quick and given.readme:
-        parser.error("--readme needs the numbers of a whole run; leave out --quick")
+    if given.quick and given.docs:
+        parser.error("--docs needs the numbers of a whole run; leave out --quick")
     keep_freed()
     for name in given.names or SUITE:
         start = time.perf_counter()
@@ -59,8 +59,8 @@ def main() -> None:
         module = importlib.import_module(f"benchmarks.{name}")
         tables = module.run(given.quick)
         report(name, tables, given.quick)
-        if given.readme and hasattr(module, "readme"):
-            README.write_text(quote(README.read_text(encoding="utf-8"), name, module.readme(tables)), encoding="utf-8")
+        if given.docs and hasattr(module, "quoted"):
+            PAGE.write_text(quote(PAGE.read_text(encoding="utf-8"), name, module.quoted(tables)), encoding="utf-8")
         print(f"{time.perf_counter() - start:.0f} s\n", flush=True)
 
 

@@ -86,8 +86,8 @@ def run(quick: bool = False) -> Tables:
     return tables
 
 
-def readme(tables: Tables) -> str:
-    """Return what README.md quotes."""
+def quoted(tables: Tables) -> str:
+    """Return what docs/benchmarks.md quotes."""
     quality = {title.rsplit(", ", 1)[1]: table for title, table in tables.items() if title.startswith("PSNR")}
     methods = list(next(iter(quality.values())))
     rows = [{"": views, **{m: f"{table[m]:.2f}" for m in methods}} for views, table in quality.items()]

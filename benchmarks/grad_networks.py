@@ -96,8 +96,8 @@ def run(quick: bool) -> Tables:
     return tables
 
 
-def readme(tables: Tables) -> str:
-    """Return what README.md says of it."""
+def quoted(tables: Tables) -> str:
+    """Return what docs/benchmarks.md says of it."""
     columns = {name: tables[f"{name}: {ITERATION}"] for name in SHAPES} | {"memory": tables[f"1-D: {MEMORY}"]}
     builders = [name for name in columns["memory"] if not name.startswith(PLAIN)]
     rows = [{"builder": name, **{head: column[name] for head, column in columns.items()}} for name in builders]

@@ -92,8 +92,8 @@ def run(quick: bool) -> Tables:
     return measure(model, *((100_000, 500) if quick else (COUNT, LOOPS)))
 
 
-def readme(tables: Tables) -> str:
-    """Return what README.md says of it."""
+def quoted(tables: Tables) -> str:
+    """Return what docs/benchmarks.md says of it."""
     ratio, seconds = tables["ratio to Φ(b) − Φ(a)"], tables["seconds per million integrals"]["Φ(b) − Φ(a)"]
     quad = ""
     if TORCHQUAD in ratio:

@@ -106,15 +106,15 @@ def run(quick: bool) -> Tables:
     }
 
 
-def readme(tables: Tables) -> str:
-    """Return what README.md says of it."""
+def quoted(tables: Tables) -> str:
+    """Return what docs/benchmarks.md says of it."""
     faster = tables["times faster than nerf"]
     return (
         "A frame at 100×100 in the embedded scene's hull against NeRF's with 64 coarse and 128 fine samples, at the\n"
         "same widths (4 layers of 64), in one run of `python -m benchmarks rendering`: "
         f"{faster['N=8']:.1f} times faster at N = 8,\n"
         f"{faster['N=16']:.1f} at N = 16 and {faster['N=32']:.1f} at N = 32; {faster['N=8, object']:.1f}, "
-        f"{faster['N=16, object']:.1f} and {faster['N=32, object']:.1f} times with `model=object`.\n"
+        f"{faster['N=16, object']:.1f} and {faster['N=32, object']:.1f} times with `model=section_means`.\n"
     )
 
 

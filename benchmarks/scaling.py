@@ -132,8 +132,8 @@ def run(quick: bool) -> Tables:
     }
 
 
-def readme(tables: Tables) -> str:
-    """Return what README.md says of it."""
+def quoted(tables: Tables) -> str:
+    """Return what docs/benchmarks.md says of it."""
     pixels, sections, images = list(tables.values())[-1].values()
     faster = list(list(tables.values())[-2].values())[-1]
     return (

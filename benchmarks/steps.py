@@ -132,8 +132,8 @@ def run(quick: bool) -> Tables:
     }
 
 
-def readme(tables: Tables) -> str:
-    """Return what README.md says of it."""
+def quoted(tables: Tables) -> str:
+    """Return what docs/benchmarks.md says of it."""
     first, compiled, host = (list(table.values()) for table in tables.values())
     return (
         f"A step of volume rendering at the same 512 rays, with `fit=grad_net` and {SAMPLES} samples over\n"

@@ -31,7 +31,7 @@ def test_integrals(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     alone = integrals.measure(model, count=100, loops=3)
     assert integrals.TORCHQUAD not in alone["ratio to Φ(b) − Φ(a)"]
-    assert "torchquad" not in integrals.readme(alone)
+    assert "torchquad" not in integrals.quoted(alone)
 
 
 TINY = {"network": {"hidden_features": 8, "num_layers": 2}, "image_size": 16}
@@ -79,14 +79,14 @@ def test_results_are_printed_written_and_drawn(capsys):
     assert "theirs" in capsys.readouterr().out
 
 
-def test_what_the_readme_quotes(monkeypatch, tmp_path):
+def test_what_the_docs_quote(monkeypatch, tmp_path):
     """The entry point runs a benchmark and replaces what stands between its marks, and nothing else."""
-    page = tmp_path / "README.md"
+    page = tmp_path / "benchmarks.md"
     page.write_text("before\n<!-- benchmark steps -->\nold\n<!-- end of steps -->after\n")
     tables = {"a": dict.fromkeys("123", 2.0), "b": dict.fromkeys("12", 1.5), "c": {"1": 0.01}}
-    monkeypatch.setattr(suite, "README", page)
+    monkeypatch.setattr(suite, "PAGE", page)
     monkeypatch.setattr(steps, "run", lambda quick: tables)
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "steps", "--readme"])
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "steps", "--docs"])
     suite.main()
     text = page.read_text()
     assert text.startswith("before\n<!-- benchmark steps -->\nA step of")
@@ -97,10 +97,10 @@ def test_what_the_readme_quotes(monkeypatch, tmp_path):
         suite.quote(text, "loading", "")
 
 
-def test_the_readme_has_a_place_for_every_benchmark_that_is_quoted():
-    page = suite.README.read_text(encoding="utf-8")
+def test_the_docs_have_a_place_for_every_benchmark_that_is_quoted():
+    page = suite.PAGE.read_text(encoding="utf-8")
     for name in suite.SUITE:
-        if hasattr(importlib.import_module(f"benchmarks.{name}"), "readme"):
+        if hasattr(importlib.import_module(f"benchmarks.{name}"), "quoted"):
             suite.quote(page, name, "")
 
 

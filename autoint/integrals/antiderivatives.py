@@ -38,7 +38,7 @@ class Antiderivative(nn.Module):
         builder: of the grad network.
 
     Attributes:
-        function: the function that was fitted, for :meth:`error_report`; None after loading a checkpoint, and in a
+        function: the function that was fitted, for ``error_report``; None after loading a checkpoint, and in a
             stored copy where it is one that can only be stored with its code, as a lambda.
         fitted: what the fit has reached, or None.
     """
@@ -102,13 +102,13 @@ class Antiderivative(nn.Module):
         Args:
             lower, upper: corners, (…, n) each, numbers for n = 1; they broadcast, and may be swapped or equal.
             axes: the integrated axes, all by default; on the others the two bounds are the same fixed coordinate.
-            method: as for :func:`autoint.integrate`.
+            method: as for ``integrate``.
 
         Returns:
             (…), or (…, C) for a function with C outputs.
 
         Raises:
-            ValueError: for bounds outside the box, and as :func:`autoint.integrate`.
+            ValueError: for bounds outside the box, and as ``integrate``.
         """
         bounds = self._unit(lower, "lower"), self._unit(upper, "upper")
         features = self.net.in_features

@@ -31,7 +31,7 @@ def integrate(
         upper: b, (…, D), equal to ``lower`` on the axes that are not integrated; the two broadcast.
         axes: the integrated axes, all by default. Swapping a and b on one axis changes the sign.
         method: ``corners`` evaluates Φ at every corner. ``differences`` carries the difference along the last of the
-            axes through the layers of an :class:`~autoint.IntegralNet` instead, without cancellation.
+            axes through the layers of an ``IntegralNet`` instead, without cancellation.
 
     Returns:
         (…, C).

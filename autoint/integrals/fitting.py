@@ -144,7 +144,7 @@ def fit(
         function: f, x (P, n) → (P,) or (P, C), smooth and finite on the box; or an expression of x, y, z or x0 … x9,
             such as ``"sin(x)*exp(-y**2)"``, or another name that ``task=function`` knows.
         lower, upper: the box's corners: n numbers each, n ≤ 6, or one that counts for every axis of an expression.
-        hidden_features, num_layers, activation, encoding: of the :class:`~autoint.IntegralNet`.
+        hidden_features, num_layers, activation, encoding: of the ``IntegralNet``.
         points: how many; 512 for n = 1 and 2048 above by default.
         adam_steps: steps of Adam before Levenberg-Marquardt takes over.
         tolerance: stop when the root mean square of Ψ − f is below this share of that of f.

@@ -71,7 +71,7 @@ class Intrinsics:
     Attributes:
         pinhole: fx, fy, cx, cy in pixels, (K, 4).
         width, height: of the images, in pixels.
-        distortion: k1, k2, k3, p1, p2 of :func:`distorted`, (K, 5); None where lenses are straight.
+        distortion: k1, k2, k3, p1, p2 of ``distorted``, (K, 5); None where lenses are straight.
     """
 
     pinhole: Float[Tensor, "k 4"]
@@ -105,7 +105,7 @@ class Intrinsics:
         return (x, y) if self.distortion is None else undistorted(x, y, self.distortion)
 
     def pixels(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the positions in pixels of points on the plane at depth 1: the inverse of :meth:`local`."""
+        """Return the positions in pixels of points on the plane at depth 1: the inverse of ``local``."""
         fx, fy, cx, cy = self.pinhole.unbind(-1)
         if self.distortion is not None:
             x, y = distorted(x, y, self.distortion)
@@ -131,7 +131,7 @@ def distorted(x: Tensor, y: Tensor, coefficients: Tensor) -> tuple[Tensor, Tenso
 
 
 def undistorted(x: Tensor, y: Tensor, coefficients: Tensor, steps: int = 12) -> tuple[Tensor, Tensor]:
-    """Return the inverse of :func:`distorted` by Newton's method in float64, exact to rounding where it exists.
+    """Return the inverse of ``distorted`` by Newton's method in float64, exact to rounding where it exists.
 
     A lens so strong that the image folds has no inverse near its corners, which ``views.check_lens`` refuses.
     """

@@ -78,7 +78,7 @@ class AbstractVolume(nn.Module, abc.ABC):
         return (_length(self.edges(rays.to(self.occupancy.lower.device))) > 0).cpu()
 
     def looks(self, step: int) -> bool:
-        """Whether :meth:`look` is due before this training step."""
+        """Whether ``look`` is due before this training step."""
         return False
 
     def look(self, directions: Tensor, g: torch.Generator) -> None:
