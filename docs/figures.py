@@ -1,4 +1,4 @@
-"""The picture of the idea, from a network that is trained for it: ``python docs/figures.py`` writes docs/images/idea.png."""
+"""The picture of the idea, from a network trained for it: ``python docs/figures.py`` writes docs/images/idea.png."""
 
 from __future__ import annotations
 

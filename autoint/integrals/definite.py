@@ -37,19 +37,20 @@ def integrate(
         (…, C).
 
     Accuracy, of rounding alone, with eps = 1.2e-7 in float32 and 2.2e-16 in float64, whose type the result has:
-        ``corners``: the absolute error is below 32·2ⁿ⁻¹·eps·S, where S is the largest Σ|w·h| of the output layer at a
-        corner (|Φ|, unless that layer cancels), whatever the size of the box. The relative error grows as the box
-        shrinks: in float32 an interval of 1e-6 is noise.
-        ``differences``, one axis: the error relative to the largest of the C integrals is below 512·eps for intervals
-        from 1 down to 1e-9, and an integral from a to a is 0. Both bounds are tested against 50 digits, for one axis
-        and networks of a few layers; octaves of an encoding, width and depth use more of them up.
+
+    - ``corners``: the absolute error is below 32·2ⁿ⁻¹·eps·S, where S is the largest Σ|w·h| of the output layer at a
+      corner (|Φ|, unless that layer cancels), whatever the size of the box. The relative error grows as the box
+      shrinks: in float32 an interval of 1e-6 is noise.
+    - ``differences``, one axis: the error relative to the largest of the C integrals is below 512·eps for intervals
+      from 1 down to 1e-9, and an integral from a to a is 0. Both bounds are tested against 50 digits, for one axis
+      and networks of a few layers; octaves of an encoding, width and depth use more of them up.
 
     Raises:
         ValueError: for bounds that are no numbers or do not broadcast, axes out of range, bounds that differ on a fixed
             axis, a method that is unknown or that ``net`` does not know, and a network that is no function of x alone,
             as with dropout in training mode. Compiled code, which raises nothing, has NaN for the first and the third.
 
-    Example:
+    Examples:
         >>> net = nn.Linear(1, 1, bias=False).double()  # Φ = w·x, so Ψ = w
         >>> a, b = torch.zeros(1, dtype=torch.float64), torch.full((1,), 2.0, dtype=torch.float64)
         >>> bool(integrate(net, a, b) == 2 * net.weight[0])

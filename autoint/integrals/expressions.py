@@ -69,7 +69,7 @@ class Expression:
     Raises:
         ValueError: one line with the character at which the text is none of this, and the nearest known name.
 
-    Example:
+    Examples:
         >>> f = Expression("x^2 + max(y, 1)")
         >>> f.features, f(torch.tensor([[3.0, 0.5], [0.0, 2.0]]))
         (2, tensor([10.,  2.]))

@@ -156,7 +156,7 @@ def fit(
         ValueError: for a box that is none, for a function that fails, is not finite, or has the wrong shape, and for a
             network too large for a second-order method.
 
-    Example:
+    Examples:
         >>> F = fit(lambda x: torch.exp(-(x**2).sum(-1)), -1, 1, tolerance=1e-5, progress=False)
         >>> abs(F.integral(0, 1).item() - 0.746824) < 1e-4  # √π/2·erf(1)
         True

@@ -44,7 +44,7 @@ def gauss_legendre(
 ) -> tuple[Float[Tensor, "*r n m"], Float[Tensor, " m"]]:
     """Gauss-Legendre nodes (…, N, M) and node_weights (M,), exact for polynomials of degree 2M − 1.
 
-    Example:
+    Examples:
         >>> edges = torch.tensor([0.0, 1.0], dtype=torch.float64)
         >>> nodes, node_weights = gauss_legendre(edges, 3)
         >>> round(float((nodes**5 * node_weights).sum()), 12)  # the mean of t⁵ over [0, 1] is 1/6

@@ -46,7 +46,7 @@ def draw(net: nn.Module, file: str | os.PathLike[str] | None = None) -> Path | s
         ValueError: for a file of another kind or in a folder that does not exist, and for a module that
             ``grad_net=graph`` cannot follow.
 
-    Example:
+    Examples:
         >>> import autoint
         >>> print(draw(autoint.IntegralNet(in_features=1, out_features=1, num_layers=1)))
         Φ(x) of IntegralNet: 3 operations

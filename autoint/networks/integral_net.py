@@ -36,7 +36,7 @@ class IntegralNet(nn.Module):
     Shapes:
         ``forward(x, condition)``: x (…, D), condition broadcastable to (…, D_c) → (…, C).
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = IntegralNet(in_features=2, out_features=1, hidden_features=16, num_layers=2)
         >>> net(torch.zeros(5, 2)).shape
@@ -72,7 +72,7 @@ class IntegralNet(nn.Module):
 
     @property
     def plain(self) -> bool:
-        """Whether :meth:`forward` is what its weights say, read layer by layer: no hooks, no layers of another kind."""
+        """Whether ``forward`` is what its weights say, read layer by layer: no hooks, no layers of another kind."""
         layers = [*self.hidden, self.output]
         if type(self).forward is not IntegralNet.forward or type(self).first is not IntegralNet.first:
             return False
@@ -102,7 +102,7 @@ class IntegralNet(nn.Module):
 
         Raises:
             ValueError: where the activation has no formula for its differences, and where hooks or layers of another
-                kind make :meth:`forward` something else than this follows.
+                kind make ``forward`` something else than this follows.
         """
         if self.activation.difference is None:
             raise ValueError("this activation has no `difference`; add one, or use method='corners' in float64")

@@ -32,7 +32,7 @@ def psnr(
 
     Only pixels that are ``valid`` count; NaN where none is.
 
-    Example:
+    Examples:
         >>> round(float(psnr(torch.full((2, 2, 3), 0.1), torch.zeros(2, 2, 3))), 4)
         20.0
     """

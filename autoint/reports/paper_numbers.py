@@ -49,7 +49,7 @@ PER_SCENE: dict[str, dict[str, tuple[float, ...]]] = {
 def per_scene(metric: str, method: str, scene: str) -> float | None:
     """Return what the supplement's Table 1 says of a method and a scene, or None where it says nothing.
 
-    Example:
+    Examples:
         >>> per_scene("psnr", "autoint_32", "lego")
         27.26
     """

@@ -10,7 +10,7 @@ import torch
 def generator(seed: int, *names: object, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a fresh generator whose stream depends on ``seed`` and ``names`` only.
 
-    Example:
+    Examples:
         >>> a, b = (torch.rand(1, generator=generator(0, step, "jitter")) for step in (1, 2))
         >>> bool(a == torch.rand(1, generator=generator(0, 1, "jitter"))), bool(a == b)
         (True, False)

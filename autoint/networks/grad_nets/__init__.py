@@ -27,7 +27,7 @@ def grad_net(
     Raises:
         ValueError: for an axis that ``net`` does not have, an unknown builder, or one that cannot do what is asked.
 
-    Example:
+    Examples:
         >>> import autoint, torch
         >>> net = autoint.IntegralNet(in_features=1, out_features=1)
         >>> psi = grad_net(net)
