@@ -1,7 +1,7 @@
 """All benchmarks: ``python -m benchmarks``, or some of them by name; ``--quick`` ends within 3 minutes on 2 cores.
 
 Each prints its numbers, most of them ratios within one run, and writes them with the environment to
-``outputs/benchmarks/NAME.json`` and as a plot to ``NAME.png``. ``--docs`` also writes what docs/benchmarks.md quotes of them.
+``outputs/benchmarks/NAME.json`` and as a plot to ``NAME.png``. ``--docs`` also writes what the docs quote of them.
 """
 
 from __future__ import annotations
