@@ -20,6 +20,7 @@ from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 from omegaconf.base import Container
 
 from autoint.runs import hydra_keys
