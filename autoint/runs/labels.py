@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from autoint.runs.config import RunConfig
+from autoint.runs.config import RunConfig, flat
 from autoint.runs.folders import portable
-from autoint.runs.resuming import BUDGET, flat
+from autoint.runs.resuming import BUDGET
 
 OF_NO_RUN = ("data_dir", "ckpt_path", "resume", "logger", "report", "trainer", "save_every", "val_every", "val_images")
 MOST, LONGEST = 4, 80
