@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from autoint.reports import pictures
 from autoint.runs import build, checkpoints, restoring, trainers
 from autoint.runs.config import RunConfig
 from autoint.runs.evaluation import EvaluateConfig, evaluate_runs
@@ -100,6 +101,7 @@ def same(ours, theirs):
 @pytest.mark.parametrize(("task", "changes"), trips(range(len(TRIPS)), QUICK))
 def test_a_run_comes_back_from_its_files(task, changes, tmp_path, no_lpips, hull_once, monkeypatch):
     monkeypatch.setattr(sinograms, "CLASSICS", ("linear",))
+    monkeypatch.setattr(pictures, "write_figure", lambda file, figure, dpi: file)  # which takes most of the time
     config, folder = RunConfig.from_plain(settings(task, changes)), tmp_path / "run"
     built, trainer = build.task(config), trainers.trainer(config, folder)
     trainer.callbacks.append(Stop())
