@@ -175,11 +175,15 @@ def _premultiplied(image: Image.Image) -> np.ndarray:
     return rgba
 
 
+class AtMost(int):
+    """A size that larger images are reduced to; smaller ones stay as they are."""
+
+
 def _reduced_size(size: tuple[int, int], image_size: int | None) -> tuple[int, int]:
     """Return the (width, height) to which an image is reduced so that its longer side is ``image_size``."""
     width, height = size
     longer = max(size)
-    if image_size is None or image_size == longer:
+    if image_size is None or image_size == longer or (image_size > longer and isinstance(image_size, AtMost)):
         return size
     if image_size > longer:
         raise ValueError(f"image_size={image_size} is larger than the images ({width}x{height}); at most {longer}")

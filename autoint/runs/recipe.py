@@ -6,7 +6,6 @@ those of ``conf/scale/laptop.yaml`` and ``conf/scale/gpu.yaml``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +14,8 @@ from hydra._internal import hydra as programs
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+
+from autoint.runs.schedule import seconds_of
 
 MODEL = "section_means"
 OF_INTEGRAL_NETWORKS = ("fit", "grad_net", "color", "networks")
@@ -29,11 +30,13 @@ SUITED: dict[str, dict[str, tuple[str, int | None, int]]] = {
 }
 """By scale and model: the encoding, its bands if not its own, and the bands of the direction."""
 
+LIFTED = {"trainer.max_steps": "trainer.max_time", "image_size": "max_image_size"}
+
 
 class Loader(ConfigLoaderImpl):
     """Composes a training with its recipe: once to learn what is named, and once more above what suits it.
 
-    ``trainer.max_steps`` on the command line is a budget: it lifts a time limit that the command line does not name.
+    What the command line names lifts the limit that would cut it, see ``LIFTED``, unless that is named too.
     """
 
     def load_configuration(
@@ -59,8 +62,9 @@ class Loader(ConfigLoaderImpl):
                 values["trainer"] = {"max_time": None}
             self._store(model, encoding, values, f"/scale/{machine}")
             config = super().load_configuration(config_name, overrides, *args, **kwargs)
-        if "trainer.max_steps" in named and "trainer.max_time" not in named and "max_time" in config.trainer:
-            config.trainer.max_time = None
+        for key, lifted in LIFTED.items():
+            if key in named and lifted not in named and OmegaConf.select(config, lifted) is not None:
+                OmegaConf.update(config, lifted, None)
         return config
 
     def _store(self, model: str, encoding: str, values: Mapping[str, Any], *sizes: str) -> None:
@@ -99,7 +103,7 @@ def told(composed: DictConfig, hydra: Any) -> list[str]:
     """Return what a scene's training should tell of its sizes, a line, and of keys that choose or miss its model."""
     if composed.task != "volrend":
         return []
-    size, net, trainer = composed.image_size, composed.network, composed.trainer
+    size, net, trainer = composed.image_size or composed.max_image_size, composed.network, composed.trainer
     pixels = f"{size}×{size} pixels" if size else "images as large as they are"
     device = "GPU" if machine_of(trainer) == "gpu" else "CPU"
     line = f"{device}: {pixels}, {net.num_layers}×{net.hidden_features} network, {_budget(trainer)}"
@@ -114,11 +118,8 @@ def told(composed: DictConfig, hydra: Any) -> list[str]:
 
 def _budget(trainer: Mapping[str, Any]) -> str:
     """Return what ends a training, in words: its time, or else its steps."""
-    limit = trainer.get("max_time")
+    limit, steps = trainer.get("max_time"), trainer.get("max_steps")
     if limit is None:
-        return f"{trainer.get('max_steps')} steps"
-    if not re.fullmatch(r"\d+:\d+:\d+:\d+", str(limit)):
-        return f"max_time={limit}"
-    days, hours, minutes, seconds = map(int, str(limit).split(":"))
-    total = 60 * (24 * days + hours) + minutes + seconds / 60
-    return f"{total:g} minute{'' if total == 1 else 's'}"
+        return f"{steps} step{'' if steps == 1 else 's'}"
+    minutes = seconds_of("trainer.max_time", limit) / 60
+    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"

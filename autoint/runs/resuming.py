@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoint.runs import checkpoints, named_code, trainers
+from autoint.runs import checkpoints, named_code, recipe, trainers
 from autoint.runs.config import RunConfig, flat
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ def continued(config: RunConfig, stored: RunConfig, given: Sequence[str]) -> Run
     if not allowed >= {key.partition(".")[0] for key in given}:
         return config
     plain, here = stored.to_plain(), config.to_plain()
-    for key in ["ckpt_path", *given]:
+    lifted = [recipe.LIFTED[key] for key in given if key in recipe.LIFTED]
+    for key in ["ckpt_path", *lifted, *given]:
         head, _, leaf = key.partition(".")
         into, source = (plain, here) if head in here else (plain["options"], here["options"])
         if leaf and head != "logger":

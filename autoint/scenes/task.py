@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoint.files import reading
+from autoint.files.images import AtMost
 from autoint.files.machine import installed_memory, peak_flops
 from autoint.registry import DATASETS, MODELS, TASKS, at_least_one, one_of
 from autoint.reports import metrics, pictures
@@ -43,6 +44,7 @@ def volrend(
     *,
     scene: Any = "procedural",
     image_size: int | None = None,
+    max_image_size: int | None = None,
     sections: int = 16,
     samples: int = 128,
     placement: Any = "uniform",
@@ -60,7 +62,8 @@ def volrend(
         config: the run's configuration.
         with_data: whether to load the scene; without it the module's box is to be filled from a checkpoint.
         scene: the data set and its options.
-        image_size: longer side of the images in pixels; None keeps the data's.
+        image_size: longer side of the images in pixels; None keeps the data's, up to
+        max_image_size: longer side to which larger images are reduced; None keeps them.
         sections: N, sections per ray.
         samples: stratified samples per ray for fit=grad_net, a multiple of ``sections``.
         placement: where the section edges go.
@@ -76,6 +79,7 @@ def volrend(
         sections=sections,
         samples=samples,
         image_size=image_size,
+        max_image_size=max_image_size,
         val_images=val_images,
         images_per_batch=images_per_batch,
     )
@@ -86,6 +90,9 @@ def volrend(
     if with_data:
         reading.warn.cache_clear()
         train, val = load_views(config, "train"), load_views(config, "val", val_images)
+        height, width = train.images.shape[1:3]
+        if image_size is None and max_image_size is not None and {width, height} != {max_image_size}:
+            log.info("images of %d×%d pixels", width, height)
         occupancy = visual_hull(train)
     volume = MODELS.build(model, config, occupancy)
     if config.compile:
@@ -121,7 +128,10 @@ def check_memory(config: RunConfig, volume: AbstractVolume) -> None:
 
 def load_views(config: RunConfig, split: str, at_most: int | None = None) -> Views:
     """Load one split of the run's scene, or ``at_most`` evenly spaced views of it."""
-    return DATASETS.build(config.options["scene"], config.data_dir, split, config.options["image_size"], at_most)
+    size, limit = config.options["image_size"], config.options["max_image_size"]
+    if size is None and limit is not None:
+        size = AtMost(limit)
+    return DATASETS.build(config.options["scene"], config.data_dir, split, size, at_most)
 
 
 class VolumeRendering(pl.LightningModule):

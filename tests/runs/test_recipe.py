@@ -8,8 +8,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from autoint.runs import recipe
+from autoint.runs import build, recipe
 from autoint.runs.cli import VERSION, store_groups
+from autoint.runs.resuming import continued
+from autoint.scenes.task import load_views
 from tests.runs.test_cli import CONF, composed
 
 
@@ -26,7 +28,8 @@ def laptop(monkeypatch):
 
 def sizes(config):
     net, budget = config.network, config.trainer["max_time"]
-    return config.options["image_size"], net.num_layers, net.hidden_features, config.optimizer.lr, budget
+    size = config.options["image_size"] or config.options["max_image_size"]
+    return size, net.num_layers, net.hidden_features, config.optimizer.lr, budget
 
 
 def suited(config):
@@ -169,6 +172,28 @@ def test_jobs_of_a_sweep_in_another_process_take_it_too(laptop):
     assert (job.trainer.max_steps, job.trainer.max_time) == (5, None)
 
 
+def test_a_resumed_run_trains_for_the_steps_that_are_named(laptop):
+    """Its time limit was the recipe's, and is used up: 6000 more steps would be none."""
+    stored, now = composed("trainer=cpu"), composed("trainer=cpu", "trainer.max_steps=6000")
+    going_on = continued(now, stored, ["trainer.max_steps"])
+    assert (going_on.trainer["max_steps"], going_on.trainer["max_time"]) == (6000, None)
+    now = composed("trainer=cpu", "trainer.max_steps=6000", "trainer.max_time=20m")
+    assert continued(now, stored, ["trainer.max_steps", "trainer.max_time"]).trainer["max_time"] == "20m"
+
+
+def test_images_smaller_than_the_recipe_s_size_stay_as_they_are(blender_scene, laptop, caplog):
+    scene = ["scene=blender", "scene.path=nerf_synthetic/disc", f"data_dir={blender_scene}"]
+    assert load_views(composed(*scene), "train").images.shape[1:3] == (6, 8)
+    assert load_views(composed(*scene, "image_size=4"), "train").images.shape[1:3] == (3, 4)
+    assert load_views(composed(*scene, "max_image_size=4"), "train").images.shape[1:3] == (3, 4)
+    assert composed("image_size=null").options["max_image_size"] is None
+    with pytest.raises(ValueError, match=r"image_size=100 is larger than the images \(8x6\)"):
+        load_views(composed(*scene, "image_size=100"), "train")
+    caplog.set_level("INFO", "autoint")
+    build.task(composed(*scene, "network.hidden_features=2"))
+    assert "images of 8×6 pixels" in caplog.messages
+
+
 def lines(*overrides):
     store_groups()
     with initialize_config_dir(str(CONF), **VERSION):
@@ -180,7 +205,7 @@ def test_one_line_tells_of_the_sizes(machine):
     cpu = machine == "laptop"
     sizes = "CPU: 100×100 pixels, 4×64 network, 10" if cpu else "GPU: 400×400 pixels, 8×256 network, 20"
     assert lines() == [f"{sizes} minutes; scale=full for the paper's"]
-    assert lines("scale=cpu", "trainer.max_time=00:00:01:30") == ["CPU: 100×100 pixels, 4×64 network, 1.5 minutes"]
+    assert lines("scale=cpu", "trainer.max_time=90s") == ["CPU: 100×100 pixels, 4×64 network, 1.5 minutes"]
     assert lines("trainer=cpu", "image_size=null", "network.num_layers=2", "trainer.max_steps=60") == [
         "CPU: images as large as they are, 2×64 network, 60 steps; scale=full for the paper's"
     ]
@@ -200,6 +225,6 @@ def test_keys_of_integral_networks_choose_them_and_say_so(laptop):
 def test_a_training_begins_with_the_line(program, tiny):
     status, out, err = program("train", *tiny, "trainer.max_steps=1", "hydra.run.dir=run")
     assert status == 0, err
-    assert out.startswith("CPU: 12×12 pixels, 2×8 network, 1 steps; scale=full for the paper's\n")
+    assert out.startswith("CPU: 12×12 pixels, 2×8 network, 1 step; scale=full for the paper's\n")
     stored = OmegaConf.load("run/.hydra/overrides.yaml")
     assert not [key for key in stored if "recipe" in key]  # what is written down is what was typed
