@@ -54,14 +54,13 @@ def fit(config: RunConfig, run_dir: Path, given: Sequence[str] | None = None) ->
         if here and earlier is not None and not resuming.has_more_to_do(config, stored):
             log.info("%s: finished before, nothing to do; a larger trainer.max_steps or max_time goes on", run_dir)
             return earlier
-        if here:
-            (run_dir / "result.json").unlink(missing_ok=True)
     memory.keep_freed()
     task = build.task(config)
     trainer = trainers.trainer(config, run_dir)
     if path is not None:
         damage.check(path, contents, task.module, trainer)
         log.info("%s: going on from step %d of %s", run_dir, contents["global_step"], path)
+    (run_dir / "result.json").unlink(missing_ok=True)  # of an end that is no longer the run's
     start = time.perf_counter()
     _run(config, trainer, task, path)
     seconds = time.perf_counter() - start

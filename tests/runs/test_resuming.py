@@ -100,6 +100,20 @@ def test_a_finished_run_keeps_its_result(finished, tmp_path, caplog):
     assert (tmp_path / "result.json").read_bytes() == before
 
 
+def test_a_result_stays_where_going_on_fails_before_it_begins(finished, monkeypatch):
+    """As where the data are gone."""
+
+    def nothing_there(config):
+        raise ValueError("scene folder not found")
+
+    run_dir = finished.parent.parent
+    before = (run_dir / "result.json").read_bytes()
+    monkeypatch.setattr(build, "task", nothing_there)
+    with pytest.raises(ValueError, match="scene folder not found"):
+        fit(again(finished, trainer={"max_steps": 8}), run_dir)
+    assert (run_dir / "result.json").read_bytes() == before
+
+
 def test_a_finished_object_goes_on_to_nothing(tmp_path):
     config = ct_config(fields=["object"], strength=1e-4)
     result = fit(config, tmp_path / "run")
