@@ -16,7 +16,7 @@ def main() -> None:
         _run(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        from autoint.runs.cli import reader_left
+        from autoint.runs.command_line.cli import reader_left
 
         reader_left()
     except (ValueError, OSError) as error:

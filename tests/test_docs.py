@@ -16,7 +16,7 @@ import autoint
 from autoint import registry
 from autoint.registry import COMMANDS, DATASETS, ENCODINGS, FUNCTIONS, PHANTOMS
 from autoint.reports import paper_numbers
-from autoint.runs import cli
+from autoint.runs.command_line import cli
 from tests.conftest import ROOT
 from tests.contracts import test_components as contracts
 from tests.test_house import FLOORS, PUBLIC

@@ -16,7 +16,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from autoint.registry import COMMANDS
-from autoint.runs import cli
+from autoint.runs.command_line import cli
 from autoint.runs.config import RunConfig
 from autoint.runs.evaluation import EvaluateConfig
 from tests.conftest import ROOT, TINY

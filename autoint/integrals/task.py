@@ -20,7 +20,7 @@ from autoint.integrals.levenberg_marquardt import LevenbergMarquardt
 from autoint.registry import TASKS
 from autoint.reports import pictures
 from autoint.reports.tables import markdown
-from autoint.runs import build, composing, trainers
+from autoint.runs import build, labels, trainers
 from autoint.runs.callbacks import diverged
 from autoint.runs.config import Optimizer, RunConfig
 from autoint.runs.steps import StepLoader
@@ -191,7 +191,7 @@ class FunctionFitting(pl.LightningModule):
     @staticmethod
     def label(run: RunConfig) -> str:
         """Return what names the run in a folder."""
-        return composing.label(str(run.options["function"]))
+        return labels.label(str(run.options["function"]))
 
     def evaluate(
         self, config: EvaluateConfig, run: RunConfig, folder: Path

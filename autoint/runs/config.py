@@ -31,7 +31,7 @@ from autoint.registry import (
     one_of,
 )
 from autoint.runs import sizes
-from autoint.runs.composing import check_plain
+from autoint.runs.plain import check_plain
 
 GROUPS: dict[str, Registry[Any]] = {
     "activation": ACTIVATIONS,

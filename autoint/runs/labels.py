@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
 from autoint.runs.config import RunConfig, flat
-from autoint.runs.folders import portable
 from autoint.runs.resuming import BUDGET
 
 OF_NO_RUN = ("data_dir", "ckpt_path", "resume", "logger", "report", "trainer", "save_every", "val_every", "val_images")
 MOST, LONGEST = 4, 80
+
+
+def label(text: str) -> str:
+    """Return a text as part of a folder's name: letters, digits, ``_``, ``-``, ``+`` and ``.``, at most 60 of them."""
+    return re.sub(r"[^\w.+-]+", "_", text.replace(":", "."))[:60].strip("_.-+") or "unnamed"
+
+
+def portable(name: str) -> str:
+    """Return a name without what a file system, a shell or Hydra's command line takes for something else."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-")
 
 
 def differences(runs: Sequence[RunConfig]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoint.runs import checkpoints, named_code, recipe, trainers
+from autoint.runs import checkpoints, named_code, trainers
 from autoint.runs.config import RunConfig, flat
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ FIXED_OF_TRAINER = {"precision": "32-true", "accumulate_grad_batches": 1}
 """Keys of the trainer on which the stored numbers and their counters rest, with their defaults."""
 SHORT = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 BUDGET = ("max_steps", "max_time")
+LIFTED = {"trainer.max_steps": "trainer.max_time", "image_size": "max_image_size"}
+"""Limits that a key lifts where it is named and they are not: it would be cut by them."""
 
 
 def start_from(config: RunConfig, run_dir: Path) -> Path | None:
@@ -71,7 +73,7 @@ def continued(config: RunConfig, stored: RunConfig, given: Sequence[str]) -> Run
     if not allowed >= {key.partition(".")[0] for key in given}:
         return config
     plain, here = stored.to_plain(), config.to_plain()
-    lifted = [recipe.LIFTED[key] for key in given if key in recipe.LIFTED]
+    lifted = [LIFTED[key] for key in given if key in LIFTED]
     for key in ["ckpt_path", *lifted, *given]:
         head, _, leaf = key.partition(".")
         into, source = (plain, here) if head in here else (plain["options"], here["options"])

@@ -19,7 +19,8 @@ from autoint.registry import (
     PLACEMENTS,
     TASKS,
 )
-from autoint.runs import build, cli, restoring
+from autoint.runs import build, restoring
+from autoint.runs.command_line import cli
 from autoint.runs.config import GROUPS
 from autoint.runs.training import fit
 from autoint.scenes.occupancy import Occupancy

@@ -261,7 +261,7 @@ def configurations(folder: Path) -> tuple[Any, Callable[[Any, random.Random], No
     import yaml
 
     from autoint.runs import named_code
-    from autoint.runs.cli import entry
+    from autoint.runs.command_line.cli import entry
 
     place = folder / "conf" / "experiment" / "sent.yaml"
     place.parent.mkdir(parents=True)

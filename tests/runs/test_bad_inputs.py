@@ -21,7 +21,7 @@ import torch
 from autoint import registry
 from autoint.integrals.functions import target
 from autoint.runs import restoring
-from autoint.runs.composing import check_file
+from autoint.runs.command_line.composing import check_file
 from autoint.runs.config import RunConfig
 from autoint.runs.training import fit
 from tests.conftest import ROOT, main_of

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from autoint.runs.cli import VERSION, store_groups
+from autoint.runs.command_line.cli import VERSION, store_groups
 from autoint.runs.config import RunConfig
 from tests.conftest import ROOT
 

@@ -8,7 +8,8 @@ import pytest
 from hydra.core import utils
 from omegaconf import OmegaConf
 
-from autoint.runs import folders, labels
+from autoint.runs import labels
+from autoint.runs.command_line import folders
 from tests.scenes.test_task import tiny_config
 
 QUICK = (

@@ -8,8 +8,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from autoint.runs import build, recipe
-from autoint.runs.cli import VERSION, store_groups
+from autoint.runs import build
+from autoint.runs.command_line import recipe
+from autoint.runs.command_line.cli import VERSION, store_groups
 from autoint.runs.resuming import continued
 from autoint.scenes.task import load_views
 from tests.runs.test_cli import CONF, composed

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from autoint.reports import pictures
-from autoint.runs.cli import VERSION, store_groups
+from autoint.runs.command_line.cli import VERSION, store_groups
 from tests.conftest import ROOT
 from tests.runs.test_cli import CONF
 from tests.scenes.test_task import environment

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from autoint.files import reading
-from autoint.runs.scene_folders import kind_of, with_scene_folders
+from autoint.runs.command_line.scene_folders import kind_of, with_scene_folders
 from autoint.scenes.data.blender import blender
 from autoint.scenes.data.procedural import orbit
 from autoint.scenes.data.transforms import transforms

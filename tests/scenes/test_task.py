@@ -88,7 +88,7 @@ def test_a_run_folder_holds_what_the_readme_says(program, tiny):
 
 LOGGED = """
 import sys
-from autoint.runs.commands import train
+from autoint.runs.command_line.commands import train
 
 arguments = sys.argv[1:]
 for logger in ("tensorboard", "wandb"):

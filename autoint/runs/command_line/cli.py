@@ -29,10 +29,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 import autoint
 from autoint.registry import nearest, unknown
-from autoint.runs import helping, presets, recipe
-from autoint.runs.composing import as_data
-from autoint.runs.folders import claiming, quoted, remove_empty
-from autoint.runs.scene_folders import with_scene_folders
+from autoint.runs.command_line import helping, presets, recipe
+from autoint.runs.command_line.composing import as_data
+from autoint.runs.command_line.folders import claiming, quoted, remove_empty
+from autoint.runs.command_line.scene_folders import with_scene_folders
 from autoint.runs.signals import Stopped
 
 TRACE = "HYDRA_FULL_ERROR"

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from autoint.registry import COMMANDS
-from autoint.runs import recipe
-from autoint.runs.cli import entry, keys_of, typed
+from autoint.runs.command_line import recipe
+from autoint.runs.command_line.cli import entry, keys_of, typed
 
 log = logging.getLogger(__name__)
 

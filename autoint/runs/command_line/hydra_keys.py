@@ -23,16 +23,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from autoint.runs import named_code
+from autoint.runs.plain import CODE
 
-CODE = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_", "()", "searchpath")
-"""Keys by which Hydra and Python's logging call what a file names, or read from elsewhere."""
 MAX_JOBS = 1000
 HYDRAS_OWN = ("runtime", "overrides")
 """What Hydra fills in while it composes."""
 PLACES = ("run.dir", "sweep.dir", "sweep.subdir", "output_subdir", "job.name")
 Path_ = tuple[str, ...]
 PLAINLY = ConfigLoaderImpl.load_configuration
-"""Composition as Hydra has it, without the checks that :mod:`autoint.runs.composing` adds."""
+"""Composition as Hydra has it, without the checks that :mod:`autoint.runs.command_line.composing` adds."""
 
 
 def _is(*values: Any) -> Callable[[Any], bool]:

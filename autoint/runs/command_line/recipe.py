@@ -15,6 +15,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from autoint.runs.resuming import LIFTED
 from autoint.runs.schedule import seconds_of
 
 MODEL = "section_means"
@@ -29,8 +30,6 @@ SUITED: dict[str, dict[str, tuple[str, int | None, int]]] = {
     "tiny": {MODEL: (BANDS, 3, 1), "autoint": (BANDS, 3, 1), "nerf": (BANDS, 3, 1)},
 }
 """By scale and model: the encoding, its bands if not its own, and the bands of the direction."""
-
-LIFTED = {"trainer.max_steps": "trainer.max_time", "image_size": "max_image_size"}
 
 
 class Loader(ConfigLoaderImpl):

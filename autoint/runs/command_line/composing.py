@@ -1,7 +1,7 @@
 """A configuration is data: what a YAML file may hold, how much may come of it, and how many jobs a sweep may have.
 
 Hydra by itself imports and calls what ``_target_`` names and resolves ``${oc.env:SECRET}``, whoever wrote the file. The
-command line may do so still; files may not. What they may set of Hydra itself, :mod:`autoint.runs.hydra_keys` lists.
+command line may do so still; files may not. What they may set of Hydra itself is listed in :mod:`hydra_keys` beside this.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,15 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.base import Container
 
-from autoint.runs import hydra_keys
-from autoint.runs.hydra_keys import CODE, MAX_JOBS
+from autoint.runs.command_line import hydra_keys
+from autoint.runs.command_line.hydra_keys import MAX_JOBS
+from autoint.runs.labels import label
+from autoint.runs.plain import CODE, MAX_NODES, MAX_TEXT
 
 HARMLESS = re.compile(r"\$\{((hydra|label):[\w.]+|now:[^${}]*|[\w.]+)\}")
-MAX_BYTES, MAX_NODES, MAX_TEXT, MAX_KEY, MAX_DEPTH = 2**20, 10_000, 10_000, 200, 50
+MAX_BYTES = 2**20
 MAX_FILES, MAX_LOOKUPS = 1000, 2000
 """How many files, each time anew, and how many ``${…}`` one composition may take: both multiply in a few lines."""
-
-
-def label(text: str) -> str:
-    """Return a text as part of a folder's name: letters, digits, ``_``, ``-``, ``+`` and ``.``, at most 60 of them."""
-    return re.sub(r"[^\w.+-]+", "_", text.replace(":", "."))[:60].strip("_.-+") or "unnamed"
 
 
 def _label_of(key: str, *, _root_: Any) -> str:
@@ -201,46 +198,3 @@ def check_jobs(overrides: Sequence[Any], max_batch_size: int | None) -> None:
             f"the sweep has {jobs} jobs or more; narrow it, or say that you mean it by "
             f"hydra.sweeper.max_batch_size={MAX_JOBS}, which runs so many after each other"
         )
-
-
-def check_plain(value: Any) -> None:
-    """Refuse what is not plain data, names code, or is still to be resolved, anywhere in a configuration.
-
-    Plain are dicts with short texts as keys, lists, texts of one line, numbers and None: a tree of at most so many.
-    """
-    stack: list[tuple[Any, str, int]] = [(value, "", 0)]
-    seen = 0
-    while stack:
-        item, where, depth = stack.pop()
-        seen += 1
-        if seen > MAX_NODES or depth > MAX_DEPTH:
-            most = f"{MAX_NODES} values, {MAX_DEPTH} deep"
-            raise ValueError(f"{where[:80]}: a configuration has at most {most}; write less")
-        if isinstance(item, Mapping):
-            for key, below in item.items():
-                if not isinstance(key, str) or not key.isprintable() or len(key) > MAX_KEY:
-                    raise ValueError(f"{where}{key!r:.80}: no key of a configuration; remove it")
-                if key in CODE:
-                    found = f"{where}{key}={_shown(below)}"
-                    raise ValueError(f"{found}: a configuration names no code to call; remove the key")
-                stack.append((below, f"{where}{key}.", depth + 1))
-        elif isinstance(item, (list, tuple)):
-            stack += [(below, f"{where}{i}.", depth + 1) for i, below in enumerate(item[: MAX_NODES + 1])]
-        else:
-            _check_value(item, where[:-1])
-
-
-def _shown(value: Any) -> str:
-    return f"{value!r:.80}" if isinstance(value, (str, int, float)) else type(value).__name__
-
-
-def _check_value(value: Any, where: str) -> None:
-    if isinstance(value, str):
-        if "${" in value:
-            raise ValueError(f"{where}={value!r:.80}: only the command line's values are resolved; write it out")
-        if not value.isprintable() or len(value) > MAX_TEXT:
-            raise ValueError(f"{where}={value!r:.80}: a text of one line is needed, of at most {MAX_TEXT} characters")
-    elif value is not None and not isinstance(value, (bool, int, float)):
-        raise ValueError(f"{where}={type(value).__name__}: a configuration holds texts and numbers only; write it out")
-    elif isinstance(value, int) and abs(value) >= 2**63:
-        raise ValueError(f"{where}: an integer of {value.bit_length()} bits; at most 63 are understood")

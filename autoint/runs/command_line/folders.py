@@ -15,14 +15,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 
+from autoint.runs.labels import portable
+
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 SUBDIR = "${hydra.job.num}"
 MAX_VALUES = 1000
-
-
-def portable(name: str) -> str:
-    """Return a name without what a file system, a shell or Hydra's command line takes for something else."""
-    return re.sub(r"[^\w.+-]+", "-", name).strip("-")
 
 
 @contextlib.contextmanager
