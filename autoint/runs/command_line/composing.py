@@ -1,7 +1,7 @@
 """A configuration is data: what a YAML file may hold, how much may come of it, and how many jobs a sweep may have.
 
 Hydra by itself imports and calls what ``_target_`` names and resolves ``${oc.env:SECRET}``, whoever wrote the file. The
-command line may do so still; files may not. What they may set of Hydra itself is listed in :mod:`hydra_keys` beside this.
+command line may do so still; files may not. What they may set of Hydra itself :mod:`hydra_keys` lists.
 """
 
 from __future__ import annotations
