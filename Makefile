@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-all bench lint docs clean
 
 demo: .venv/ready
-	$(BIN)/python train.py trainer.max_steps=6000 hydra.run.dir=outputs/demo
+	$(BIN)/python train.py trainer.max_time=4m hydra.run.dir=outputs/demo
 	$(BIN)/python evaluate.py runs=outputs/demo hydra.run.dir=outputs/demo/evaluation
 	@echo "Look at outputs/demo/evaluation/images (truth, rendering, error, depth, opacity) and outputs/demo/evaluation/table.md"
 

@@ -128,25 +128,28 @@ def test_of_all_choices_that_are_shipped_no_two_disagree_in_silence(loader):
 
 
 def test_a_choice_that_is_named_is_trained_or_refused(program):
-    refusal = "error: experiment=lego_cpu and method=nerf disagree about model (section_means, nerf)"
-    status, _, err = program("train", "experiment=lego_cpu", "method=nerf", "--cfg", "job")
+    status, out, err = program("train", "experiment=lego_cpu", "method=nerf", "--cfg", "job")
+    assert (status, "model:\n  name: nerf\n" in out) == (0, True), err
+    refusal = "error: faithful=true and method=nerf disagree about model (autoint, nerf)"
+    status, _, err = program("train", "faithful=true", "method=nerf", "--cfg", "job")
     assert status == 2
     assert err.startswith(refusal)
     assert len(err.splitlines()) == 1
-    status, out, _ = program("train", "experiment=lego_cpu", "method=nerf", "model=nerf", "--cfg", "job")
+    status, out, _ = program("train", "faithful=true", "method=nerf", "model=nerf", "placement=uniform", "--cfg", "job")
     assert status == 0
     assert "model:\n  name: nerf\n" in out
-    sweep = ("-m", "experiment=lego_cpu", "method=nerf,autoint_16", "hydra.sweep.dir=sweep")
+    sweep = ("-m", "faithful=true", "method=nerf,object_16", "hydra.sweep.dir=sweep")
     status, _, err = program("train", *sweep)
     assert status == 2
     assert refusal in err
-    assert "experiment=lego_cpu and method=autoint_16 disagree about model (section_means, autoint)" in err
+    assert "faithful=true and method=object_16 disagree about model (autoint, section_means)" in err
 
 
 def test_what_is_given_by_itself_settles_it(loader):
-    presets.check(loader, ["experiment=lego_cpu", "method=nerf", "model=nerf"])
-    with pytest.raises(ValueError, match=r"scale=full and experiment=lego_cpu disagree about image_size \(None, 100\)"):
-        presets.check(loader, ["scale=full", "experiment=lego_cpu"])
+    presets.check(loader, ["faithful='true'", "method=nerf", "model=nerf", "placement=uniform"])
+    presets.check(loader, ["scale=full", "experiment=lego_cpu"])  # the experiment's scale is not named, the other is
+    with pytest.raises(ValueError, match=r"faithful=true and scale=tiny disagree about image_size \(None, 32\)"):
+        presets.check(loader, ["faithful='true'", "scale=tiny"])
     with initialize_config_dir(str(CONF), **VERSION):
         compose("config", ["experiment=table1", "scale=tiny", "method=nerf"])
 

@@ -1,4 +1,4 @@
-"""Choices that set many keys at once, as ``experiment=lego_cpu`` and ``method=nerf``: two of them must not disagree."""
+"""Choices that set many keys at once, as ``experiment=figure5`` and ``method=nerf``: two of them must not disagree."""
 
 from __future__ import annotations
 
