@@ -17,12 +17,11 @@ from autoint.runs.training import fit
 from tests.runs.test_resume import STEPS, ct_config, function_config
 from tests.scenes.test_task import tiny_config
 
-pytestmark = pytest.mark.usefixtures("hull_once")
 FINISHED: dict[str, Path] = {}
 
 
 @pytest.fixture
-def finished(tmp_path_factory, hull_once):
+def finished(tmp_path_factory):
     """The last checkpoint of a finished run, of four steps."""
     if "run" not in FINISHED:
         FINISHED["run"] = tmp_path_factory.mktemp("finished")
