@@ -198,7 +198,7 @@ def test_a_masked_capture_trains_and_is_measured_where_it_counts(scene, program,
     counts[:, :4] = False
     mask(scene / "a.png", counts.astype(np.uint8))
     edited(scene / "transforms.json", lambda i, f: f.update(mask_path="a.png"))
-    options = [a for a in tiny if "image_size" not in a] + ["trainer.max_steps=2", f"scene={scene}", "val_images=2"]
+    options = [*tiny, "image_size=8", "trainer.max_steps=2", f"scene={scene}", "val_images=2"]
     rows = []
     for run, spoil in (("one", False), ("two", True)):
         for file in sorted((scene / "images").iterdir()):

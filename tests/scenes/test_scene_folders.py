@@ -36,7 +36,7 @@ def test_a_folder_says_what_it_is(kind, tmp_path):
 
 def test_a_folder_trains(program, tiny, tmp_path):
     WRITERS["transforms"](tmp_path / "my photos")
-    arguments = [a for a in tiny if "image_size" not in a] + ["trainer.max_steps=1", "hydra.run.dir=run"]
+    arguments = [*tiny, "image_size=8", "trainer.max_steps=1", "hydra.run.dir=run"]
     status, _, err = program("train", f"scene={tmp_path / 'my photos'}", *arguments)
     assert status == 0, err
     log = Path("run/train.log").read_text()
