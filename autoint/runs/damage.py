@@ -23,9 +23,8 @@ FREE = ("lr", "initial_lr", "betas", "damping", "growth", "absolute", "fused", "
 """Settings of optimizers that change while training, or with the run's own, or with the machine."""
 
 
-def check(path: Path, contents: dict[str, Any], module: pl.LightningModule, trainer: pl.Trainer) -> None:
-    """Load a checkpoint's weights and refuse it, naming the part, unless the training can go on from it exactly."""
-    checkpoints.load_weights(path, contents, module)
+def check_parts(path: Path, contents: dict[str, Any]) -> None:
+    """Refuse a checkpoint that lacks a part of what a training needs to go on, or has one that is none, naming it."""
     if not contents.keys() >= set(NEEDED):
         raise ValueError(f"{path}: weights alone, without what is needed to go on training; give a run's last.ckpt")
     parts: dict[str, Callable[[Any], str]] = {
@@ -33,10 +32,16 @@ def check(path: Path, contents: dict[str, Any], module: pl.LightningModule, trai
         "pytorch-lightning_version": _version,
         "epoch": lambda value: "" if type(value) is int and value in (0, 1) else "must be 0 or 1",
         "callbacks": _callbacks,
-        "loops": lambda value: _loops(value, contents, module.automatic_optimization),
     }
     for part, wrong in parts.items():
         _tell(path, part, "is missing" if part not in contents else wrong(contents[part]))
+
+
+def check(path: Path, contents: dict[str, Any], module: pl.LightningModule, trainer: pl.Trainer) -> None:
+    """Load a checkpoint's weights and refuse it, naming the part, unless the training can go on from it exactly."""
+    check_parts(path, contents)
+    checkpoints.load_weights(path, contents, module)
+    _tell(path, "loops", _loops(contents["loops"], contents, module.automatic_optimization))
     before, module.trainer = module._trainer, trainer
     try:
         configured: Any = module.configure_optimizers()

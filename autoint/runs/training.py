@@ -41,6 +41,7 @@ def fit(config: RunConfig, run_dir: Path, given: Sequence[str] | None = None) ->
         _put_aside(run_dir)
     else:
         contents = checkpoints.load(path)
+        damage.check_parts(path, contents)
         stored = restoring.stored_config(path, contents)
         if given is not None and config.ckpt_path is not None:
             named = named_code.of(config.options)

@@ -259,8 +259,8 @@ def test_the_numbers_of_a_checkpoint_are_what_its_module_says(name, good, tmp_pa
 
 def test_the_numbers_of_a_scan_fit_each_other(good):
     for key, value, words in (
-        ("spacing", torch.tensor(1e-9, dtype=torch.float64), "which is no lattice of spacing 1e-09"),
-        ("theta", torch.zeros(7, dtype=torch.float64), "for 7 angles, 16 pixels"),
+        ("spacing", torch.tensor(1e-9, dtype=torch.float64), "197 nodes are not those of a lattice of spacing 1e-09"),
+        ("theta", torch.zeros(7, dtype=torch.float64), "which are no scan's"),
     ):
         contents = good("ct")
         contents["state_dict"][f"search.object.{key}"] = value
