@@ -309,6 +309,7 @@ def run_program(main: Callable[[], None], words: list[str], folder: Path) -> Non
     before, told, where = sys.argv, io.StringIO(), Path.cwd()
     GlobalHydra.instance().clear()
     sys.argv = words
+    os.environ["HYDRA_FULL_ERROR"] = "0"  # which a program that failed has left behind
     os.chdir(folder)
     try:
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
