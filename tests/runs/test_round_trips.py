@@ -10,7 +10,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from autoint.reports import pictures
 from autoint.runs import build, checkpoints, restoring, trainers
 from autoint.runs.config import RunConfig
 from autoint.runs.evaluation import EvaluateConfig, evaluate_runs
@@ -99,9 +98,8 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize(("task", "changes"), trips(range(len(TRIPS)), QUICK))
-def test_a_run_comes_back_from_its_files(task, changes, tmp_path, no_lpips, hull_once, monkeypatch):
+def test_a_run_comes_back_from_its_files(task, changes, tmp_path, no_lpips, undrawn, monkeypatch):
     monkeypatch.setattr(sinograms, "CLASSICS", ("linear",))
-    monkeypatch.setattr(pictures, "write_figure", lambda file, figure, dpi: file)  # which takes most of the time
     config, folder = RunConfig.from_plain(settings(task, changes)), tmp_path / "run"
     built, trainer = build.task(config), trainers.trainer(config, folder)
     trainer.callbacks.append(Stop())
@@ -192,7 +190,7 @@ def test_shapes_that_are_no_scan_of_any_lattice_are_refused():
             rebuilt.load_state_dict({**state, **damage})
 
 
-def test_an_object_that_is_found_and_asked_to_go_on_is_left_as_it_is(tmp_path):
+def test_an_object_that_is_found_and_asked_to_go_on_is_left_as_it_is(tmp_path, undrawn):
     config = settings("ct", {"fields": ["object"], "exponent": 1.0})
     config["trainer"]["max_steps"] = 20
     fit(RunConfig.from_plain(config), tmp_path / "run")
