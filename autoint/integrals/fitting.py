@@ -164,8 +164,9 @@ def fit(
     if isinstance(function, str):
         goal = target(function)
         function, n = goal.integrand, goal.features or 1
-        ends = [bound(key, v, dtype=torch.float64) for key, v in (("lower", lower), ("upper", upper))]
-        lower, upper = (v.expand(n) if v.numel() == 1 else v for v in ends)
+        numbers = [getattr(v, "ndim", 1 - isinstance(v, (int, float))) == 0 for v in (lower, upper)]
+        lower, upper = (bound(key, v, dtype=torch.float64) for key, v in (("lower", lower), ("upper", upper)))
+        lower, upper = (v.expand(n) if number else v for v, number in zip((lower, upper), numbers, strict=True))
         if goal.features and {lower.numel(), upper.numel()} != {n}:
             raise ValueError(f"lower={lower.tolist()}, upper={upper.tolist()}: the function has {n} coordinates")
     low, high = box_of(lower, upper)

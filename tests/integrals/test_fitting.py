@@ -19,7 +19,9 @@ from tests import reference
 @pytest.fixture(scope="module")
 def bump():
     """A Gaussian in two dimensions on a box that is neither centred nor square."""
-    return autoint.fit(lambda x: torch.exp(-x.square().sum(-1)), [-1, 0], [1, 3], tolerance=1e-5, progress=False)
+    return autoint.fit(
+        lambda x: torch.exp(-x.square().sum(-1)), [-1, 0], [1, 3], tolerance=1e-5, max_time=300.0, progress=False
+    )
 
 
 def erf_box(lower, upper):
@@ -47,7 +49,7 @@ def test_every_antiderivative_is_one(name):
 def test_a_few_seconds_give_six_digits(name):
     goal = target(name)
     fit = autoint.fit(goal.integrand, -1, 1, tolerance=1e-6, progress=False)
-    assert fit.fitted.steps < 400  # a hundred of Levenberg-Marquardt at most
+    assert fit.fitted.steps < 400  # a hundred of Levenberg-Marquardt, whose plain steps would be several hundred
     report = fit.error_report(exact=goal.antiderivative)
     assert report.integral_max < 1e-6
     assert report.integral_rms <= report.integral_max <= report.integrand_max
@@ -107,7 +109,7 @@ def test_many_outputs_and_plain_numbers():
         (torch.cos, "a", 1, "lower='a' must be real numbers"),
         (torch.cos, 0, 1j, "upper is complex64"),
         (torch.cos, 0, torch.tensor(math.nan), "upper has NaN"),
-        ("x*y", [0], [1, 1], "same length|has 2 coordinates"),
+        ("x*y", [0], [1, 1], "has 2 coordinates"),
         ("x*z", 0, [1, 1], "has 3 coordinates"),
         ("sin(q)", 0, 1, "unknown name 'q'"),
         (torch.cos, [0] * 7, [1] * 7, "from 1 to 6"),
@@ -178,7 +180,7 @@ def test_a_fit_says_what_it_has_reached(caplog):
     """In time, out of time, and where nothing improves any more, with a warning unless it is what was asked for."""
     with caplog.at_level("INFO", "autoint"):
         done = autoint.fit("sin(x)", 0, 3, tolerance=1e-3, progress=False)
-        late = autoint.fit("sin(x)", 0, 3, adam_steps=1, max_time=0, progress=False)
+        late = autoint.fit("sin(x)", 0, 3, adam_steps=1, max_time=0.0, progress=False)
         easy = autoint.fit("0*x", [0], np.array([1]), hidden_features=2, num_layers=1, tolerance=1e-30, progress=False)
     assert [fit.fitted.end for fit in (done, late, easy)] == ["done", "max_time=0", "it no longer falls"]
     assert done.fitted.error <= 1e-3 < late.fitted.error
@@ -199,21 +201,6 @@ def test_levenberg_marquardt_stops_where_it_creeps():
         assert optimizer._creeps(pace**step) == (optimizer.param_groups[0]["taken"] == 200)
         if optimizer.param_groups[0]["taken"] == 200:
             break
-
-
-def test_a_bent_valley_takes_few_steps():
-    """Rosenbrock's: the second-order part of a step follows the bend."""
-    theta = torch.tensor([-1.2, 1.0]).double().requires_grad_()
-    optimizer = LevenbergMarquardt([theta])
-
-    def closure():
-        a, b = theta.detach()
-        jacobian = torch.stack([torch.stack([-200 * a, torch.full_like(a, 100)]), torch.tensor([-1.0, 0]).double()])
-        return torch.stack([100 * (b - a * a), 1 - a]), lambda: jacobian
-
-    losses = [float(optimizer.step(closure)) for _ in range(20)]
-    assert losses[-1] < 1e-12
-    assert torch.allclose(theta.detach(), torch.ones(2).double(), atol=1e-5)
 
 
 def test_a_stored_antiderivative_is_the_same(bump):
