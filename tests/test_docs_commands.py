@@ -16,7 +16,12 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from autoint.registry import COMMANDS
+<<<<<<< HEAD
 from autoint.runs.command_line import cli
+=======
+from autoint.runs import cli
+from autoint.runs.composing import as_data
+>>>>>>> adabf66 (Docs say what the recipe, masks, expressions, resuming and scene=FOLDER do)
 from autoint.runs.config import RunConfig
 from autoint.runs.evaluation import EvaluateConfig
 from tests.conftest import ROOT, TINY
@@ -26,7 +31,7 @@ PROGRAMS = ("python train.py", "python evaluate.py", "python -m", "python docs/"
 NEEDS = {
     "a network": r"pip install|autoint download",
     "data": r"data_dir=|scene=(?!procedural)|path=|experiment=(lego|table1|figure5|deepvoxels)",
-    "a trained run": r"runs=|autoint export|autoint evaluate|evaluate.py$",
+    "a trained run": r"runs=|ckpt_path=|autoint export|autoint evaluate|evaluate.py($| [^-])",
     "minutes": r"make|benchmarks|tests.files.fuzz|docs/figures.py|experiment=figure3|python train.py -m task=function",
     "an extra": r"hydra/sweeper=optuna",
     "a component of the reader's": r"activation=gaussian|function=my_module",
@@ -98,7 +103,7 @@ def _hydra_groups():
 def jobs(overrides):
     """The overrides of the first and of the last job of a sweep; what a sweeper draws is taken from its range."""
     overrides = [re.sub(r"=interval\(([^,]+),.*", r"=\1", o) for o in overrides if not o.startswith("-")]
-    overrides = [re.sub(r"^faithful=(true|false)$", r"faithful='\1'", o) for o in overrides]
+    overrides = [o.replace("scene=FOLDER", "scene=transforms") for o in cli.as_typed(overrides)]
     # Launchers and sweepers are Hydra's affair, and may not be installed.
     overrides = [o for o in overrides if not o.startswith(("hydra/", "hydra.launcher", "hydra.sweeper"))]
     [every] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
@@ -106,7 +111,7 @@ def jobs(overrides):
 
 
 def composed(config_name, overrides):
-    with initialize_config_dir(str(ROOT / "conf"), **cli.VERSION):
+    with initialize_config_dir(str(ROOT / "conf"), **cli.VERSION), as_data():
         return compose(config_name, overrides)
 
 
@@ -124,7 +129,7 @@ def train(arguments):
 
 
 def evaluate(arguments):
-    EvaluateConfig.from_hydra(composed("evaluate", [a for a in arguments if a != "--help"]))
+    EvaluateConfig.from_hydra(composed("evaluate", cli.as_runs([a for a in arguments if a != "--help"])))
 
 
 def door(arguments, monkeypatch):
@@ -213,6 +218,7 @@ def test_every_command_is_run_here_or_says_what_it_needs():
         "autoint",
         "python train.py",
         "python train.py task=ct phantom=shepp_logan views=16",
+        "python train.py task=function 'function=sin(x)*exp(-y**2)' 'lower=[0,0]' 'upper=[3,1]'",
         "python train.py task=function function=xcosx lower=-1 upper=1",
     }
 
