@@ -13,15 +13,11 @@ from typing import NamedTuple
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from autoint.registry import COMMANDS
-<<<<<<< HEAD
-from autoint.runs.command_line import cli
-=======
-from autoint.runs import cli
-from autoint.runs.composing import as_data
->>>>>>> adabf66 (Docs say what the recipe, masks, expressions, resuming and scene=FOLDER do)
+from autoint.runs.command_line import cli, presets
 from autoint.runs.config import RunConfig
 from autoint.runs.evaluation import EvaluateConfig
 from tests.conftest import ROOT, TINY
@@ -32,7 +28,7 @@ NEEDS = {
     "a network": r"pip install|autoint download",
     "data": r"data_dir=|scene=(?!procedural)|path=|experiment=(lego|table1|figure5|deepvoxels)",
     "a trained run": r"runs=|ckpt_path=|autoint export|autoint evaluate|evaluate.py($| [^-])",
-    "minutes": r"make|benchmarks|tests.files.fuzz|docs/figures.py|experiment=figure3|python train.py -m task=function",
+    "minutes": r"make|benchmarks|tests.files.fuzz|docs/figures.py|experiment=figure3|max_steps=6000|python train.py -m task=function",
     "an extra": r"hydra/sweeper=optuna",
     "a component of the reader's": r"activation=gaussian|function=my_module",
     "nothing, and tests of the limbs run it": r"--help|scale=tiny|function=cos ",
@@ -111,7 +107,8 @@ def jobs(overrides):
 
 
 def composed(config_name, overrides):
-    with initialize_config_dir(str(ROOT / "conf"), **cli.VERSION), as_data():
+    with initialize_config_dir(str(ROOT / "conf"), **cli.VERSION):
+        presets.check(GlobalHydra.instance().config_loader(), overrides)
         return compose(config_name, overrides)
 
 
@@ -224,7 +221,7 @@ def test_every_command_is_run_here_or_says_what_it_needs():
 
 
 @pytest.mark.parametrize("command", [c for c in WHOLE if c.words[0] == "python"], ids=lambda c: c.text)
-def test_a_command_runs(command, program, hull_once):
+def test_a_command_runs(command, program):
     words = command.words[2:]
     status, _, err = program("train", *words, *SHRUNK[train(words)[0].task], "hydra.run.dir=run")
     assert status == 0, err

@@ -11,7 +11,7 @@ COUNT = os.environ.get("AUTOINT_MUTATIONS")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_mutated_file_is_taken_or_refused_in_one_line(kind, tmp_path, hull_once):
+def test_a_mutated_file_is_taken_or_refused_in_one_line(kind, tmp_path):
     """``AUTOINT_MUTATIONS=10000`` goes through so many of each kind."""
     wrong = list(failures(kind, tmp_path, range(int(COUNT) if COUNT else SOME.get(kind, 30))))
     assert not wrong, "\n".join(wrong)

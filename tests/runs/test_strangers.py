@@ -15,7 +15,6 @@ from autoint.runs.evaluation import EvaluateConfig, evaluate_runs
 from autoint.runs.export import export
 from tests.runs.test_resume import WHOLE, ct_config, fit, function_config, volrend_config
 
-pytestmark = pytest.mark.usefixtures("hull_once")
 QUICK = {"max_steps": 3, "log_every_n_steps": 2}
 MAKERS = {"function": function_config, "ct": ct_config, "volrend": volrend_config}
 PAYLOAD = """
