@@ -22,8 +22,8 @@ MOVED = {
     "tomography": "classics sparse_gradient sinogram_models:tomography.models tasks.ct:tomography.task",
     "tomography.data": "data.exchange:tomography.data.exchange data.phantoms:tomography.data.phantoms "
     "data.scans:tomography.data.scans data.sinograms:tomography.data.sinograms",
-    "runs": "build callbacks checkpoints composing config evaluation loggers schedule seeding stopping:runs.signals "
-    "training",
+    "runs": "build callbacks checkpoints composing:runs.command_line.composing config evaluation loggers schedule "
+    "seeding stopping:runs.signals training",
     "reports": "closeups metrics pictures tables",
 }
 """Where the modules are that stood in ``autoint`` itself; ``old:new`` where the name is another."""
