@@ -19,7 +19,9 @@ from torch import Tensor
 from autoint.runs import checkpoints
 
 NEEDED = ("loops", "optimizer_states", "lr_schedulers")
-FREE = ("lr", "initial_lr", "betas", "damping", "growth", "absolute", "fused", "foreach", "capturable", "params")
+LATER = {"initial_lr", "taken", "mark"}
+"""Settings that some checkpoints do not have: of a schedule, and of a later version."""
+FREE = {"lr", "betas", "damping", "growth", "absolute", "fused", "foreach", "capturable", "params", *LATER}
 """Settings of optimizers that change while training, or with the run's own, or with the machine."""
 
 
@@ -83,6 +85,34 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _betas(value: Any) -> bool:
+    pair = isinstance(value, (list, tuple)) and len(value) == 2
+    return pair and all(_number(beta) and 0 <= beta < 1 for beta in value)
+
+
+def _ints(value: Any) -> bool:
+    """Whether all leaves are counts; True equals 1, and is none, but where the name says so."""
+    if isinstance(value, dict):
+        return all(type(v) is bool if k == "is_last_batch" else _ints(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(map(_ints, value))
+    return type(value) is int and 0 <= value < 2**63
+
+
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("fused", "foreach", "capturable", "absolute"),
+        (lambda value: isinstance(value, (bool, type(None))), "not true or false"),
+    ),
+    **dict.fromkeys(("lr", "initial_lr"), (lambda value: _number(value) and 0 <= value <= 10, "no learning rate")),
+    **dict.fromkeys(("damping", "growth"), (lambda value: _number(value) and value > 0, "which must be positive")),
+    "betas": (_betas, "not two numbers in [0, 1)"),
+    "taken": (_ints, "no number of steps"),
+    "mark": (lambda value: isinstance(value, float) and value >= 0, "no loss"),
+}
+"""What a setting of an optimizer may be, and what is said of one that is not."""
+
+
 def _loops(value: Any, contents: dict[str, Any], automatic: bool) -> str:
     """Return what is wrong with the counters: after so many steps, all of them are known."""
     steps, trainer = contents["global_step"], contents["autoint"]["config"].get("trainer", {})
@@ -121,15 +151,6 @@ def _loops(value: Any, contents: dict[str, Any], automatic: bool) -> str:
     if not all(isinstance(value.get(name), dict) and _ints(value[name]) for name in others):
         return f"lack one of {', '.join(others)}"
     return ""
-
-
-def _ints(value: Any) -> bool:
-    """Whether all leaves are counts; True equals 1, and is none, but where the name says so."""
-    if isinstance(value, dict):
-        return all(type(v) is bool if k == "is_last_batch" else _ints(v) for k, v in value.items())
-    if isinstance(value, list):
-        return all(map(_ints, value))
-    return type(value) is int and 0 <= value < 2**63
 
 
 def _counters(value: Any, within: tuple[str, ...]) -> bool:
@@ -189,22 +210,16 @@ def _memory(name: Any, value: Any, weight: Tensor, steps: int) -> str:
 
 
 def _group(theirs: Any, ours: Mapping[str, Any]) -> str:
-    if not isinstance(theirs, dict) or theirs.keys() - {"initial_lr"} != ours.keys() - {"initial_lr"}:
+    if not isinstance(theirs, dict) or theirs.keys() - LATER != ours.keys() - LATER:
         return "has other settings than its optimizer knows"
     if theirs["params"] != ours["params"] or not _ints(theirs["params"]):
         return f"belongs to another model, of {len(ours['params'])} weights"
     for key, value in theirs.items():
         if key not in FREE and (value != ours[key] or type(value) is not type(ours[key])):
             return f"says {key}={value!r:.40}, not {ours[key]!r:.40}"
-        if key in ("fused", "foreach", "capturable", "absolute") and not isinstance(value, (bool, type(None))):
-            return f"says {key}={value!r:.40}, not true or false"
-        if key in ("lr", "initial_lr") and not (_number(value) and 0 <= value <= 10):
-            return f"says {key}={value!r:.40}, no learning rate"
-        if key in ("damping", "growth") and not (_number(value) and value > 0):
-            return f"says {key}={value!r:.40}, which must be positive"
-        pair = isinstance(value, (list, tuple)) and len(value) == 2
-        if key == "betas" and not (pair and all(_number(beta) and 0 <= beta < 1 for beta in value)):
-            return f"says betas={value!r:.40}, not two numbers in [0, 1)"
+        allowed, what = VALUES.get(key, (None, ""))
+        if allowed is not None and not allowed(value):
+            return f"says {key}={value!r:.40}, {what}"
     return ""
 
 

@@ -211,6 +211,7 @@ def test_the_command_line_surface():
         "images_per_batch",
         "logger",
         "lower",
+        "max_image_size",
         "model",
         "network",
         "networks",

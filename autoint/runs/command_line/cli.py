@@ -59,7 +59,7 @@ def store_groups() -> None:
 
     store = ConfigStore.instance()
     # Hydra copies it for every group that it lists: seconds of --help, and a tenth of every other start.
-    vars(store)["__deepcopy__"] = lambda _: store
+    vars(store)["__deepcopy__"] = _the_store
     for group, registry in GROUPS.items():
         if group == "direction_encoding":
             continue  # chosen as encoding@direction_encoding
@@ -73,6 +73,10 @@ def store_groups() -> None:
         own = {k: d for k, (_, d) in TASKS.fields(name).items() if k not in GROUPS}
         store.store(group="task", name=f"{name}_keys", node=own, package="_global_")
     recipe.install()
+
+
+def _the_store(memo: Any) -> ConfigStore:
+    return ConfigStore.instance()
 
 
 def store_evaluation() -> None:
