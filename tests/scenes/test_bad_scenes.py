@@ -218,7 +218,7 @@ def test_a_bad_scene_is_named(row, blender_scene, caplog, monkeypatch):
         assert re.search(row.words, caplog.text)
         return
     if row.number in (33, 41):
-        monkeypatch.setattr(images, "_pixels", lambda image: pytest.fail("decoded"))
+        monkeypatch.setattr(images, "_premultiplied", lambda image: pytest.fail("decoded"))
     with pytest.raises(ValueError, match=row.words) as caught:
         load(scene)
     text = str(caught.value)
@@ -302,7 +302,7 @@ def test_a_folder_without_rights_is_named(blender_scene):
 def test_a_scene_larger_than_memory_is_refused_before_it_is_read(blender_scene, monkeypatch):
     """Row 46."""
     monkeypatch.setattr(images, "installed_memory", lambda: 4000)
-    monkeypatch.setattr(images, "_pixels", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr(images, "_premultiplied", lambda image: pytest.fail("decoded"))
     with pytest.raises(ValueError, match=r"6 images of 8x6 take .* GiB, and this machine has .* by image_size"):
         load(blender_scene / "nerf_synthetic" / "disc")
 
