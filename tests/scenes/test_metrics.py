@@ -75,10 +75,12 @@ def test_what_is_masked_does_not_count():
 def test_lpips_sees_the_truth_where_a_mask_hides_the_image():
     seen = []
 
-    def metric(first, second):
-        seen.append(float((first - second).abs().max()))
-        return torch.zeros(1)
+    class Metric(torch.nn.Module):
+        def forward(self, first, second):
+            seen.append(float((first - second).abs().max()))
+            return torch.zeros(1)
 
+    metric = Metric()
     image, truth = torch.rand(2, 16, 16, 3)
     valid = torch.zeros(16, 16, dtype=torch.bool)
     metrics.lpips(metric, image, truth)
