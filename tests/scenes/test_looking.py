@@ -188,7 +188,7 @@ def test_evaluate_writes_a_video_and_a_ray(program, run, monkeypatch):
     arguments = (f"runs={run}", "max_images=1", "device=cpu", "hydra.run.dir=e")
     status, out, err = program("evaluate", *arguments, "video=orbit", "video_frames=5", "video_fps=10", "ray=[6,5]")
     assert status == 0, err
-    assert "video: e/images/00_procedural_4/orbit.gif" in out + err
+    assert "/e/images/00_procedural_4/orbit.gif" in out + err
     assert "100%" not in err  # nobody looks at a log as it grows
     with Image.open("e/images/00_procedural_4/orbit.gif") as written:
         assert (written.n_frames, written.size) == (5, (12, 12))
