@@ -43,10 +43,13 @@ DTYPES = (
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """Return (container, key) of everything within nested dicts and lists."""
-    found, stack = [], [value]
+    """Return (container, key) of everything within nested dicts and lists, of what is shared once."""
+    found, stack, seen = [], [value], set()
     while stack:
         item = stack.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
         pairs = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
         for key, below in pairs:
             found.append((item, key))
