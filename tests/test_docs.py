@@ -165,6 +165,14 @@ def test_the_design_draws_the_floors_as_they_are():
     assert [floor for floor in drawn if floor] == [*reversed(FLOORS)]
 
 
+def test_the_design_names_every_room_and_every_module_of_the_runs():
+    rooms = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").partition("## The rooms")[2].partition("\n## ")[0]
+    package, runs = ROOT / "autoint", ROOT / "autoint" / "runs"
+    folders = {folder.parent.name for folder in package.rglob("__init__.py")} - {"autoint", "data"}
+    assert not {f"{folder}/" for folder in folders if f"{folder}/" not in rooms}
+    assert not {file.stem for file in runs.rglob("*.py") if file.stem != "__init__" and file.stem not in rooms}
+
+
 def test_the_picture_of_the_idea_is_drawn_from_a_network(monkeypatch):
     matplotlib.use("Agg")
     monkeypatch.syspath_prepend(ROOT / "docs")
