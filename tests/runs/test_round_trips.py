@@ -53,7 +53,7 @@ TRIPS = [
     ("ct", {**OPEN, "rho": 330, "exponent": 1.0, "phantom": "ellipses"}),
     ("function", {}),
     ("function", {"function": "gaussian2d", "lower": [-1.0, 0.0], "network": {"hidden_features": 5, "num_layers": 1}}),
-    ("function", {"function": "gaussian3d", "encoding": BANDS}),
+    ("function", {"function": "gaussian2d", "encoding": BANDS}),
     ("function", {"function": "polynomial", "activation": {"name": "sine"}, "upper": 2.0}),
 ]
 FRESH = (5, 21, 24)
