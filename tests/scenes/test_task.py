@@ -247,7 +247,7 @@ def test_two_processes_train_as_one(fit_by, steps, program, tiny, no_lpips):
     run.remove("val_images=1")
     command = [sys.executable, "-W", "ignore", str(ROOT / "train.py"), "trainer=ddp_cpu", *run, "hydra.run.dir=two"]
     two = subprocess.run(command, check=True, timeout=300, env=environment(), capture_output=True, text=True)
-    assert two.stdout.count("2 processes: every step takes 32 rays together, 16 each; optimizer.lr=0.005") == 1
+    assert two.stdout.count("2 processes: every step takes 32 rays together, 16 each; optimizer.lr=0.01") == 1
     assert program("train", *run, "hydra.run.dir=one")[0] == 0
     losses, results = (
         [
@@ -352,7 +352,7 @@ def test_mixed_precision_keeps_what_needs_all_digits():
 
     def results():
         propagate = type(psi).propagate
-        psi.propagate = lambda streams: seen.append(streams) or propagate(psi, streams)
+        psi.propagate = lambda streams, *layers: seen.append(streams) or propagate(psi, streams, *layers)
         with torch.no_grad():
             return volume.means_from_differences(rays, edges), volume.means_from_samples(rays, edges, u)
 
