@@ -18,7 +18,10 @@ from autoint.__main__ import main
 print(autoint.__file__)
 for arguments in (["train", "--help"], ["train", *sys.argv[1:]]):
     sys.argv = ["autoint", *arguments]
-    main()
+    try:
+        main()
+    except SystemExit as stop:  # of --help
+        assert not stop.code, stop
 """
 
 

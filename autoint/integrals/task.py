@@ -61,8 +61,10 @@ def function(
     Args:
         config: the run's configuration.
         with_data: whether to sample the function.
-        function: an expression of x, y, z or x0 … x9 such as sin(x)*exp(-y**2), a name (cos is cos(10x)), or
-            package.module:callable for x (P, n) → (P,) or (P, C).
+        function: an expression of x, y, z or x0 … x9 such as sin(x)*exp(-y**2), or package.module:callable for
+            x (P, n) → (P,) or (P, C), or a name: cos is cos(10x), gaussian2d is exp(−4(x² + y²)), gaussian3d is
+            exp(−4(x² + y² + z²)), linear is x, polynomial is 0.1x⁵ − 0.2x⁴ + 0.2x³ − 0.4x² + 0.1x, sinc is
+            sin(20x)/(20x), xcosx is x·cos(x).
         lower: the box's lower corner, a number or a list of n.
         upper: its upper corner.
         points: Chebyshev-distributed samples; None takes 512 in one dimension and 2048 in more.

@@ -25,11 +25,14 @@ LOST = re.compile("gloo|nccl|peer|timeout|timed out", re.IGNORECASE)  # what tor
 GRACE = 10.0  # seconds for other processes to say what is wrong with them
 
 
-def fit(config: RunConfig, run_dir: Path, given: Sequence[str] | None = None) -> dict[str, Any]:
+def fit(
+    config: RunConfig, run_dir: Path, given: Sequence[str] | None = None, told: Sequence[str] = ()
+) -> dict[str, Any]:
     """Train as configured, in ``run_dir``; return and write the contents of ``result.json``.
 
     With ``resume`` a finished run that is there already is left as it is, and an unfinished one is finished. ``given``
-    are the keys that the command line has set, from which :func:`autoint.runs.resuming.continued` tells the rest.
+    are the keys that the command line has set, from which :func:`autoint.runs.resuming.continued` tells the rest. The
+    lines ``told`` are logged when all input has turned out good and the training begins.
     """
     weights = config.report.lpips_weights
     if weights not in (None, metrics.DOWNLOAD) and not Path(str(weights)).is_file():  # now, rather than after hours
@@ -61,6 +64,8 @@ def fit(config: RunConfig, run_dir: Path, given: Sequence[str] | None = None) ->
     if path is not None:
         damage.check(path, contents, task.module, trainer)
         log.info("%s: going on from step %d of %s", run_dir, contents["global_step"], path)
+    for line in told if trainer.global_rank == 0 else ():
+        log.info(line)
     (run_dir / "result.json").unlink(missing_ok=True)  # of an end that is no longer the run's
     start = time.perf_counter()
     _run(config, trainer, task, path)

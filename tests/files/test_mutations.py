@@ -6,7 +6,7 @@ import pytest
 
 from tests.files.mutations import KINDS, failures
 
-SOME = {"yaml": 10, "checkpoint_ct": 15, "checkpoint_function": 15}
+SOME = {"yaml": 5, "checkpoint_ct": 15, "checkpoint_function": 15}
 COUNT = os.environ.get("AUTOINT_MUTATIONS")
 
 

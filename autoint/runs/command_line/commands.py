@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from pytorch_lightning.utilities import rank_zero_only
 
 from autoint.registry import COMMANDS
 from autoint.runs.command_line import recipe
 from autoint.runs.command_line.cli import entry, keys_of, typed
-
-log = logging.getLogger(__name__)
 
 
 def _report(composed: DictConfig, sweep_dir: Path) -> None:
@@ -35,11 +31,8 @@ def train(composed: DictConfig) -> Any:
 
     config = RunConfig.from_hydra(composed)
     named_code.check(config.options, named_code.named(), "a file of the configuration")
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        for line in recipe.told(composed, HydraConfig.get()):
-            log.info(line)
     run_dir, overrides = Path(HydraConfig.get().runtime.output_dir), typed()
-    return objective(fit(config, run_dir, keys_of(overrides)))
+    return objective(fit(config, run_dir, keys_of(overrides), recipe.told(composed, HydraConfig.get())))
 
 
 @entry("evaluate", groups=False)
