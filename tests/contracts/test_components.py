@@ -6,6 +6,7 @@ import inspect
 import pytest
 import torch
 
+from autoint.integrals import quadrature
 from autoint.networks.grad_nets import grad_net
 from autoint.registry import (
     ACTIVATIONS,
@@ -70,11 +71,17 @@ def test_activation_differences_do_not_cancel(name):
     assert torch.autograd.grad(values.sum(), ends)[0].isfinite().all()
 
 
+def small_encoding(name):
+    """Of few outputs: the slow twin nests a graph per output."""
+    fields = ENCODINGS.fields(name)
+    sizes = {"num_frequencies": 1 if "resolutions" in fields else 2, "resolutions": [2, 3], "features": 1}
+    return ENCODINGS.build({"name": name, **{key: size for key, size in sizes.items() if key in fields}}, 3).double()
+
+
 @pytest.mark.parametrize("name", ENCODINGS.names())
 def test_encoding_jets_are_those_of_autograd(name):
     """Along every subset of three tangents, which are not the axes."""
-    bands = {"num_frequencies": 2} if "num_frequencies" in ENCODINGS.fields(name) else {}
-    encoding = ENCODINGS.build({"name": name, **bands}, 3).double()
+    encoding = small_encoding(name)
     x, tangents = points(2, 3), [points(1, 3, seed=seed) for seed in (4, 5, 6)]
     jet = encoding.jet(x, tangents)
     assert len(jet) == 8
@@ -106,6 +113,50 @@ def test_grad_net_values_and_parameter_gradients(activation, encoding, builder):
         for a, b in zip(ours, theirs, strict=True):
             a, b = (torch.zeros(1) if g is None else g for g in (a, b))
             assert float((a - b).abs().max()) <= 1e-10 * scale
+
+
+def segments(count=16, dim=3):
+    """Segments within [−1.2, 1.2]ᴰ, long and short, one along an axis and one of no length."""
+    g = torch.Generator().manual_seed(3)
+    a, b = (2.4 * torch.rand(count, dim, dtype=torch.float64, generator=g) - 1.2 for _ in range(2))
+    b[: count // 2] = a[: count // 2] + 0.01 * b[: count // 2]
+    b[0] = a[0]
+    b[1, 1:] = a[1, 1:]
+    return a, b
+
+
+def densely(function, a, b, pieces=2**11, nodes=2):
+    """The mean by two Gauss-Legendre nodes on each of very many pieces."""
+    edges = torch.linspace(0, 1, pieces + 1, dtype=a.dtype)
+    t, weights = quadrature.gauss_legendre(edges, nodes)
+    points = a + t.flatten()[:, None] * (b - a)
+    return (function(points).unflatten(0, t.shape) * weights[:, None]).sum(1).mean(0)
+
+
+@pytest.mark.parametrize("name", ENCODINGS.names())
+def test_encoding_means_are_those_of_dense_quadrature(name):
+    encoding = small_encoding(name)
+    a, b = segments()
+    with torch.no_grad():
+        found = encoding.mean(a, b, cut=True)
+        truth = torch.stack([densely(encoding, *pair) for pair in zip(a, b, strict=True)])
+        # Dense quadrature across a wall errs itself, by the square of a piece's length.
+        assert (found - truth).abs().max() < (1e-12 if encoding.mean_rule == "closed form" else 1e-6)
+        assert found.shape == (len(a), encoding.out_features)
+        assert torch.allclose(encoding.mean(b, a, cut=True), found, rtol=0, atol=1e-13)
+        assert torch.allclose(encoding.mean(a, a), encoding(a), rtol=0, atol=1e-13)
+        share = torch.rand(len(a), 1, dtype=a.dtype, generator=torch.Generator().manual_seed(4))
+        middle = a + share * (b - a)
+        parts = share * encoding.mean(a, middle, cut=True) + (1 - share) * encoding.mean(middle, b, cut=True)
+        assert torch.allclose(parts, found, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ENCODINGS.names())
+def test_encoding_means_have_the_gradients_of_what_they_average(name):
+    encoding = small_encoding(name)
+    a, b = (x[10:12].clone().requires_grad_() for x in segments())
+    weights = points(2, encoding.out_features, seed=5)
+    assert torch.autograd.gradcheck(lambda p, q: (weights * encoding.mean(p, q, cut=True)).sum(), (a, b), atol=1e-6)
 
 
 @pytest.mark.parametrize("axes", AXES)

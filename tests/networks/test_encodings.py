@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from autoint.networks import AbstractEncoding
 from autoint.registry import ENCODINGS
 
 
@@ -40,3 +41,46 @@ def test_float32_loses_no_digits_at_ten_octaves():
     x = torch.linspace(-1.4, 1.4, 1001)[:, None]
     ours, truth = encoding(x), encoding.double()(x.double())
     assert float((ours - truth).abs().max()) < 5e-7
+
+
+def test_a_grids_mean_is_exact_in_a_cell_and_errs_in_proportion_to_the_length_across_a_wall():
+    grid = ENCODINGS.build({"name": "grid", "resolutions": [4], "num_frequencies": 0}, 3).double()
+    g = torch.Generator().manual_seed(0)
+    a, b = (0.5 * torch.rand(200, 3, dtype=torch.float64, generator=g) for _ in range(2))  # within the cell [0, 0.5]³
+    with torch.no_grad():
+        assert torch.allclose(grid.mean(a, b), grid.mean(a, b, cut=True), rtol=0, atol=1e-15)
+        direction = torch.nn.functional.normalize(b - 0.25, dim=-1)
+        errors = []
+        for length in (0.2, 0.1, 0.05, 0.025):
+            start = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64) - 0.5 * length * direction
+            end = start + length * direction
+            errors.append((grid.mean(start, end) - grid.mean(start, end, cut=True)).square().mean().sqrt())
+        order = torch.stack(errors).log2().diff()
+    assert torch.allclose(order, torch.full_like(order, -1.0), atol=0.05)
+
+
+def test_an_encoding_without_a_rule_of_its_own_gets_quadrature_and_says_so():
+    class Cubes(AbstractEncoding):
+        in_features, out_features = 1, 1
+
+        def forward(self, x):
+            return x**31
+
+        jet = difference = None
+
+    cubes = Cubes()
+    assert cubes.mean_rule == "quadrature"
+    a, b = torch.tensor([[-0.4], [0.1]], dtype=torch.float64), torch.tensor([[1.0], [0.9]], dtype=torch.float64)
+    assert torch.allclose(cubes.mean(a, b), (b**32 - a**32) / 32 / (b - a), rtol=1e-13)
+
+
+def test_means_need_one_evaluation_of_waves_and_two_nodes_of_a_grid():
+    """Looked at where the cost is: how many points a mean asks the encoding for."""
+    asked = []
+    grid = ENCODINGS.build({"name": "grid", "resolutions": [4, 8], "num_frequencies": 2}, 3)
+    waves, value = grid.positional._waves, grid._value
+    grid.positional._waves = lambda x: asked.append("waves") or waves(x)
+    grid._value = lambda table, x, resolution: asked.append(resolution) or value(table, x, resolution)
+    a, b = torch.rand(2, 5, 3)
+    grid.mean(a, b)
+    assert asked == ["waves", 4, 4, 8, 8]
