@@ -61,7 +61,7 @@ def test_an_expression_as_it_is_typed(program, tmp_path):
     status, out, err = program("train", *QUICK, "function=sin(x)*exp(-y^2)", "points=64")
     assert status == 0, err
     assert "fit: relative error" in out + err
-    assert "(the trainer's limit)" in out + err
+    assert "; tolerance 1e-08 " in out + err
     [file] = tmp_path.rglob("errors.md")
     assert "| sin(x)*exp(-y^2) | sin(x)*exp(-y^2) | [-1, 1] × [-1, 1] |" in file.read_text()
     assert file.parent.parent.name == "sin_x_exp_-y_2"  # no slash, star, bracket or space
