@@ -44,7 +44,7 @@ class AbstractEncoding(nn.Module, abc.ABC):
     def mean(self, a: Float[Tensor, "*n d"], b: Float[Tensor, "*n d"], cut: bool = False) -> Float[Tensor, "*n e"]:
         """Return the mean of γ over the straight segments from a to b, ∫₀¹ γ(a + s·(b − a)) ds, in any precision.
 
-        An encoding that has no rule of its own gets :data:`NODES` Gauss-Legendre nodes, which is exact for polynomials
+        An encoding that has no rule of its own gets ``NODES`` Gauss-Legendre nodes, which is exact for polynomials
         of degree 2·``NODES`` − 1 only; ``mean_rule`` says which rule an encoding has.
 
         Args:

@@ -306,6 +306,7 @@ def run_program(main: Callable[[], None], words: list[str], folder: Path) -> Non
     """Run a program as it is; ``ValueError`` with what it says where it ends with status 2."""
     import contextlib
     import io
+    import warnings
 
     from hydra.core.global_hydra import GlobalHydra
 
@@ -315,7 +316,8 @@ def run_program(main: Callable[[], None], words: list[str], folder: Path) -> Non
     os.environ["HYDRA_FULL_ERROR"] = "0"  # which a program that failed has left behind
     os.chdir(folder)
     try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # which the tests make errors of: Hydra's of hydra.mode beside -m
             main()
     except SystemExit as stop:
         said = told.getvalue().strip()
