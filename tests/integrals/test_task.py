@@ -66,19 +66,18 @@ def test_an_expression_as_it_is_typed(program, tmp_path):
     assert "| sin(x)*exp(-y^2) | sin(x)*exp(-y^2) | [-1, 1] × [-1, 1] |" in file.read_text()
     assert file.parent.parent.name == "sin_x_exp_-y_2"  # no slash, star, bracket or space
     sweep = (
-        "-m",
         "function=cos,max(x,0.5),'where(x<0,1,2)'",
         "hydra.sweep.dir=sweep",
         "adam_steps=2",
         "trainer.max_steps=3",
     )
-    status, _, err = program("train", *QUICK[:1], *QUICK[3:], *sweep)
+    status, _, err = program("train", "-m", *QUICK[:1], *QUICK[3:], *sweep)
     assert status == 0, err
     status, out, err = program("evaluate", "runs=sweep", "hydra.run.dir=table")
     assert status == 0, err
     assert all(f"| {cell} " in out for cell in ("cos", "cos(10x)", "max(x,0.5)", "where(x<0,1,2)"))
     names = {folder.name[3:] for folder in (tmp_path / "table" / "images").iterdir()}
-    assert names == {"cos", "max_x_0.5", "where_x_0_1_2"}
+    assert names == {"function-cos", "function-max-x-0.5", "function-where-x-0-1-2"}
 
 
 def test_help_says_the_formulas(program):

@@ -325,7 +325,9 @@ def test_a_file_that_the_library_never_ends_with_is_refused_in_time(tmp_path, mo
     """Or that ends its process."""
     monkeypatch.setattr(data_exchange, "PATIENCE", 3.0)
     (tmp_path / "scan.h5").write_bytes(zlib.decompress(base64.b85decode(ENDLESS)))
-    with pytest.raises(ValueError, match=r"scan.h5: not a readable HDF5 file \(.* was not done after 3 s"):
+    # The library goes on for ever or asks for ever more memory, of which its process has a limited amount.
+    ends = r"scan.h5: not a readable HDF5 file \(.*( was not done after 3 s|memory allocation failed)"
+    with pytest.raises(ValueError, match=ends):
         read(tmp_path / "scan.h5")
     exchange(tmp_path / "scan.h5")
     (tmp_path / "ends").write_text("#!/bin/sh\nkill -SEGV $$\n")

@@ -194,7 +194,7 @@ def _quoted(override: re.Match[str]) -> str:
             parts.append("")
         else:
             parts[-1] += c
-    plain = re.compile(r"[\w.:-]*")
+    plain = re.compile(r"[\w.:-]*|'.*'|\".*\"", re.DOTALL)
     quoted = (part if plain.fullmatch(part) else "'" + part.replace("'", r"\'") + "'" for part in parts)
     return f"{key}={','.join(quoted)}"
 
