@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from autoint.registry import COMMANDS
-from autoint.runs.command_line import cli, presets
+from autoint.runs.command_line import cli, presets, words
 from autoint.runs.config import RunConfig
 from autoint.runs.evaluation import EvaluateConfig
 from tests.conftest import ROOT, TINY
@@ -100,7 +100,7 @@ def _hydra_groups():
 def jobs(overrides):
     """The overrides of the first and of the last job of a sweep; what a sweeper draws is taken from its range."""
     overrides = [re.sub(r"=interval\(([^,]+),.*", r"=\1", o) for o in overrides if not o.startswith("-")]
-    overrides = [o.replace("scene=FOLDER", "scene=transforms") for o in cli.as_typed(overrides)]
+    overrides = [o.replace("scene=FOLDER", "scene=transforms") for o in words.as_typed(overrides)]
     # Launchers and sweepers are Hydra's affair, and may not be installed.
     overrides = [o for o in overrides if not o.startswith(("hydra/", "hydra.launcher", "hydra.sweeper"))]
     [every] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
@@ -127,7 +127,7 @@ def train(arguments):
 
 
 def evaluate(arguments):
-    EvaluateConfig.from_hydra(composed("evaluate", cli.as_runs([a for a in arguments if a != "--help"])))
+    EvaluateConfig.from_hydra(composed("evaluate", words.as_runs([a for a in arguments if a != "--help"])))
 
 
 def door(arguments, monkeypatch):

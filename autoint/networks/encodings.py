@@ -55,7 +55,7 @@ class AbstractEncoding(nn.Module, abc.ABC):
         return _gauss_legendre(self, a, b, NODES)
 
     mean_rule = "quadrature"
-    """Of :meth:`mean`: ``closed form``, ``closed form in each cell``, or ``quadrature``."""
+    """Of ``mean``: ``closed form``, ``closed form in each cell``, or ``quadrature``."""
 
 
 NODES = 16

@@ -12,7 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 from autoint.registry import EVALUATIONS, TASKS
 from autoint.reports import metrics
 from autoint.runs.command_line import helping, presets
-from autoint.runs.command_line.cli import VERSION, as_runs, store_groups
+from autoint.runs.command_line.cli import VERSION, store_groups
+from autoint.runs.command_line.words import as_runs
 from autoint.runs.config import GROUPS, NESTED, RunConfig
 from autoint.runs.evaluation import EvaluateConfig
 from autoint.runs.resuming import flat
