@@ -2,17 +2,19 @@
 
 Each prints its numbers, most of them ratios within one run, and writes them with the environment to
 ``outputs/benchmarks/NAME.json`` and as a plot to ``NAME.png``. ``--docs`` also writes what the docs quote of them.
+``python -m benchmarks gpu --help`` tells of what is asked of an accelerator.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import re
+import sys
 import time
+import tomllib
+from importlib import metadata
 from pathlib import Path
-
-from autoint.files.machine import keep_freed
-from benchmarks.measure import report
 
 SUITE = {
     "steps": "a training step: both ways to fit, compiled or not, and what the host adds",
@@ -36,8 +38,27 @@ def quote(page: str, name: str, text: str) -> str:
     return f"{before}{begin}{text}{end}{after}"
 
 
+def missing() -> list[str]:
+    """Return which of the packages that ``pyproject.toml`` asks for are not installed."""
+    file = Path(__file__).parent.parent / "pyproject.toml"
+    wanted = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["dependencies"]
+    names = [re.match(r"[\w.-]+", requirement)[0] for requirement in wanted]  # type: ignore[index]
+    there = {dist.metadata["Name"].lower().replace("_", "-") for dist in metadata.distributions()}
+    return [name for name in names if name.lower() not in there]
+
+
 def main() -> None:
     """Run what was asked for."""
+    if lacking := missing():
+        sys.exit(
+            f"not installed: {' '.join(lacking)}; pip install them, from a folder by --no-index --find-links=FOLDER"
+        )
+    if sys.argv[1:2] == ["gpu"]:
+        importlib.import_module("benchmarks.gpu").main(sys.argv[2:])
+        return
+    from autoint.files.machine import keep_freed
+    from benchmarks.measure import report
+
     listed = "\n".join(f"  {name:14} {what}" for name, what in SUITE.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",

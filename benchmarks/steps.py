@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,12 +27,13 @@ def configured(**options: Any) -> RunConfig:
     return RunConfig.from_plain({**shared, **options})
 
 
-def batch_of(rays: int) -> tuple[Batch, Any]:
+@functools.cache
+def batch_of(rays: int, image_size: int = 64) -> tuple[Batch, Any]:
     """Return rays of the embedded scene that meet its hull, and the hull."""
-    task = build.task(configured(batch_size=rays, trainer={"max_steps": 1}))
+    task = build.task(configured(batch_size=rays, image_size=image_size, trainer={"max_steps": 1}))
     assert task.data is not None
     volume: Any = task.module.volume
-    return Pixels(procedural("", "train", 64), volume.hit, rays, 0)(0).to(DEVICE), volume.occupancy
+    return Pixels(procedural("", "train", image_size), volume.hit, rays, 0)(0).to(DEVICE), volume.occupancy
 
 
 def step_of(batch: Batch, hull: Any, **options: Any) -> Callable[[], None]:
@@ -55,7 +57,7 @@ def step_of(batch: Batch, hull: Any, **options: Any) -> Callable[[], None]:
 
 def fits(rays: int, rounds: int, sections: tuple[int, ...] = (8, 16, 32), **options: Any) -> dict[str, float]:
     """Return the time of a step with fit=grad_net over that with fit=integral_net, for the same rays."""
-    batch, hull = batch_of(rays)
+    batch, hull = batch_of(rays, options.get("image_size", 64))
     out = {}
     for n in sections:
         steps = {fit: step_of(batch, hull, fit=fit, sections=n, **options) for fit in ("integral_net", "grad_net")}

@@ -12,7 +12,7 @@ import autoint
 from autoint.integrals.definite import BLOCK
 from autoint.integrals.functions import target
 from benchmarks import __main__ as suite
-from benchmarks import grad_networks, integrals, loading, measure, rendering, scaling, steps, volrend_ablation
+from benchmarks import gpu, grad_networks, integrals, loading, measure, rendering, scaling, steps, volrend_ablation
 
 
 @pytest.mark.parametrize("shape", grad_networks.SHAPES)
@@ -77,6 +77,38 @@ def test_results_are_printed_written_and_drawn(capsys):
     assert contents["environment"]["torch"] == torch.__version__
     assert iio.imread(measure.FOLDER / "mine.png").std() > 0
     assert "theirs" in capsys.readouterr().out
+
+
+def test_the_gpu_s_rows_in_tiny_sizes(monkeypatch, tmp_path):
+    """The same way as on an accelerator, without the minutes of the compiler; a row that fails costs no other."""
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "gpu", "--pretend", "--minutes", "5", "--out", str(tmp_path)])
+    monkeypatch.setitem(gpu.ROWS, "bad", gpu.Row(9, lambda sizes, note: note("half", 0.5) or 1 / 0))
+    monkeypatch.setitem(gpu.ROWS, "long", gpu.Row(-1, lambda sizes, note: note("first", 1) or note("second", 2)))
+    with torch.compiler.set_stance("force_eager"):
+        suite.main()
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    ends = {name: row["ended"] for name, row in rows.items()}
+    assert ends.pop("bad").startswith("failed: ZeroDivisionError")
+    assert ends.pop("long").startswith("cut")
+    assert set(ends.values()) == {"whole"}, ends
+    assert (rows["bad"]["numbers"], rows["long"]["numbers"]) == ({"half": 0.5}, {"first": 1})
+    agreed = rows["agreement with the CPU"]["numbers"]
+    assert agreed["autoint: loss of 3 steps, largest relative difference"] == 0 < len(agreed)
+    assert rows["Lego, N = 8"]["numbers"]["steps"] > 0
+    assert "| bad | failed: " in (tmp_path / "gpu.md").read_text()
+
+
+def test_the_gpu_s_rows_say_what_is_missing(monkeypatch, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "--pretend" in capsys.readouterr().err
+    monkeypatch.setattr(gpu, "DEVICE", torch.device("cuda"))
+    with pytest.raises(SystemExit):
+        gpu.main(["--data", str(tmp_path)])
+    assert f"{tmp_path / 'nerf_synthetic' / 'lego'} is missing" in capsys.readouterr().err
+    monkeypatch.setattr(suite.metadata, "distributions", lambda: [])
+    with pytest.raises(SystemExit, match="not installed: torch torchvision"):
+        suite.main()
 
 
 def test_what_the_docs_quote(monkeypatch, tmp_path):

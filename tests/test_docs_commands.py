@@ -154,7 +154,11 @@ def module(arguments, monkeypatch):
     if name == "venv":
         return
     assert importlib.util.find_spec(name), name
-    if name == "benchmarks":
+    if name == "benchmarks" and rest[:1] == ["gpu"]:
+        from benchmarks.gpu import arguments_of
+
+        arguments_of(rest[1:])
+    elif name == "benchmarks":
         from benchmarks.__main__ import SUITE
 
         flags = {"--quick", "--docs"}
