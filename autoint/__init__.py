@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from autoint.names import find_moved, public
 
 if TYPE_CHECKING:
+    from autoint.integrals import Estimate as Estimate
     from autoint.integrals import fit as fit
     from autoint.integrals import integrate as integrate
     from autoint.networks import IntegralNet as IntegralNet
@@ -19,6 +20,7 @@ find_moved()
 __getattr__, __dir__, __all__ = public(
     __name__,
     {
+        "Estimate": "autoint.integrals",
         "IntegralNet": "autoint.networks",
         "draw": "autoint.networks",
         "fit": "autoint.integrals",

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import autoint
-from autoint.integrals.antiderivatives import Antiderivative, true_integrals
+from autoint.integrals.antiderivatives import Antiderivative
+from autoint.integrals.integrands import true_integrals
 from autoint.reports.pictures import write_figure
 
 IMAGES = Path(__file__).parent / "images"

@@ -1,14 +1,21 @@
 """Limb 1: integrals of functions, from an antiderivative or by quadrature. Its task is ``task=function``."""
 
-from autoint.integrals.antiderivatives import Antiderivative, ErrorReport
+from autoint.integrals.accuracy import ErrorReport, Fitted
+from autoint.integrals.antiderivatives import Antiderivative, Piecewise
+from autoint.integrals.base import AbstractAntiderivative
 from autoint.integrals.definite import integrate
+from autoint.integrals.estimates import Estimate
 from autoint.integrals.fitting import fit
 from autoint.integrals.functions import Target
 from autoint.integrals.quadrature import gauss_legendre, midpoint, stratified
 
 __all__ = [
+    "AbstractAntiderivative",
     "Antiderivative",
     "ErrorReport",
+    "Estimate",
+    "Fitted",
+    "Piecewise",
     "Target",
     "fit",
     "gauss_legendre",

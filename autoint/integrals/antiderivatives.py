@@ -1,251 +1,270 @@
-"""Antiderivatives of functions on a box, and how far they are from the truth."""
+"""Antiderivatives of functions, on the domain of one network or of several."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import inspect
 import itertools
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autoint.integrals.definite import bound, holds, integrate
-from autoint.integrals.quadrature import gauss_legendre
+from autoint.integrals.base import AbstractAntiderivative, Corners, Part
+from autoint.integrals.definite import holds, integrate
+from autoint.integrals.domains import Affine, Change
+from autoint.integrals.estimates import Estimate, stratified_mean
+from autoint.integrals.integrands import Function, true_integrals, values
 from autoint.networks.grad_nets import AbstractGradNet
 from autoint.networks.integral_net import Choice, IntegralNet
-from autoint.registry import GRAD_NETS, at_least_one
-from autoint.runs.seeding import generator
-
-Function = Callable[[Tensor], Tensor]
-# Panels and nodes per axis of the rule that integrates a function without a known antiderivative.
-REFERENCE = {1: (16, 32), 2: (2, 32), 3: (1, 32), 4: (1, 12), 5: (1, 8), 6: (1, 7)}
+from autoint.registry import GRAD_NETS
 
 
-class Antiderivative(nn.Module):
+class Antiderivative(AbstractAntiderivative):
     """An integral network on a box [lower, upper], in the coordinates of the user's function.
 
-    With u = (x − middle)/half, the antiderivative is F(x) = c·Φ(u) and its integrand ∂ⁿF/∂x = c/Π half · Ψ(u), where
-    Ψ = ∂ⁿΦ/∂u_0…∂u_{n−1} and c/Π half is the root mean square of the function.
+    With x = T(u), u in [−1, 1]ⁿ, the antiderivative is F(x) = c·Φ(u) and its integrand ∂ⁿF/∂x = c·Ψ(u)/Π T′(u), where
+    Ψ = ∂ⁿΦ/∂u_0…∂u_{n−1} and c is the root mean square of f(T(u))·Π T′(u). T is (x − middle)/half undone on every axis,
+    unless ``changes`` say otherwise. Parameters of a family are further inputs of Φ, scaled to [−1, 1].
 
     Args:
-        net: the integral network Φ, n inputs; it is moved to float64.
+        net: the integral network Φ, n + m inputs; it is moved to float64.
         lower, upper: the corners of the box, n numbers each.
         squeeze: whether the function has a single output without an axis of its own.
         builder: of the grad network.
-
-    Attributes:
-        function: the function that was fitted, for ``error_report``; None after loading a checkpoint, and in a
-            stored copy where it is one that can only be stored with its code, as a lambda.
-        fitted: what the fit has reached, or None.
+        parameters: the least and the largest parameters, m numbers each.
+        changes: of the variables, one for every axis.
     """
 
     def __init__(
         self,
         net: IntegralNet,
-        lower: Sequence[float],
-        upper: Sequence[float],
+        lower: Corners,
+        upper: Corners,
         squeeze: bool = True,
         builder: Choice = "explicit",
+        parameters: tuple[Corners, Corners] = ((), ()),
+        changes: Sequence[Change] = (),
     ) -> None:
-        super().__init__()
+        super().__init__(lower, upper, parameters, squeeze)
         self.net = net.double()
-        self.grad_net = GRAD_NETS.build(builder, self.net, tuple(range(net.in_features)))
-        self.squeeze, self.function, self.fitted = squeeze, None, None
+        features = len(self.lower)
+        self.grad_net = GRAD_NETS.build(builder, self.net, tuple(range(features)))
         # Made here, since torch.compile follows no module made on the way; not registered, for they own nothing.
-        subsets = (s for k in range(1, net.in_features) for s in itertools.combinations(range(net.in_features), k))
+        subsets = (s for k in range(1, features) for s in itertools.combinations(range(features), k))
         self._partials = {axes: _Partial(self.grad_net, axes) for axes in subsets}
-        low, high = (torch.as_tensor(v, dtype=torch.float64) for v in (lower, upper))
-        self.register_buffer("lower", low)
-        self.register_buffer("upper", high)
+        self.changes = () if all(isinstance(change, Affine) for change in changes) else tuple(changes)
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
-    lower: Tensor
-    upper: Tensor
     scale: Tensor
-    function: Function | None
-    fitted: Fitted | None
-
-    def __getstate__(self) -> dict[str, Any]:
-        function = self.function
-        if inspect.isfunction(function):
-            found: Any = sys.modules.get(function.__module__)
-            for part in function.__qualname__.split("."):
-                found = getattr(found, part, None)
-            function = function if found is function else None
-        return {**self.__dict__, "function": function}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Antiderivative:
-        twin = memo[id(self)] = type(self).__new__(type(self))
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return twin
 
     @property
     def half_sides(self) -> Tensor:
         """Half the box's sides, (n,)."""
         return 0.5 * (self.upper - self.lower)
 
-    def antiderivative(self, x: Any) -> Tensor:
-        """Return F(x), one of the antiderivatives: x (…, n) → (…) or (…, C)."""
-        return self._out(self.scale * self.net(self._unit(x)))
+    def antiderivative(self, x: Any, parameters: Any = None) -> Tensor:
+        """Return F(x), one of the antiderivatives: x (…, n), parameters (…, m) → (…) or (…, C)."""
+        u, p = self._unit(self._coordinates("x", x)), self._of_family(parameters)
+        return self._out(self.scale * self.net(self._inputs(u, p)))
 
-    def integrand(self, x: Any) -> Tensor:
-        """Return ∂ⁿF/∂x_0…∂x_{n−1}, the fitted function: x (…, n) → (…) or (…, C)."""
-        return self._out(self.scale / self.half_sides.prod() * self.grad_net(self._unit(x)))
+    def integrand(self, x: Any, parameters: Any = None) -> Tensor:
+        """Return ∂ⁿF/∂x_0…∂x_{n−1}, the fitted function: x (…, n), parameters (…, m) → (…) or (…, C)."""
+        u, p = self._unit(self._coordinates("x", x)), self._of_family(parameters)
+        return self._out(self.psi(u, p) / self.slopes(u).prod(-1, keepdim=True))
 
-    def integral(self, lower: Any, upper: Any, axes: Sequence[int] | None = None, method: str = "corners") -> Tensor:
-        """Return the definite integral over boxes inside the fitted one, differentiable in everything.
+    def at_shares(self, shares: Tensor) -> Tensor:
+        """Return the points at shares (…, n) in [0, 1] of the domain's sides, infinite ones by their changes."""
+        return self.x(2 * shares - 1)
 
-        Args:
-            lower, upper: corners, (…, n) each, numbers for n = 1; they broadcast, and may be swapped or equal.
-            axes: the integrated axes, all by default; on the others the two bounds are the same fixed coordinate.
-            method: as for ``integrate``.
+    def x(self, u: Tensor) -> Tensor:
+        """Return T(u), (…, n)."""
+        if not self.changes:
+            return self.lower + (u + 1) / 2 * (self.upper - self.lower)
+        return torch.stack([change.x(u[..., k]) for k, change in enumerate(self.changes)], -1)
 
-        Returns:
-            (…), or (…, C) for a function with C outputs.
+    def slopes(self, u: Tensor) -> Tensor:
+        """Return T′(u), (…, n)."""
+        if not self.changes:
+            return self.half_sides.expand_as(u)
+        return torch.stack([change.slope(u[..., k]) for k, change in enumerate(self.changes)], -1)
 
-        Raises:
-            ValueError: for bounds outside the box, and as ``integrate``.
-        """
-        bounds = self._unit(lower, "lower"), self._unit(upper, "upper")
-        features = self.net.in_features
-        axes = tuple(range(features)) if axes is None else tuple(axes)
-        fixed = tuple(axis for axis in range(features) if axis not in axes)
-        net = self._partials[fixed] if fixed else self.net
-        # One over half a side for every axis along which F is differentiated.
-        factor = self.scale / self.half_sides[list(fixed)].prod()
-        return self._out(factor * integrate(net, *bounds, axes, method))
+    def psi(self, u: Tensor, p: Tensor | None) -> Tensor:
+        """Return c·Ψ(u), the function times Π T′, (…, C)."""
+        return self.scale * self.grad_net(self._inputs(u, p))
 
-    def error_report(self, num_boxes: int = 1000, seed: int = 0, exact: Function | None = None) -> ErrorReport:
-        """Compare with the function at fresh points, and with its integrals over random boxes.
-
-        Args:
-            num_boxes: number of boxes, and of points.
-            seed: of both.
-            exact: F with ∂ⁿF/∂x = f, if it is known; otherwise Gauss-Legendre rules give the integrals.
-        """
-        if self.function is None:
-            raise ValueError("error_report: there is no function to compare with; set .function first")
-        at_least_one(num_boxes=num_boxes)
-        g = generator(seed, "boxes")
-        ends = torch.rand(2, num_boxes, len(self.lower), generator=g, dtype=torch.float64).to(self.lower.device)
-        a, b = self.lower + ends * (self.upper - self.lower)
-        with torch.no_grad():
-            error = (self.integrand(a) - self._out(values(self.function, a)[0])).abs()
-            truth = true_integrals(self.function, a, b, exact)
-            integral_error = (self.integral(a, b) - self._out(truth)).abs()
-        return ErrorReport(
-            integrand_max=float(error.max()),
-            integrand_rms=float(error.square().mean().sqrt()),
-            integral_max=float(integral_error.max()),
-            integral_rms=float(integral_error.square().mean().sqrt()),
-            boxes=num_boxes,
-            against="the exact antiderivative" if exact else "Gauss-Legendre quadrature",
-        )
-
-    def _unit(self, x: Any, key: str = "x") -> Tensor:
-        x = bound(key, x, self)
+    def corners(self, lower: Tensor, upper: Tensor, axes: tuple[int, ...], method: str, p: Tensor | None) -> Tensor:
+        """Return the integral of Ψ over boxes (…, n), (…, C)."""
         features = len(self.lower)
-        if features == 1 and x.shape[-1:] != (1,):
-            x = x[..., None]
-        if x.shape[-1:] != (features,):
-            raise ValueError(
-                f"{key} has shape {tuple(x.shape)}; the last size must be the number of coordinates, {features}"
-            )
-        u = (x - 0.5 * (self.lower + self.upper)) / self.half_sides
-        inside = u.abs() <= 1 + 1e-9
+        a, b = self._unit(lower), self._unit(upper)
+        fixed = tuple(axis for axis in range(features) if axis not in axes)
+        net = self._partials[fixed] if 0 < len(fixed) < features else self.net
+        total = self.scale * integrate(net, self._inputs(a, p), self._inputs(b, p), axes, method)
+        # One over T′ for every axis along which F is differentiated.
+        return total / self.slopes(b)[..., list(fixed)].prod(-1, keepdim=True) if fixed else total
+
+    def rounding(self, lower: Tensor, upper: Tensor, axes: tuple[int, ...], p: Tensor | None) -> Tensor:
+        """Return the standard error that rounding makes in ``corners`` over boxes (…, n), (…, C)."""
+        fixed = [axis for axis in range(len(self.lower)) if axis not in axes]
+        a, b = self._unit(lower), self._unit(upper)
+        with torch.no_grad():
+            size = torch.maximum(*(self.net.magnitude(self._inputs(u, p)) for u in (a, b)))
+            size = self.scale * size / self.slopes(b)[..., fixed].prod(-1, keepdim=True)
+            return 2 ** (len(axes) / 2) * torch.finfo(size.dtype).eps * size
+
+    def leftover(
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        axes: tuple[int, ...],
+        p: Tensor | None,
+        samples: int,
+        g: torch.Generator,
+        subtract: bool = True,
+    ) -> Estimate:
+        """Return an estimate of ∫(f − Ψ) over boxes (B, n), or of ∫f unless ``subtract``, (B, C)."""
+        a, b = self._unit(lower), self._unit(upper)
+        sides = (b - a)[:, list(axes)]
+        empty = (sides == 0).any(-1, keepdim=True)  # where a point may lie at the end of a domain
+
+        def rest(points: Tensor, rows: slice) -> Tensor:
+            shares = points.new_zeros(*points.shape[:-1], a.shape[-1])
+            shares[..., list(axes)] = points
+            u = a[rows, None] + (b - a)[rows, None] * shares.to(a)
+            u = torch.where(empty[rows, None], 0.0, u)
+            q = None if p is None else p[rows, None].expand(*u.shape[:2], -1)
+            y, _ = values(self._function(), self.x(u).flatten(0, 1), None if q is None else q.flatten(0, 1))
+            slopes = self.slopes(u)
+            y = y.unflatten(0, u.shape[:2]) * slopes.prod(-1, keepdim=True)
+            y = y - self.psi(u, q) if subtract else y
+            return y / slopes[..., [axis for axis in range(a.shape[-1]) if axis not in axes]].prod(-1, keepdim=True)
+
+        mean = stratified_mean(rest, len(a), len(axes), samples, g)
+        volume = sides.prod(-1, keepdim=True)
+        return Estimate(volume * mean.value, volume.abs() * mean.error, mean.degrees, mean.samples)
+
+    def truth(self, lower: Tensor, upper: Tensor, p: Tensor | None) -> Tensor:
+        """Return the integrals of the function itself over boxes (B, n) by Gauss-Legendre rules, (B, C)."""
+
+        def changed(u: Tensor, *q: Tensor) -> Tensor:
+            return values(self._function(), self.x(u), *q)[0] * self.slopes(u).prod(-1, keepdim=True)
+
+        return true_integrals(changed, self._unit(lower), self._unit(upper), None, p)
+
+    def _function(self) -> Function:
+        assert self.function is not None
+        return self.function
+
+    def _parts(self, lower: Tensor, upper: Tensor, axes: tuple[int, ...]) -> list[Part]:
+        return [(lower.new_ones(1), self, lower, upper)]
+
+    def _inputs(self, u: Tensor, p: Tensor | None) -> Tensor:
+        """Return the inputs of Φ, (…, n + m)."""
+        if p is None:
+            return u
+        low, high = self.parameter_range
+        w = (p - 0.5 * (low + high)) / (0.5 * (high - low))
+        shape = torch.broadcast_shapes(u.shape[:-1], w.shape[:-1])
+        return torch.cat([u.expand(*shape, -1), w.expand(*shape, -1)], -1)
+
+    def _unit(self, x: Tensor) -> Tensor:
+        if self.changes:
+            u = torch.stack([change.u(x[..., k]) for k, change in enumerate(self.changes)], -1)
+            inside = (x >= self.lower) & (x <= self.upper)
+        else:
+            u = (x - 0.5 * (self.lower + self.upper)) / self.half_sides
+            inside = u.abs() <= 1 + 1e-9
         if not holds(inside):
             box = f"[{self.lower.tolist()}, {self.upper.tolist()}]"
             raise ValueError(f"there are points outside the fitted box {box}, or not finite; fit a larger box")
         return torch.where(inside, u, torch.nan) if torch.compiler.is_compiling() else u
 
-    def _out(self, y: Tensor) -> Tensor:
-        return y[..., 0] if self.squeeze else y
 
+class Piecewise(AbstractAntiderivative):
+    """Antiderivatives side by side: one for every cell of a grid that the domain is cut into.
 
-@dataclasses.dataclass(frozen=True)
-class Fitted:
-    """What a fit has reached: the root mean square of Ψ − f as a share of that of f, after so many steps, and why."""
-
-    error: float
-    tolerance: float
-    steps: int
-    seconds: float
-    end: str
-
-    def __str__(self) -> str:
-        kept = "met" if self.error <= self.tolerance else "not met"
-        return (
-            f"relative error {self.error:.1e} after {self.steps} steps and {self.seconds:.0f} s; tolerance "
-            f"{self.tolerance:.0e} {kept} ({self.end})"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class ErrorReport:
-    """Absolute errors of an antiderivative: of its integrand, and of its integrals over random boxes."""
-
-    integrand_max: float
-    integrand_rms: float
-    integral_max: float
-    integral_rms: float
-    boxes: int
-    against: str
-
-    def __str__(self) -> str:
-        return (
-            f"integrand error {self.integrand_max:.1e} at most, {self.integrand_rms:.1e} rms, at {self.boxes} points; "
-            f"integral error {self.integral_max:.1e} at most, {self.integral_rms:.1e} rms, over {self.boxes} random "
-            f"boxes (against {self.against})"
-        )
-
-
-def values(function: Function, x: Tensor) -> tuple[Tensor, bool]:
-    """Return f(x) as (P, C) in float64, and whether the function gave it without that axis; x (P, n).
-
-    Raises:
-        ValueError: where the function fails, returns something of another shape, or values that are not finite.
+    Args:
+        pieces: of the grid's cells, the last axis running fastest.
+        shape: of the grid.
+        periodic: axes on which integrals go on outside of the domain, which is one period there.
     """
-    try:
-        out = function(x)
-    except Exception as error:
-        raise ValueError(f"the function failed at x of shape {tuple(x.shape)}: {error}") from error
-    wanted = f"a tensor of shape ({len(x)},) or ({len(x)}, C) for x of shape {tuple(x.shape)}"
-    if not isinstance(out, Tensor):
-        raise ValueError(f"the function returned a {type(out).__name__}; it must return {wanted}")
-    if out.is_complex():
-        raise ValueError("the function returned complex numbers; give the real and imaginary parts as two columns")
-    if out.shape[:1] != x.shape[:1] or out.dim() not in (1, 2):
-        raise ValueError(f"the function returned a tensor of shape {tuple(out.shape)}; it must return {wanted}")
-    flat, y = out.dim() == 1, out.to(x.dtype).reshape(len(x), -1)
-    bad = ~y.isfinite().all(-1)
-    if bad.any():
-        where = x[bad][0].tolist()
-        raise ValueError(f"the function is {y[bad][0].tolist()} at x={where}; it must be finite on the whole box")
-    return y, flat or (x.shape[1] == 1 and y.shape[1] == 1)
+
+    def __init__(self, pieces: Sequence[Antiderivative], shape: Sequence[int], periodic: Sequence[int] = ()) -> None:
+        first, last = pieces[0], pieces[-1]
+        low, high = first.parameter_range.tolist()
+        super().__init__(first.lower.tolist(), last.upper.tolist(), (low, high), first.squeeze)
+        self.pieces, self.shape, self.periodic = nn.ModuleList(pieces), tuple(shape), tuple(periodic)
+
+    pieces: nn.ModuleList
+
+    def antiderivative(self, x: Any, parameters: Any = None) -> Tensor:
+        """Return F(x), the integral from the lower corner: x (…, n), parameters (…, m) → (…) or (…, C)."""
+        return self.integral(self.lower, x, parameters=parameters)
+
+    def integrand(self, x: Any, parameters: Any = None) -> Tensor:
+        """Return the fitted function, at a break its limit from above: x (…, n), parameters (…, m) → (…) or (…, C)."""
+        x = self._coordinates("x", x)
+        total = torch.zeros(())
+        for c, piece, a, _ in self._parts(x, x, ()):
+            y = piece.integrand(a, parameters)  # type: ignore[attr-defined]
+            total = total + torch.where(c[..., 0] > 0 if self.squeeze else c > 0, y, 0.0)
+        return total
+
+    def at_shares(self, shares: Tensor) -> Tensor:
+        """Return the points at shares (…, n) in [0, 1] of the domain's sides, every piece having an equal share."""
+        counts = torch.tensor(self.shape, device=shares.device)
+        cell = (shares * counts).floor().minimum(counts - 1)
+        x = torch.zeros_like(shares)
+        for index, piece in zip(itertools.product(*map(range, self.shape)), self._pieces(), strict=True):
+            here = (cell == torch.tensor(index, device=cell.device)).all(-1, keepdim=True)
+            x = torch.where(here, piece.at_shares((shares * counts - cell).clamp(0, 1)), x)
+        return x
+
+    def _pieces(self) -> list[Antiderivative]:
+        return list(self.pieces)  # type: ignore[arg-type]
+
+    def _parts(self, lower: Tensor, upper: Tensor, axes: tuple[int, ...]) -> list[Part]:
+        """Return the parts in all cells: on every axis a cell has the rest of the interval, and whole periods."""
+        inside = [k for k in range(len(self.lower)) if k not in self.periodic]
+        for x in (lower, upper):
+            if not holds((x >= self.lower)[..., inside] & (x <= self.upper)[..., inside]):
+                box = f"[{self.lower.tolist()}, {self.upper.tolist()}]"
+                raise ValueError(f"there are points outside the fitted box {box}, or not finite; fit a larger box")
+            if not holds(x[..., list(self.periodic)].isfinite()):
+                raise ValueError(f"bounds of the periodic axes {self.periodic} must be finite")
+        parts: list[Part] = []
+        for index, piece in zip(itertools.product(*map(range, self.shape)), self._pieces(), strict=True):
+            ways = [self._along(k, index[k], piece, lower[..., k], upper[..., k], k in axes) for k in range(len(index))]
+            for way in itertools.product(*ways):
+                factors, a, b = zip(*way, strict=True)
+                factor = torch.stack(torch.broadcast_tensors(*factors), -1).prod(-1, keepdim=True)
+                low, high = (torch.stack(torch.broadcast_tensors(*ends), -1) for ends in (a, b))
+                parts.append((factor, piece, low, high))
+        return parts
+
+    def _along(
+        self, axis: int, index: int, piece: Antiderivative, a: Tensor, b: Tensor, integrated: bool
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return the parts of an interval along one axis that a piece has: factors and bounds."""
+        low, high = piece.lower[axis], piece.upper[axis]
+        turns = torch.zeros(())
+        if axis in self.periodic:
+            start, period = self.lower[axis], self.upper[axis] - self.lower[axis]
+            turns_a, turns_b = (((v - start) / period).floor() for v in (a, b))
+            a, b, turns = a - turns_a * period, b - turns_b * period, turns_b - turns_a
+        if not integrated:
+            last = index == self.shape[axis] - 1
+            here = (a >= low) & ((a <= high) if last else (a < high))
+            at = _within(a, low, high)
+            return [(here.to(a), at, at)]
+        out = [(torch.ones_like(a), _within(a, low, high), _within(b, low, high))]
+        if axis in self.periodic:
+            out.append((turns, low.expand_as(turns), high.expand_as(turns)))
+        return out
 
 
-def true_integrals(function: Function, lower: Tensor, upper: Tensor, exact: Function | None = None) -> Tensor:
-    """Return the integrals of f over boxes, (B, n) and (B, n) → (B, C).
-
-    From F with ∂ⁿF/∂x = f by its corners if ``exact`` is given, else by a tensor product of Gauss-Legendre rules.
-    """
-    features = lower.shape[1]
-    if exact is not None:
-        return integrate(_Module(exact), lower, upper)
-    panels, nodes = REFERENCE[features]
-    unit = torch.linspace(0, 1, panels + 1, dtype=lower.dtype, device=lower.device)
-    t, w = gauss_legendre(unit, nodes)
-    grid = torch.cartesian_prod(*[t.flatten()] * features).reshape(-1, features)
-    weights = torch.cartesian_prod(*[w.repeat(panels) / panels] * features).reshape(-1, features).prod(-1)
-    out = []
-    for a, b in zip(lower, upper, strict=True):
-        y, _ = values(function, a + (b - a) * grid)
-        out.append((b - a).prod() * weights @ y)
-    return torch.stack(out)
+def _within(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return x, or the nearer end: with the whole gradient at an end, of which ``clamp`` passes on a half."""
+    return torch.where(x < low, low, torch.where(x > high, high, x))
 
 
 class _Partial(nn.Module):
@@ -258,15 +277,3 @@ class _Partial(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ∂ⁿΦ/∂x_{axes}."""
         return self.grad_net.by_axes(x, self.axes)
-
-
-class _Module(nn.Module):
-    """A function (P, n) → (P, C) as an integral network."""
-
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the function's values."""
-        return self.function(x).reshape(*x.shape[:-1], -1)

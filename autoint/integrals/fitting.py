@@ -2,120 +2,53 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, jacrev, vmap
 from tqdm import tqdm
 
-from autoint.integrals.antiderivatives import Antiderivative, Fitted, Function, values
+from autoint.integrals.accuracy import Fitted
+from autoint.integrals.antiderivatives import Antiderivative, Piecewise
+from autoint.integrals.base import AbstractAntiderivative, Corners
 from autoint.integrals.definite import bound
+from autoint.integrals.domains import Domain, domain_of, located
 from autoint.integrals.functions import target
-from autoint.integrals.levenberg_marquardt import LevenbergMarquardt, Linearization
-from autoint.networks.grad_nets.automatic import DoubleBackward
-from autoint.networks.integral_net import Choice, IntegralNet
+from autoint.integrals.integrands import Function, values
+from autoint.integrals.least_squares import NO_PARAMETERS
+from autoint.integrals.levenberg_marquardt import LevenbergMarquardt
+from autoint.integrals.training import Recipe, Training
+from autoint.networks.integral_net import Choice
 from autoint.registry import at_least_one
 
 log = logging.getLogger(__name__)
 SLOW_SINE = {"name": "sine", "omega_0": 10.0}  # SIREN's 30 is for images; at 10 nothing oscillates between the points
-MAX_JACOBIAN = 2**28  # numbers, 2 GiB in float64
 
 
-def box_of(lower: Any, upper: Any) -> tuple[list[float], list[float]]:
+def box_of(
+    lower: Any, upper: Any, infinite: bool = False, keys: tuple[str, str] = ("lower", "upper")
+) -> tuple[list[float], list[float]]:
     """Return the corners of a box as lists; ``ValueError`` unless lower < upper everywhere, in 1 to 6 dimensions."""
-    given = (("lower", lower), ("upper", upper))
+    given = tuple(zip(keys, (lower, upper), strict=True))
     low, high = (bound(k, v, dtype=torch.float64).detach().reshape(-1).tolist() for k, v in given)
+    said = f"{keys[0]}={lower!r}, {keys[1]}={upper!r}: they must"
     if len(low) != len(high) or not 1 <= len(low) <= 6:
-        raise ValueError(f"lower={lower!r}, upper={upper!r}: they must have the same length, from 1 to 6")
-    if not all(math.isfinite(h - a) and a < h for a, h in zip(low, high, strict=True)):
-        raise ValueError(f"lower={lower!r}, upper={upper!r}: they must be finite, and lower below upper on every axis")
-    if any(h - a < 1e-12 * max(abs(a), abs(h)) for a, h in zip(low, high, strict=True)):
+        raise ValueError(f"{said} have the same length, from 1 to 6")
+    finite = all(math.isfinite(v) for v in (*low, *high))
+    if not all(a < h for a, h in zip(low, high, strict=True)) or not (finite or infinite):
+        also = "" if infinite else "be finite, and "
+        raise ValueError(f"{said} {also}{'be ' if infinite else ''}{keys[0]} below {keys[1]} on every axis")
+    if any(h - a < 1e-12 * max(abs(a), abs(h)) for a, h in zip(low, high, strict=True) if math.isfinite(h - a)):
         raise ValueError(
-            f"lower={lower!r}, upper={upper!r}: float64 has hardly a number between them; move the box to the origin"
+            f"{keys[0]}={lower!r}, {keys[1]}={upper!r}: float64 has hardly a number between them; move the box to the "
+            "origin"
         )
     return low, high
-
-
-def chebyshev_points(count: int, features: int, seed: int = 0) -> Tensor:
-    """Return points u = −cos(πv) in [−1, 1]ⁿ, (count, n): dense at the faces, where polynomials need it.
-
-    For n = 1 the v are the middles of equal parts (Chebyshev nodes), above that a scrambled Sobol sequence.
-    """
-    if features == 1:
-        v = (torch.arange(count, dtype=torch.float64)[:, None] + 0.5) / count
-    else:
-        v = torch.quasirandom.SobolEngine(features, scramble=True, seed=seed).draw(count, dtype=torch.float64)
-    return -torch.cos(torch.pi * v)
-
-
-def samples(
-    function: Function, lower: Sequence[float], upper: Sequence[float], points: int | None = None, seed: int = 0
-) -> tuple[Tensor, Tensor, bool]:
-    """Return what a fit is made from: u (M, n) in the unit box, y = f (M, C) there, and whether f has no axis for C.
-
-    ``points`` is M: by default 512 for n = 1 and 2048 above, enough to see between them, few enough to be fast.
-    """
-    at_least_one(points=points)
-    u = chebyshev_points(points or (512 if len(lower) == 1 else 2048), len(lower), seed)
-    low, high = torch.tensor([lower, upper], dtype=torch.float64)
-    x = low + (u + 1) / 2 * (high - low)
-    y, squeeze = values(function, x)
-    again, _ = values(function, x[:16])
-    if not torch.allclose(y[:16], again, rtol=1e-4, atol=1e-6 * float(y.abs().max())):
-        raise ValueError("the function gives other values when called again at the same points; make it deterministic")
-    return u, y, squeeze
-
-
-class LeastSquares:
-    """The fit of Ψ to samples of a function as residuals r_i = Ψ(u_i) − f(x_i)/rms f, with their Jacobian.
-
-    Args:
-        model: its ``scale`` is set to that of the samples.
-        u: where in the unit box, (M, n).
-        y: the function there, (M, C).
-    """
-
-    def __init__(self, model: Antiderivative, u: Tensor, y: Tensor) -> None:
-        if isinstance(model.grad_net, DoubleBackward):
-            raise ValueError(
-                "grad_net=double_backward does not bear the function transforms by which Levenberg-Marquardt takes its "
-                "Jacobian; use grad_net=explicit, graph or jvp"
-            )
-        self.psi, self.u = model.grad_net, u
-        self.parameters = dict(self.psi.named_parameters())
-        size = y.numel() * sum(p.numel() for p in self.parameters.values())
-        if size > MAX_JACOBIAN:
-            raise ValueError(
-                f"{y.numel()} samples and {size // y.numel()} parameters make a Jacobian of {size:.1e} numbers, "
-                f"{MAX_JACOBIAN:.1e} are allowed; take a smaller network or fewer points"
-            )
-        rms = y.square().mean().sqrt()
-        rms = torch.where(rms > 0, rms, 1.0)
-        model.scale.copy_(rms * model.half_sides.prod())
-        self.y = y / rms
-
-    def residuals(self) -> Tensor:
-        """Return the residuals, (M·C,)."""
-        return (self.psi(self.u) - self.y).flatten()
-
-    def linearization(self) -> Linearization:
-        """Return the residuals, and a function that gives their Jacobian by the parameters, (M·C, P)."""
-        return self.residuals(), self._jacobian
-
-    def _jacobian(self) -> Tensor:
-        def at_one_point(parameters: Mapping[str, Tensor], u: Tensor) -> Tensor:
-            return functional_call(self.psi, dict(parameters), (u[None],))[0]
-
-        detached = {name: p.detach() for name, p in self.parameters.items()}
-        blocks = vmap(jacrev(at_one_point), in_dims=(None, 0))(detached, self.u)
-        return torch.cat([block.flatten(2) for block in blocks.values()], dim=-1).flatten(0, 1)
 
 
 def fit(
@@ -123,7 +56,12 @@ def fit(
     lower: Any,
     upper: Any,
     *,
-    hidden_features: int = 16,
+    parameters: tuple[Any, Any] | None = None,
+    singular: Sequence[tuple[float, float]] | Mapping[int, Sequence[tuple[float, float]]] = (),
+    breaks: Sequence[float] | Mapping[int, Sequence[float]] = (),
+    periodic: bool | Sequence[int] = False,
+    weight: Function | None = None,
+    hidden_features: int | None = None,
     num_layers: int = 2,
     activation: Choice = SLOW_SINE,
     encoding: Choice = "identity",
@@ -133,83 +71,141 @@ def fit(
     max_time: float = 60.0,
     seed: int = 0,
     progress: bool = True,
-) -> Antiderivative:
-    """Fit an integral network to a function on a box, and return its antiderivative.
+) -> AbstractAntiderivative:
+    """Fit an integral network to a function on a domain, and return its antiderivative.
 
     Ψ = ∂ⁿΦ/∂x_0…∂x_{n−1} is fitted to the function at Chebyshev-distributed points in float64: by Adam first, to get
-    near, then by Levenberg-Marquardt, to get all digits. What it has reached is in ``fitted`` of what it returns, and
-    is logged, as a warning where the tolerance is not met.
+    near, then by Levenberg-Marquardt, to get all digits. Where that does not meet the tolerance, there are more points,
+    and then wider layers. Whether it is met is found out at points that no training has seen: from the residual in
+    random boxes, with its error bars. What it has reached is in ``fitted`` of what it returns, and is logged, as a
+    warning where the tolerance is not met, with the jump, kink or pole that is in the way if there is one.
 
     Args:
-        function: f, x (P, n) → (P,) or (P, C), smooth and finite on the box; or an expression of x, y, z or x0 … x9,
-            such as ``"sin(x)*exp(-y**2)"``, or another name that ``task=function`` knows.
-        lower, upper: the box's corners: n numbers each, n ≤ 6, or one that counts for every axis of an expression.
-        hidden_features, num_layers, activation, encoding: of the ``IntegralNet``.
-        points: how many; 512 for n = 1 and 2048 above by default.
+        function: f, x (P, n) → (P,) or (P, C), smooth and finite on the domain but where it is said; or an expression
+            of x, y, z or x0 … x9, such as ``"sin(x)*exp(-y**2)"``, or another name that ``task=function`` knows.
+        lower, upper: the corners: n numbers each, n ≤ 6, or one that counts for every axis of an expression. Axes
+            without end are transformed: x = centre + scale·tan(πu/2), or x = end ± scale·((1 + u)/(1 − u)), where
+            centre and scale are those of f's mass.
+        parameters: the least and the largest parameters (m numbers each) of a family f(x (P, n), p (P, m)).
+        singular: places and exponents, f ~ |x − place|^exponent, as ``[(0, -0.5)]``; for several axes a dictionary,
+            as ``{1: [(0, -0.5)]}``. At an infinite place the exponent is that of the decay, if it is slower than x⁻².
+        breaks: places where f or a derivative jumps, as ``[0.3]`` or ``{0: [0.3]}``: every piece has its own network.
+        periodic: whether f goes on periodically outside of the box, on all axes or on some.
+        weight: w; what is fitted is w(x)·f.
+        hidden_features, num_layers, activation, encoding: of the ``IntegralNet``; a width that is not given begins with
+            16 and grows.
+        points: how many; those not given begin with 512 for one input, 2048 for more, and grow.
         adam_steps: steps of Adam before Levenberg-Marquardt takes over.
-        tolerance: stop when the root mean square of Ψ − f is below this share of that of f.
-        max_time: stop after so many seconds; it stops sooner where the error no longer falls.
+        tolerance: end when the root mean square of Ψ − f is below this share of that of f, or no longer falls, and
+            errors of integrals are below this share of rms f · volume.
+        max_time: stop after so many seconds; it stops sooner where nothing helps any further.
         seed: of the initial weights and of the points.
         progress: show a progress bar.
 
     Raises:
-        ValueError: for a box that is none, for a function that fails, is not finite, or has the wrong shape, and for a
-            network too large for a second-order method.
+        ValueError: for a domain that is none, for a function that fails, is not finite, or has the wrong shape, and for
+            a network too large for a second-order method.
 
     Examples:
         >>> F = fit(lambda x: torch.exp(-(x**2).sum(-1)), -1, 1, tolerance=1e-5, progress=False)
         >>> abs(F.integral(0, 1).item() - 0.746824) < 1e-4  # √π/2·erf(1)
         True
     """
-    if isinstance(function, str):
-        goal = target(function)
-        function, n = goal.integrand, goal.features or 1
-        numbers = [getattr(v, "ndim", 1 - isinstance(v, (int, float))) == 0 for v in (lower, upper)]
-        lower, upper = (bound(key, v, dtype=torch.float64) for key, v in (("lower", lower), ("upper", upper)))
-        lower, upper = (v.expand(n) if number else v for v, number in zip((lower, upper), numbers, strict=True))
-        if goal.features and {lower.numel(), upper.numel()} != {n}:
-            raise ValueError(f"lower={lower.tolist()}, upper={upper.tolist()}: the function has {n} coordinates")
-    low, high = box_of(lower, upper)
-    u, y, squeeze = samples(function, low, high, points, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = IntegralNet(len(low), y.shape[1], hidden_features, num_layers, activation, encoding)
-    model = Antiderivative(net, low, high, squeeze)
-    model.function = function
-    problem = LeastSquares(model, u, y)
-    adam = torch.optim.Adam(net.parameters(), lr=5e-3)
-    second = LevenbergMarquardt(net.parameters())
-    bar = tqdm(unit="step", disable=None if progress else True, desc="fit")
-    start = time.monotonic()
-    for step in itertools.count():
-        if step < adam_steps:
-            adam.zero_grad()
-            value = problem.residuals().square().mean()
-            value.backward()
-            adam.step()
-            loss = float(value.detach())
-        else:
-            loss = float(second.step(problem.linearization))
-        bar.update()
-        bar.set_postfix_str(f"relative error {math.sqrt(loss):.1e}", refresh=False)
-        fitted = Fitted(math.sqrt(loss), tolerance, step + 1, time.monotonic() - start, "")
-        if end := ended(fitted, second, f"max_time={max_time:g}" if fitted.seconds > max_time else ""):
-            break
-    bar.close()
-    model.fitted = dataclasses.replace(fitted, end=end)
+    function, lower, upper = _named(function, lower, upper) if isinstance(function, str) else (function, lower, upper)
+    low, high = box_of(lower, upper, infinite=True)
+    ranges = NO_PARAMETERS if parameters is None else _ranges(parameters)
+    domain = domain_of(low, high, singular, breaks, periodic)
+    at_least_one(points=points, hidden_features=hidden_features)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance={tolerance} must be positive")
+    whole = function if weight is None else _weighted(function, weight)
+    axes = domain.changes(*_located(whole, domain, ranges))
+    cells = list(itertools.product(*axes))
+    recipe = Recipe(hidden_features, num_layers, activation, encoding, points, adam_steps, tolerance, seed)
+    deadline, trained = time.monotonic() + max_time, []
+    with tqdm(unit="step", disable=None if progress else True, desc="fit") as bar:
+        for number, cell in enumerate(cells):
+            left = max(0.0, deadline - time.monotonic()) / (len(cells) - number)
+            trained.append(
+                Training(whole, list(cell), ranges, recipe, left if number else max_time / len(cells), bar).run()
+            )
+    model = _joined(trained, [len(axis) for axis in axes], domain)
+    assert model.fitted is not None
     tell(model.fitted)
     return model
 
 
-def ended(fitted: Fitted, second: LevenbergMarquardt, out_of_time: str) -> str:
-    """Return why a fit is over, or an empty string: there is nothing left to do, nothing it could do, or no time."""
+def _named(name: str, lower: Any, upper: Any) -> tuple[Function, Any, Any]:
+    """Return the function of a name, with bounds for all of its coordinates."""
+    goal = target(name)
+    n = goal.features or 1
+    numbers = [getattr(v, "ndim", 1 - isinstance(v, (int, float))) == 0 for v in (lower, upper)]
+    lower, upper = (bound(key, v, dtype=torch.float64) for key, v in (("lower", lower), ("upper", upper)))
+    lower, upper = (v.expand(n) if number else v for v, number in zip((lower, upper), numbers, strict=True))
+    if goal.features and {lower.numel(), upper.numel()} != {n}:
+        raise ValueError(f"lower={lower.tolist()}, upper={upper.tolist()}: the function has {n} coordinates")
+    return goal.integrand, lower, upper
+
+
+def _ranges(parameters: Any) -> tuple[Corners, Corners]:
+    if not isinstance(parameters, (tuple, list)) or len(parameters) != 2:
+        raise ValueError(f"parameters={parameters!r:.60} must be (low, high), the ends of every parameter's range")
+    low, high = parameters
+    return box_of(low, high, keys=("parameters[0]", "parameters[1]"))
+
+
+def _weighted(function: Function, weight: Function) -> Function:
+    def product(x: Tensor, *p: Tensor) -> Tensor:
+        w, _ = values(weight, x)
+        y, flat = values(function, x, *p)
+        return (w * y)[:, 0] if flat else w * y
+
+    return product
+
+
+def _located(
+    function: Function, domain: Domain, ranges: tuple[Corners, Corners]
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return where the function is on axes without end, for the parameters in the middle of their ranges."""
+    if not domain.infinite:
+        return [0.0] * len(domain.lower), [1.0] * len(domain.lower)
+    middle = torch.tensor([list(end) for end in ranges], dtype=torch.float64).mean(0)
+    about: Callable[[Tensor], Tensor] = lambda x: function(x, middle.expand(len(x), -1)) if len(middle) else function(x)  # noqa: E731
+    return located(about, domain.lower, domain.upper)
+
+
+def _joined(trained: list[Antiderivative], shape: list[int], domain: Domain) -> AbstractAntiderivative:
+    """Return one antiderivative of all pieces."""
+    if len(trained) == 1 and not domain.periodic:
+        return trained[0]
+    fits = [model.fitted for model in trained if model.fitted is not None]
+    worst = max(fits, key=lambda fitted: (not fitted.met, fitted.integral_error or 0.0))
+    whole = Piecewise(trained, shape, domain.periodic)
+    whole.function = trained[0].function
+    whole.fitted = Fitted(
+        max(f.error for f in fits),
+        worst.tolerance,
+        sum(f.steps for f in fits),
+        sum(f.seconds for f in fits),
+        worst.end,
+        max(f.integral_error or 0.0 for f in fits),
+        tuple(place for f in fits for place in f.places),
+    )
+    return whole
+
+
+def ended(fitted: Fitted, second: LevenbergMarquardt) -> str:
+    """Return why a fit is over, or an empty string: there is nothing left to do, or nothing it could do."""
     if fitted.error <= fitted.tolerance:
         return "done"
-    return "it no longer falls" if second.stalled else out_of_time
+    return "it no longer falls" if second.stalled else ""
 
 
 def tell(fitted: Fitted) -> None:
     """Log what a fit has reached, as a warning where that is not what was asked for."""
-    met = fitted.error <= fitted.tolerance
-    mend = "" if met else "; more time, a larger network or more points may help, or a larger tolerance"
-    log.log(logging.INFO if met else logging.WARNING, "fit: %s%s", fitted, mend)
+    mend = (
+        ""
+        if fitted.met or fitted.places
+        else "; more time, a larger network or more points may help, or a larger tolerance"
+    )
+    log.log(logging.INFO if fitted.met else logging.WARNING, "fit: %s%s", fitted, mend)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from autoint.files.whole_files import write_whole
-from autoint.integrals import antiderivatives, fitting
+from autoint.integrals import antiderivatives, fitting, integrands, least_squares
+from autoint.integrals.accuracy import Fitted
 from autoint.integrals.functions import Target, target
 from autoint.integrals.levenberg_marquardt import LevenbergMarquardt
 from autoint.registry import TASKS
@@ -80,7 +81,10 @@ def function(
     goal = target(function)
     low, high = _box(goal, function, lower, upper)
     try:
-        u, y, squeeze = fitting.samples(goal.integrand, low, high, points if with_data else 1, config.seed)
+        changes = least_squares.affine(low, high)
+        u, y, squeeze = least_squares.samples(
+            goal.integrand, changes, points=points if with_data else 1, seed=config.seed
+        )
     except ValueError as error:
         raise ValueError(str(error).replace("the function", f"function={function}")) from error
     net = build.integral_net(config, len(low), y.shape[1])
@@ -139,7 +143,7 @@ class FunctionFitting(pl.LightningModule):
         self.automatic_optimization = False
         self.model, self.goal, self.name, self.seed = model, goal, name, seed
         self.adam_steps, self.tolerance, self.optimizer = adam_steps, tolerance, optimizer
-        self.problem: fitting.LeastSquares | None = None
+        self.problem: least_squares.LeastSquares | None = None
         self.start = math.inf
 
     def on_train_start(self) -> None:
@@ -147,7 +151,7 @@ class FunctionFitting(pl.LightningModule):
 
     def training_step(self, batch: Samples, batch_idx: int) -> None:
         if self.problem is None:
-            self.problem = fitting.LeastSquares(self.model, *batch)
+            self.problem = least_squares.LeastSquares(self.model, *batch)
         optimizers: Any = self.optimizers()
         adam, second = optimizers
         if self.global_step < self.adam_steps:
@@ -163,8 +167,8 @@ class FunctionFitting(pl.LightningModule):
         self.log("train/relative_error", error, prog_bar=True)
         trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
         seconds = time.monotonic() - self.start
-        fitted = antiderivatives.Fitted(error, self.tolerance, self.global_step, seconds, "the trainer's limit")
-        end = fitting.ended(fitted, second.optimizer, "")
+        fitted = Fitted(error, self.tolerance, self.global_step, seconds, "the trainer's limit")
+        end = fitting.ended(fitted, second.optimizer)
         self.model.fitted = dataclasses.replace(fitted, end=end or fitted.end)
         trainer.should_stop = bool(end) or trainer.should_stop
 
@@ -210,9 +214,9 @@ class FunctionFitting(pl.LightningModule):
         share = torch.linspace(0, 1, 201, dtype=model.lower.dtype, device=model.lower.device)[:, None]
         x, start = model.lower + share * (model.upper - model.lower), model.lower.expand(201, -1)
         curves = {
-            "f": antiderivatives.values(self.goal.integrand, x)[0],
+            "f": integrands.values(self.goal.integrand, x)[0],
             "Ψ": model.integrand(x).reshape(len(x), -1),
-            "exact": antiderivatives.true_integrals(self.goal.integrand, start, x, self.goal.antiderivative),
+            "exact": integrands.true_integrals(self.goal.integrand, start, x, self.goal.antiderivative),
             "Φ": model.integral(start, x).reshape(len(x), -1),
         }
         axis = x[:, 0] if x.shape[1] == 1 else share[:, 0]

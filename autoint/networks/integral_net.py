@@ -89,10 +89,17 @@ class IntegralNet(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return Φ(x), shape (…, out_features)."""
+        return self.output(self._last_hidden(x, condition))
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        """Return Σ|w·h| of the output layer, (…, out_features): what the rounding of Φ(x) is in proportion to."""
+        return F.linear(self._last_hidden(x, None).abs(), self.output.weight.abs())
+
+    def _last_hidden(self, x: Tensor, condition: Tensor | None) -> Tensor:
         h = self.activation.function(self.first(self.encoding(x), condition))
         for layer in self.hidden[1:]:
             h = self.activation.function(layer(h))
-        return self.output(h)
+        return h
 
     def difference(self, x: Tensor, delta: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return Φ(x + delta) − Φ(x), shape (…, out_features), to relative accuracy however small ``delta`` is.

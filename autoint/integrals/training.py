@@ -1,0 +1,205 @@
+"""The training of one network on one piece of a domain, which grows until its integrals are exact enough."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+import torch
+from tqdm import tqdm
+
+from autoint.integrals.accuracy import Fitted
+from autoint.integrals.antiderivatives import Antiderivative
+from autoint.integrals.base import Corners
+from autoint.integrals.diagnosis import places
+from autoint.integrals.domains import Change
+from autoint.integrals.integrands import Function
+from autoint.integrals.least_squares import MAX_JACOBIAN, LeastSquares, chebyshev_points, sampled, samples, widened
+from autoint.integrals.levenberg_marquardt import LevenbergMarquardt
+from autoint.networks.integral_net import Choice, IntegralNet
+from autoint.runs.seeding import generator
+
+DONE, STALLED, OVERFITTED = "done", "it no longer falls", "it is worse between the points"
+HELD_OUT, EVERY, WORSE = 1024, 10, 3.0  # points, steps from look to look, and how much worse they may be
+BOXES, SAMPLES, MOST_SAMPLES = 64, 64, 1024  # of the check of integrals
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train: as ``fit`` describes its arguments; None is chosen, and grows."""
+
+    hidden_features: int | None
+    num_layers: int
+    activation: Choice
+    encoding: Choice
+    points: int | None
+    adam_steps: int
+    tolerance: float
+    seed: int
+
+
+class Training:
+    """One training of one antiderivative.
+
+    Args:
+        function: f(x) or f(x, p).
+        changes: of the variables of this piece.
+        parameters: ranges of the parameters.
+        recipe: how to train.
+        max_time: seconds.
+        bar: what shows the steps.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        changes: list[Change],
+        parameters: tuple[Corners, Corners],
+        recipe: Recipe,
+        max_time: float,
+        bar: tqdm,
+    ) -> None:
+        self.function, self.changes, self.parameters, self.recipe = function, changes, parameters, recipe
+        self.max_time, self.bar, self.start, self.steps = max_time, bar, time.monotonic(), 0
+        self.error, self.goal = math.inf, recipe.tolerance
+        z, y, squeeze = samples(function, changes, parameters, recipe.points, recipe.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            net = IntegralNet(
+                z.shape[1],
+                y.shape[1],
+                recipe.hidden_features or 16,
+                recipe.num_layers,
+                recipe.activation,
+                recipe.encoding,
+            )
+        self.model = self._model(net, squeeze)
+        self.problem = LeastSquares(self.model, z, y)
+        g = generator(recipe.seed, "held out")
+        self.held_z = 2 * torch.rand(HELD_OUT, z.shape[1], generator=g, dtype=torch.float64) - 1
+        self.held_y = sampled(function, self.held_z, changes, parameters)[0] / self.model.scale
+
+    def run(self) -> Antiderivative:
+        """Train, and return the antiderivative."""
+        self._adam()
+        while True:
+            end = self._levenberg_marquardt()
+            if end == OVERFITTED and self._more_points():
+                continue
+            integral_error = self._integral_error()
+            met = integral_error <= self.recipe.tolerance
+            found = () if met else self._places()
+            grown = not met and end in (DONE, STALLED) and not found and self._larger(end)
+            if not grown:
+                break
+        end = DONE if met else OVERFITTED if end == DONE else end
+        seconds = time.monotonic() - self.start
+        self.model.fitted = Fitted(self.error, self.recipe.tolerance, self.steps, seconds, end, integral_error, found)
+        return self.model
+
+    def _model(self, net: IntegralNet, squeeze: bool) -> Antiderivative:
+        low, high = [change.lower for change in self.changes], [change.upper for change in self.changes]
+        model = Antiderivative(net, low, high, squeeze, parameters=self.parameters, changes=self.changes)
+        model.function = self.function
+        return model
+
+    def _step(self, loss: float) -> str:
+        """Count a step; return why there should be no further one, or an empty string."""
+        self.steps, self.error = self.steps + 1, math.sqrt(loss)
+        self.bar.update()
+        self.bar.set_postfix_str(f"relative error {self.error:.1e}", refresh=False)
+        if self.error <= self.goal:
+            return DONE
+        return f"max_time={self.max_time:g}" if time.monotonic() - self.start > self.max_time else ""
+
+    def _adam(self) -> None:
+        adam = torch.optim.Adam(self.model.parameters(), lr=5e-3)
+        for _ in range(self.recipe.adam_steps):
+            adam.zero_grad()
+            loss = self.problem.residuals().square().mean()
+            loss.backward()
+            adam.step()
+            if self._step(float(loss.detach())):
+                return
+
+    def _levenberg_marquardt(self) -> str:
+        second = LevenbergMarquardt(self.model.parameters())
+        while True:
+            end = self._step(float(second.step(self.problem.linearization)))
+            if end or second.stalled:
+                return end or STALLED
+            if self.recipe.points is None and self.steps % EVERY == 0 and self._overfitted():
+                return OVERFITTED
+
+    @torch.no_grad()
+    def _overfitted(self) -> bool:
+        """Return whether the network is much worse at points that it has not seen, and not good enough there."""
+        held_out = float((self.model.grad_net(self.held_z) - self.held_y).square().mean().sqrt())
+        return held_out > WORSE * max(self.error, self.recipe.tolerance)
+
+    def _more_points(self) -> bool:
+        """Double the points; return whether that is allowed."""
+        count = 2 * len(self.problem.z)
+        if self.recipe.points is not None or not self._fits(count, self.model):
+            return False
+        z = chebyshev_points(count, self.problem.z.shape[1], self.recipe.seed)
+        y, _ = sampled(self.function, z, self.changes, self.parameters)
+        self.problem = LeastSquares(self.model, z, y, scaled=True)
+        return True
+
+    def _larger(self, end: str) -> bool:
+        """Take more points, or a wider network where it no longer follows them, or go on where neither is needed."""
+        if end == DONE:
+            if self._overfitted():
+                return self._more_points()
+            self.goal /= 4
+            return True
+        if self.recipe.hidden_features is not None:
+            return False
+        net = self.model.net
+        wide = self._model(widened(net, 4 * math.ceil(3 * net.hidden_features / 8), self.steps), self.model.squeeze)
+        wide.scale.copy_(self.model.scale)
+        if not self._fits(len(self.problem.z), wide):
+            return False
+        self.model = wide
+        z, y = self.problem.z, self.problem.y * wide.scale
+        self.problem = LeastSquares(wide, z, y, scaled=True)
+        unknowns = sum(p.numel() for p in wide.parameters())
+        while self.problem.y.numel() < 2 * unknowns and self._more_points():
+            pass
+        return True
+
+    def _fits(self, points: int, model: Antiderivative) -> bool:
+        return points * self.problem.y.shape[1] * sum(p.numel() for p in model.parameters()) <= MAX_JACOBIAN
+
+    @torch.no_grad()
+    def _integral_error(self) -> float:
+        """Return the error of integrals, at most, as a share of rms f · volume: from residuals in random boxes.
+
+        Every box has |mean| + t·error of its residual, with Student's t for 99 %; the whole domain is one of them.
+        """
+        from scipy.stats import t
+
+        model, g = self.model, generator(self.recipe.seed, self.steps, "check")
+        shares = torch.rand(2, BOXES, len(self.changes), generator=g, dtype=torch.float64)
+        shares[:, 0] = torch.tensor([[0.0], [1.0]])
+        a, b = model.at_shares(shares)
+        p, axes, count = model.drawn(BOXES, g), tuple(range(len(self.changes))), SAMPLES
+        while True:
+            rest = model.leftover(a, b, axes, p, count, g)
+            margin = torch.as_tensor(t.ppf(0.995, rest.degrees.numpy())) * rest.error
+            bound = (rest.value.abs() + margin) / (model.scale * 2 ** len(axes))
+            worst = float(bound.max())
+            if worst <= self.recipe.tolerance or (margin <= rest.value.abs()).all() or count >= MOST_SAMPLES:
+                return worst
+            count *= 4
+
+    @torch.no_grad()
+    def _places(self) -> tuple[str, ...]:
+        """Return what is wrong with the function where the network is farthest from it."""
+        z = torch.cat([self.problem.z, self.held_z])
+        y = torch.cat([self.problem.y, self.held_y])
+        off = (self.model.grad_net(z) - y).norm(dim=-1)
+        at = z[off.argmax()]
+        return places(self.function, self.changes, self.parameters, at)
