@@ -20,6 +20,7 @@ SUITE = {
     "steps": "a training step: both ways to fit, compiled or not, and what the host adds",
     "rendering": "a frame against NeRF's, and the number of rays at a time",
     "integrals": "definite integrals against scipy and torchquad",
+    "trust": "coverage of error bars, variance against Monte Carlo",
     "ct": "tomography against the classics",
     "loading": "drawing batches of rays",
     "scaling": "with N, pixels, images, width and processes",

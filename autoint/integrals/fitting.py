@@ -84,7 +84,7 @@ def fit(
         function: f, x (P, n) → (P,) or (P, C), smooth and finite on the domain but where it is said; or an expression
             of x, y, z or x0 … x9, such as ``"sin(x)*exp(-y**2)"``, or another name that ``task=function`` knows.
         lower, upper: the corners: n numbers each, n ≤ 6, or one that counts for every axis of an expression. Axes
-            without end are transformed: x = centre + scale·tan(πu/2), or x = end ± scale·((1 + u)/(1 − u)), where
+            without end are transformed: x = centre + scale·tan(πu/2), or x = end ± scale·(1 + u)/(1 − u), where
             centre and scale are those of f's mass.
         parameters: the least and the largest parameters (m numbers each) of a family f(x (P, n), p (P, m)).
         singular: places and exponents, f ~ |x − place|^exponent, as ``[(0, -0.5)]``; for several axes a dictionary,
