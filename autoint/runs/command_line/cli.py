@@ -22,7 +22,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -170,9 +170,9 @@ def entry(
 
 @contextlib.contextmanager
 def _our_words() -> Iterator[None]:
-    """While it lasts, Hydra's help is ours, and what it composes for a single run is checked by :mod:`presets`."""
+    """While it lasts, Hydra's help is ours, and a single run is composed once and checked by :mod:`presets`."""
     theirs: Any = hydra_program.Hydra
-    get_help, compose = theirs.get_help, theirs.compose_config
+    get_help, get_mode, compose = theirs.get_help, theirs.get_mode, theirs.compose_config
 
     def our_help(self: Any, help_cfg: DictConfig, cfg: DictConfig, *args: Any, **kwargs: Any) -> str:
         loader = self.config_loader
@@ -181,17 +181,34 @@ def _our_words() -> Iterator[None]:
         ours = {group: names for group, names in groups.items() if group.partition("/")[0] != "hydra"}
         return helping.text(help_cfg.template, cfg, ours, folders)
 
+    def our_mode(self: Any, config_name: str | None, overrides: list[str]) -> Any:
+        """Return whether files ask for a sweep, and keep for a single run what was composed to learn it."""
+        if {"-m", "--multirun"} & set(sys.argv):
+            return None
+        if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(overrides)):
+            return get_mode(self, config_name, overrides)
+        try:
+            composed = self.config_loader.load_configuration(config_name, overrides, RunMode.RUN)
+        except ConfigCompositionException as error:
+            if "You must specify" not in str(error):  # which a sweep may do
+                raise
+            return get_mode(self, config_name, overrides)
+        if composed.hydra.mode != RunMode.MULTIRUN:
+            vars(self.config_loader)["load_configuration"] = lambda **_: composed
+        return composed.hydra.mode
+
     def our_compose(self: Any, config_name: str | None, overrides: list[str], run_mode: RunMode, **kwargs: Any) -> Any:
         composed = compose(self, config_name, overrides, run_mode, **kwargs)
+        vars(self.config_loader).pop("load_configuration", None)
         if run_mode == RunMode.RUN:  # the jobs of a sweep are checked one by one
             presets.check(self.config_loader, overrides)
         return composed
 
-    theirs.get_help, theirs.compose_config = our_help, our_compose
+    theirs.get_help, theirs.get_mode, theirs.compose_config = our_help, our_mode, our_compose
     try:
         yield
     finally:
-        theirs.get_help, theirs.compose_config = get_help, compose
+        theirs.get_help, theirs.get_mode, theirs.compose_config = get_help, get_mode, compose
 
 
 def reader_left() -> NoReturn:

@@ -7,7 +7,7 @@ those of ``conf/scale/laptop.yaml`` and ``conf/scale/gpu.yaml``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra._internal import hydra as programs
@@ -32,47 +32,99 @@ SUITED: dict[str, dict[str, tuple[str, int | None, int]]] = {
 """By scale and model: the encoding, its bands if not its own, and the bands of the direction."""
 
 
-class Loader(ConfigLoaderImpl):
-    """Composes a training with its recipe: once to learn what is named, and once more above what suits it.
+class Recipe(NamedTuple):
+    """What lies beneath a scene's training.
 
-    What the command line names lifts the limit that would cut it, see ``LIFTED``, unless that is named too.
+    Attributes:
+        model: the model that is chosen.
+        encoding: the encoding that is chosen.
+        bands: those of the encoding, or None for its own.
+        directions: the bands of the direction's encoding, or None for its own.
+        machine: whose sizes are taken.
+        timed: whether the machine's limit of time holds.
+    """
+
+    model: str
+    encoding: str
+    bands: int | None
+    directions: int | None
+    machine: str
+    timed: bool
+
+
+OF_THE_RECIPE = "of the recipe"
+"""Stands for the machine's number of steps while a configuration is composed, so that one that is named is known."""
+
+
+class Loader(ConfigLoaderImpl):
+    """Composes a training above the recipe that suits what it names.
+
+    That is guessed from the command line, and composed once more where it turns out to be another. What the command
+    line names lifts the limit that would cut it, see ``LIFTED``, unless that is named too.
     """
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
     ) -> DictConfig:
         """Compose as Hydra does, with the recipe that suits what the configuration names."""
-        named = keys_of(overrides)
-        model = "autoint" if of_integral_networks(named) else MODEL
-        guess = SUITED["laptop"][model][0]
-        self._store(model, guess, {"trainer": {"max_steps": None}})
+        named = _named(overrides)
+        recipe = _guess(named)
+        self._store(recipe)
         config = super().load_configuration(config_name, overrides, *args, **kwargs)
-        choices = config.hydra.runtime.choices
-        if choices.get("task") == "volrend":
-            machine = machine_of(config.get("trainer") or {})
-            column = SUITED.get(str(choices.scale), SUITED[machine])
-            encoding, bands, directions = column.get(str(OmegaConf.select(config, "model.name")), (BANDS, None, 4))
-            values: dict[str, Any] = {}
-            if bands is not None and choices.encoding == guess and "encoding" not in named:
-                values["encoding"] = {"num_frequencies": bands}
-            if choices["encoding@direction_encoding"] == BANDS:
-                values["direction_encoding"] = {"num_frequencies": directions}
-            if OmegaConf.select(config, "trainer.max_steps") is not None:  # named above: no time limit from below
-                values["trainer"] = {"max_time": None}
-            self._store(model, encoding, values, f"/scale/{machine}")
-            config = super().load_configuration(config_name, overrides, *args, **kwargs)
+        if config.hydra.runtime.choices.get("task") == "volrend":
+            suited = _suited(config, recipe, named)
+            if suited != recipe:
+                self._store(suited)
+                config = super().load_configuration(config_name, overrides, *args, **kwargs)
+            if OmegaConf.select(config, "trainer.max_steps") == OF_THE_RECIPE:
+                sizes = self.repository.load_config(f"scale/{suited.machine}")
+                steps = OmegaConf.select(sizes.config, "trainer.max_steps") if sizes else None
+                OmegaConf.update(config, "trainer.max_steps", steps)
         for key, lifted in LIFTED.items():
             if key in named and lifted not in named and OmegaConf.select(config, lifted) is not None:
                 OmegaConf.update(config, lifted, None)
         return config
 
-    def _store(self, model: str, encoding: str, values: Mapping[str, Any], *sizes: str) -> None:
-        """Make the recipe available to ``conf/task/volrend.yaml``: files of sizes, single values, and choices."""
-        choices = {"model": model, "encoding": encoding, "placement": "proposal"}
-        defaults = [*sizes, "_self_", *({f"override /{group}": choice} for group, choice in choices.items())]
+    def _store(self, recipe: Recipe) -> None:
+        """Make the recipe available to ``conf/task/volrend.yaml``: a file of sizes, single values, and choices."""
+        choices = {"model": recipe.model, "encoding": recipe.encoding, "placement": "proposal"}
+        defaults = [f"/scale/{recipe.machine}", "_self_", *({f"override /{k}": v} for k, v in choices.items())]
+        values: dict[str, Any] = {
+            "trainer": {"max_steps": OF_THE_RECIPE} | ({} if recipe.timed else {"max_time": None})
+        }
+        for key, bands in (("encoding", recipe.bands), ("direction_encoding", recipe.directions)):
+            values |= {} if bands is None else {key: {"num_frequencies": bands}}
         # A worker's loader has a copy of the store.
         for store in (ConfigStore.instance(), getattr(self.repository.get_schema_source(), "store")):  # noqa: B009
             store.store(name="recipe", node={"defaults": defaults, **values}, package="_global_")
+
+
+def _guess(named: Mapping[str, str]) -> Recipe:
+    """Return the recipe that suits what the command line names by itself."""
+    machine = machine_of({"accelerator": named.get("trainer.accelerator")})
+    model = "autoint" if of_integral_networks(named) else MODEL
+    column = SUITED.get(named.get("scale", ""), SUITED[machine])
+    encoding, bands, directions = column.get(named.get("model", model), column[model])
+    if bands is not None:  # which hold unless the encoding is named, and that is not known yet
+        encoding, bands = SUITED["laptop"][model][0], None
+    return Recipe(model, encoding, bands, directions, machine, "trainer.max_steps" not in named)
+
+
+def _suited(config: DictConfig, guess: Recipe, named: Mapping[str, str]) -> Recipe:
+    """Return the recipe that suits a configuration, which was composed above ``guess``."""
+    choices = config.hydra.runtime.choices
+    machine = machine_of(config.get("trainer") or {})
+    column = SUITED.get(str(choices.scale), SUITED[machine])
+    encoding, bands, directions = column.get(str(OmegaConf.select(config, "model.name")), (BANDS, None, 4))
+    chosen = "encoding" in named or choices.encoding != guess.encoding
+    return Recipe(
+        guess.model,
+        encoding,
+        None if chosen else bands,
+        directions if choices["encoding@direction_encoding"] == BANDS else None,
+        machine,
+        OmegaConf.select(config, "trainer.max_steps") in (OF_THE_RECIPE, None),
+    )
 
 
 def install() -> None:
@@ -80,9 +132,10 @@ def install() -> None:
     programs.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]
 
 
-def keys_of(overrides: Iterable[str]) -> set[str]:
-    """Return the keys that a command line names."""
-    return {override.lstrip("+~").partition("=")[0] for override in overrides}
+def _named(overrides: Iterable[str]) -> dict[str, str]:
+    """Return the keys that a command line names, with what it gives them."""
+    words = (override.lstrip("+~").partition("=") for override in overrides)
+    return {key: value for key, _, value in words}
 
 
 def of_integral_networks(named: Iterable[str]) -> list[str]:
@@ -107,10 +160,11 @@ def told(composed: DictConfig, hydra: Any) -> list[str]:
     device = "GPU" if machine_of(trainer) == "gpu" else "CPU"
     line = f"{device}: {pixels}, {net.num_layers}×{net.hidden_features} network, {_budget(trainer)}"
     lines = [line + ("; scale=full for the paper's" if hydra.runtime.choices.scale == "auto" else "")]
-    own, model = of_integral_networks(keys_of(hydra.overrides.task)), composed.model.name
+    named = _named(hydra.overrides.task)
+    own, model = of_integral_networks(named), composed.model.name
     if own and model != "autoint":
         lines.append(f"{' and '.join(own)}: says nothing to model={model}; model=autoint has integral networks")
-    elif own and "model" not in keys_of(hydra.overrides.task):
+    elif own and "model" not in named:
         lines.append(f"model=autoint, because of {' and '.join(own)}; without it, model={MODEL} does better")
     return lines
 
