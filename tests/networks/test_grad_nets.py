@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -102,56 +99,6 @@ def test_function_transforms_of_a_grad_net():
     by_row = torch.func.vmap(torch.func.jacrev(lambda p: psi(p[None])[0]))(x)
     truth = grad_net(net, (0, 1))(x)
     assert relative_error(by_row[..., 1], truth) < 1e-12
-
-
-COMPILED = """
-import copy, functools, sys, torch
-from autoint.networks import compilation
-from autoint.networks.grad_nets import grad_net
-from autoint.networks.integral_net import IntegralNet
-
-torch.compile = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
-torch.manual_seed(0)
-net, x = IntegralNet(2, 3, 16, 4, encoding="normalized_positional").double(), torch.rand(9, 2).double()
-compilation.BLOCK = 5 * 16  # two blocks
-for name in sys.argv[1:]:
-    results = []
-    for psi in (grad_net(net, builder=name), grad_net(net, builder=name, compile=True)):
-        out = psi(x)
-        assert torch.allclose(copy.deepcopy(psi)(x), out, rtol=1e-12)
-        results.append([out, *torch.autograd.grad(out.square().sum(), list(net.parameters()))])
-    for eager, compiled in zip(*results):
-        assert torch.allclose(eager, compiled, rtol=1e-11, atol=1e-12), name
-
-from autoint import integrate
-from autoint.integrals import Antiderivative
-
-F = Antiderivative(IntegralNet(2, 1, 8, 2), [0.0, 0.0], [1.0, 1.0])
-a, b = torch.tensor([0.1, 0.3]).double(), torch.rand(5, 2).double()
-along = torch.stack([b[:, 0], a[1].expand(5)], -1)
-for function, ends in (
-    (lambda p, q: integrate(F.net, p, q), b),
-    (lambda p, q: integrate(F.net, p, q, axes=(0,)), along),
-    (lambda p, q: integrate(F.net, p, q, method="differences"), b),
-    (F.integral, b),
-    (lambda p, q: F.integral(p, q, axes=(0,)), along),
-    (lambda p, q: torch.func.vmap(F.integral)(p.expand(5, 2), q), b),
-    (lambda p, q: F.antiderivative(p) + F.integrand(q), b),
-):
-    torch.compiler.reset()
-    assert torch.allclose(torch.compile(function)(a, ends), function(a, ends), rtol=1e-11, atol=1e-12)
-assert torch.compile(F.integrand)(2 * b + 1).isnan().all()  # nothing can be raised there
-"""
-
-
-def test_compiled_grad_nets_are_the_same():
-    """Through Dynamo and AOTAutograd, in a process without shape checks, which Dynamo cannot follow.
-
-    Only the C++ compiler, which takes a minute, is left out.
-    """
-    names = [name for name in GRAD_NETS.names() if GRAD_NETS[name].compilable]
-    assert names == ["explicit", "graph", "jvp"]
-    subprocess.run([sys.executable, "-c", COMPILED, *names], check=True, timeout=300)
 
 
 @pytest.mark.parametrize("builder", GRAD_NETS.names())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autoint.networks.grad_nets.base import AbstractGradNet, Field
+from autoint.networks.grad_nets.base import AbstractGradNet, Field, normally
 from autoint.registry import GRAD_NETS
 
 
@@ -25,14 +25,12 @@ class Jvp(AbstractGradNet):
 
 def forward_mode(psi: AbstractGradNet, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
     """Return the mixed derivative of psi's integral network along ``tangents``, whatever that network is."""
-    if torch.is_inference_mode_enabled():  # where torch 2.11's jvp returns zeros without a word
-        with torch.inference_mode(False), torch.no_grad():
-            normal = None if condition is None else condition.clone()
-            return forward_mode(psi, x.clone(), [tangent.clone() for tangent in tangents], normal)
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+        return normally(lambda *given: forward_mode(psi, *given), x, tangents, condition)
     field = psi._field(condition)
     for tangent in tangents:
         field = _jvp(field, tangent)
-    transformed = torch._C._are_functorch_transforms_active()
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
     if torch.is_grad_enabled() or (len(tangents) < 2 and not transformed):
         return field(x)
     with torch.enable_grad():  # without it torch's derivatives of silu and others have no derivatives of their own

@@ -15,6 +15,7 @@ from autoint.networks.integral_net import IntegralNet
 from autoint.networks.steady import evaluated
 
 Field = Callable[[Tensor], Tensor]
+Derivative = Callable[[Tensor, Sequence[Tensor], Tensor | None], Tensor]
 KINKS = nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.ELU, nn.SELU, nn.CELU
 
 
@@ -79,6 +80,8 @@ class AbstractGradNet(nn.Module, abc.ABC):
     def _derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
         if not self._compile or torch._C._are_functorch_transforms_active():
             return self.derivative(x, tangents, condition)
+        if torch.is_inference_mode_enabled():  # which compiled code cannot ask for
+            return normally(self._derivative, x, tangents, condition)
         if self._compiled is None:
             width = getattr(self.integral_net, "hidden_features", 64)
             self._compiled = Compiled(lambda x, condition, *along: self.derivative(x, along, condition), width)
@@ -94,3 +97,10 @@ class AbstractGradNet(nn.Module, abc.ABC):
     @abc.abstractmethod
     def derivative(self, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
         """Return the mixed derivative of Φ along each of ``tangents`` in turn."""
+
+
+def normally(derivative: Derivative, x: Tensor, tangents: Sequence[Tensor], condition: Tensor | None) -> Tensor:
+    """Return ``derivative(x, tangents, condition)`` outside of inference mode, where torch 2.11's jvp is zero."""
+    with torch.inference_mode(False), torch.no_grad():
+        normal = None if condition is None else condition.clone()
+        return derivative(x.clone(), [tangent.clone() for tangent in tangents], normal)
