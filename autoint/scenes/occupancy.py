@@ -159,18 +159,25 @@ def _carve(views: Views, points: Tensor, radius: float) -> tuple[Tensor, Tensor]
         ahead = (depth > 0) & (distance > views.near - radius) & (distance < views.far + radius)
         column, row = torch.floor(x).long(), torch.floor(y).long()
         inside = ahead & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        if not inside.any():
+        within = inside.nonzero()[:, 0]
+        if not len(within):
             continue
         # How many pixels a length of 1 covers, by a step along the image's axis.
-        stepped = points[inside] + views.poses[view, :3, 0]
-        pixels = float((views.project(view, stepped)[0] - x[inside]).abs().quantile(0.9))
+        stepped = points[within] + views.poses[view, :3, 0]
+        pixels = float((views.project(view, stepped)[0] - x[within]).abs().quantile(0.9))
         kernel = 2 * min(math.ceil(radius * pixels), (min(width, height) - 1) // 2) + 1
         opaque = F.max_pool2d(alpha[None, None], kernel, 1, kernel // 2)[0, 0] > TRANSPARENT
-        alive = ~inside
-        alive[inside] = opaque[row[inside], column[inside]]
+        pixel = row[within] * width + column[within]
+        counted = inside
         if views.mask is not None:
-            masked = inside.clone()
-            masked[inside] = ~views.mask[view, row[inside], column[inside]]
-            inside, asked = inside & ~masked, asked - masked.long()
-        left, seen, asked, points = left[alive], (seen + inside)[alive], asked[alive], points[alive]
+            counted = inside.clone()
+            counted[within] = views.mask[view].flatten()[pixel]
+            asked = asked - (inside & ~counted).long()
+        seen = seen + counted
+        clear = ~opaque.flatten()[pixel]
+        if clear.any():
+            alive = torch.ones_like(inside)
+            alive[within[clear]] = False
+            kept = alive.nonzero()[:, 0]
+            left, seen, asked, points = left[kept], seen[kept], asked[kept], points[kept]
     return left, (seen >= 0.5 * asked) & (seen > 0)
