@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from autoint.runs import checkpoints
@@ -55,6 +56,26 @@ def check(path: Path, contents: dict[str, Any], module: pl.LightningModule, trai
     schedules = [one["lr_scheduler"]["scheduler"] for one in configured if isinstance(one, dict)]
     _tell(path, "optimizer", _optimizers(contents["optimizer_states"], plain, contents["global_step"], module))
     _tell(path, "lr_schedulers", _schedules(contents["lr_schedulers"], schedules, contents["global_step"]))
+
+
+class Remembers(Callback):
+    """Ends a training that goes on where its optimizer remembers nothing of a weight: its state was lost.
+
+    A weight that has had no gradient has no state either, so that the first step alone can tell.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.looked = path, False
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self.looked or not trainer.global_step or not isinstance(optimizer, torch.optim.Adam):
+            return
+        self.looked = True
+        for name, weight in pl_module.named_parameters():
+            if weight.grad is not None and not optimizer.state.get(weight) and weight.grad.any():
+                _tell(self.path, "optimizer", f"remembers nothing of {name} after {trainer.global_step} steps")
 
 
 def _tell(path: Path, part: str, wrong: str) -> None:

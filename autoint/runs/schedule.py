@@ -50,12 +50,13 @@ def seconds_of(key: str, value: Any) -> float:
 class Deadline(Timer):
     """Ends a training such that the validation that follows is over within ``seconds`` of its start.
 
-    That validation is expected to take as long as the longest so far; before the first there is nothing to go by.
+    That validation is expected to take as long as the longest so far, and the first as long as the task finds out by
+    its ``rehearsal()``, where it has one.
     """
 
     def __init__(self, seconds: float) -> None:
         super().__init__(datetime.timedelta(seconds=seconds), verbose=False)
-        self.seconds, self._kept = seconds, 0.0
+        self.seconds, self._kept, self._measured = seconds, 0.0, False
 
     @property
     def state_key(self) -> str:
@@ -68,7 +69,17 @@ class Deadline(Timer):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
-        self._kept = max(self._kept, min(self.time_elapsed("validate"), self.seconds / 2))
+        self._keep(max(self._kept if self._measured else 0.0, self.time_elapsed("validate")))
+        self._measured = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        rehearsal = getattr(pl_module, "rehearsal", None)
+        if rehearsal is not None:
+            self._keep(rehearsal())
+
+    def _keep(self, seconds: float) -> None:
+        self._kept = min(seconds, self.seconds / 2)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         batches = trainer.fit_loop.epoch_loop.batch_idx + 1

@@ -63,6 +63,7 @@ def fit(
     trainer = trainers.trainer(config, run_dir)
     if path is not None:
         damage.check(path, contents, task.module, trainer)
+        trainer.callbacks.insert(0, damage.Remembers(path))  # type: ignore[attr-defined]
         log.info("%s: going on from step %d of %s", run_dir, contents["global_step"], path)
     for line in told if trainer.global_rank == 0 else ():
         log.info(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 CAMERAS_OF_A_PATH = 24
+REHEARSED = 4096
+"""Rays of which a rehearsal of the validation renders at most so many."""
 BACKGROUNDS = {"white": 1.0, "black": 0.0, "random": 1.0}
 
 
@@ -186,6 +189,18 @@ class VolumeRendering(pl.LightningModule):
         gathered = self.all_gather(rows)
         assert isinstance(gathered, Tensor)
         return gathered.transpose(0, 1).flatten(0, 1)
+
+    def rehearsal(self) -> float:
+        """Return how many seconds a validation may be expected to take: a part of its first image, times the rest."""
+        images = self.trainer.datamodule.val_dataloader().dataset  # type: ignore[attr-defined]
+        rays = images[0].rays.to(self.device)
+        part = rays[:: -(-len(rays) // REHEARSED)]
+        for _ in range(2):  # the first may have to compile, or to find memory
+            start = time.perf_counter()
+            with torch.inference_mode():
+                self.volume.view(part, self.canvas(), chunk_size=16384)[0].sum().item()
+            seconds = time.perf_counter() - start
+        return seconds * len(rays) / len(part) * len(images)
 
     def on_validation_epoch_start(self) -> None:
         self.sums = torch.zeros(4, device=self.device)

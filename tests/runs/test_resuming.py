@@ -167,14 +167,20 @@ class Clock:
         monkeypatch.setattr("pytorch_lightning.callbacks.timer.time.monotonic", lambda: self.now)
 
 
-@pytest.mark.parametrize(("every", "end"), [(25, 60), (20, 54), (19, 60)])
-def test_the_last_validation_is_over_in_time(every, end, monkeypatch):
-    """Steps of 1 s and validations of 7 s within 60; where a second one would be late, that of the step is the last."""
+@pytest.mark.parametrize(
+    ("every", "expected", "end"),
+    [(25, None, 60), (20, None, 54), (19, 9, 60), (59, 7, 60), (100, 7, 60), (59, None, 74)],
+)
+def test_the_last_validation_is_over_in_time(every, expected, end, monkeypatch):
+    """Steps of 1 s and validations of 7 s within 60; where a second one would be late, that of the step is the last.
+
+    The first may be late, unless the task expects how long it takes.
+    """
     clock, timer = Clock(monkeypatch), Deadline(60.0)
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_idx=-1))
     same = SimpleNamespace(broadcast=lambda value: value)
     trainer = SimpleNamespace(fit_loop=loop, strategy=same, val_check_batch=every, should_stop=False)
-    timer.on_train_start(trainer, None)
+    timer.on_train_start(trainer, expected and SimpleNamespace(rehearsal=lambda: expected))
     while not trainer.should_stop:
         clock.now += 1
         loop.epoch_loop.batch_idx += 1

@@ -325,6 +325,16 @@ def test_damage_is_named_when_a_run_is_resumed(name, good, tmp_path, monkeypatch
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_an_optimizer_that_forgot_one_weight_is_noticed_at_the_first_step(good, tmp_path):
+    contents = good("volrend")
+    del contents["optimizer_states"][0]["state"][0]
+    more = volrend_config(trainer={**QUICK, "max_steps": 80}, ckpt_path=str(saved(contents)))
+    with pytest.raises(
+        ValueError, match=r"damaged, its optimizer remembers nothing of \S+ after \d steps; use another"
+    ):
+        fit(more, tmp_path / "run")
+
+
 @pytest.mark.parametrize("options", [5, None, [1], {"scene": 5}, {"sections": "x"}, {1: 2}, {"scene": {"name": [1]}}])
 def test_a_damaged_run_costs_only_itself(options, good):
     whole, broken = good("function"), good("volrend")

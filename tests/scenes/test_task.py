@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -19,9 +20,10 @@ from autoint.reports import metrics
 from autoint.runs import build, checkpoints, restoring
 from autoint.runs.config import FITS, RunConfig
 from autoint.runs.training import fit
+from autoint.scenes import task as scenes_task
 from autoint.scenes.task import load_views
 from benchmarks.measure import peak_memory
-from tests.conftest import ROOT
+from tests.conftest import ROOT, main_of
 
 DIRS = ("one", "two")
 GOLDEN = ROOT / "tests" / "golden" / "losses.json"
@@ -86,21 +88,18 @@ def test_a_run_folder_holds_what_the_readme_says(program, tiny):
     assert any(row["val/psnr"] for row in rows)
 
 
-LOGGED = """
-import sys
-from autoint.runs.command_line.commands import train
-
-arguments = sys.argv[1:]
-for logger in ("tensorboard", "wandb"):
-    sys.argv = ["train.py", *arguments, f"logger={logger}", f"hydra.run.dir={logger}"]
-    train()
-"""
-
-
-def test_other_loggers_log_beside_the_csv(tiny, tmp_path):
+def test_other_loggers_log_beside_the_csv(tiny, tmp_path, elsewhere, monkeypatch):
     """In a process of their own, because both leave threads behind; wandb is offline by default."""
-    command = [sys.executable, "-c", LOGGED, *tiny, "trainer.max_steps=2"]
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment(), timeout=240)
+
+    def log():
+        warnings.simplefilter("default")
+        for logger in ("tensorboard", "wandb"):
+            arguments = [*tiny, "trainer.max_steps=2", f"logger={logger}", f"hydra.run.dir={logger}"]
+            monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+            main_of("train")()
+
+    status, _, err = elsewhere(log)
+    assert status == 0, err
     for logger, files in (("tensorboard", "*events*"), ("wandb", "*.wandb")):
         assert (tmp_path / logger / "metrics.csv").is_file()
         assert list((tmp_path / logger / logger).rglob(files))
@@ -237,17 +236,42 @@ def test_training_stops_in_time_with_a_checkpoint(tmp_path):
     assert last["global_step"] == result["steps"]
 
 
+def test_a_rehearsal_tells_how_long_a_validation_takes(monkeypatch, tmp_path):
+    """As many times as long as the part of an image that it renders fits into all that are validated."""
+    task = build.task(tiny_config(val_images=3))
+    task.data.trainer = task.module._trainer = types.SimpleNamespace(datamodule=task.data, global_rank=0, world_size=1)
+    clock, rendered, real = iter(range(100)), [], task.module.volume.view
+
+    def view(rays, *args, **options):
+        rendered.append(len(rays))
+        return real(rays, *args, **options)
+
+    monkeypatch.setattr(scenes_task, "REHEARSED", 50)
+    monkeypatch.setattr(scenes_task.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(task.module.volume, "view", view)
+    assert task.module.rehearsal() == pytest.approx(3 * 144 / 48)
+    assert rendered == [48, 48]
+
+
 @pytest.mark.parametrize(
     ("fit_by", "steps"), [("integral_net", 8), *(pytest.param(f, 50, marks=pytest.mark.slow) for f in FITS)]
 )
-def test_two_processes_train_as_one(fit_by, steps, program, tiny, no_lpips):
+def test_two_processes_train_as_one(fit_by, steps, program, elsewhere, tiny, no_lpips, monkeypatch):
     """Gloo on two ranks: losses, metrics over 3 images and the evaluation are those of one process."""
     run = [*tiny, f"fit={fit_by}", "trainer.precision=64-true", f"trainer.max_steps={steps}", f"val_every={steps // 2}"]
     run += ["val_images=3", "+trainer.log_every_n_steps=1", "activation=softplus"]
     run.remove("val_images=1")
-    command = [sys.executable, "-W", "ignore", str(ROOT / "train.py"), "trainer=ddp_cpu", *run, "hydra.run.dir=two"]
-    two = subprocess.run(command, check=True, timeout=300, env=environment(), capture_output=True, text=True)
-    assert two.stdout.count("2 processes: every step takes 32 rays together, 16 each; optimizer.lr=0.01") == 1
+
+    def train():
+        warnings.simplefilter("ignore")
+        sys.modules["__main__"].__spec__ = None  # which a program that is called by its file has not
+        main_of("train")()
+
+    with monkeypatch.context() as patch:  # the second process is called by the command of the first
+        patch.setattr(sys, "argv", [str(ROOT / "train.py"), "trainer=ddp_cpu", *run, "hydra.run.dir=two"])
+        status, out, err = elsewhere(train)
+    assert status == 0, err
+    assert out.count("2 processes: every step takes 32 rays together, 16 each; optimizer.lr=0.01") == 1
     assert program("train", *run, "hydra.run.dir=one")[0] == 0
     losses, results = (
         [
