@@ -28,7 +28,7 @@ NEEDS = {
     "a network": r"pip install|autoint download",
     "data": r"data_dir=|scene=(?!procedural)|path=|experiment=(lego|table1|figure5|deepvoxels)",
     "a trained run": r"runs=|ckpt_path=|autoint export|autoint evaluate|evaluate.py($| [^-])",
-    "minutes": r"make|benchmarks|tests.files.fuzz|docs/figures.py|experiment=figure3|max_steps=6000|"
+    "minutes": r"make|benchmarks|tests.files.(fuzz|mutations)|docs/figures.py|experiment=figure3|max_steps=6000|"
     r"python train.py -m task=function",
     "an extra": r"hydra/sweeper=optuna",
     "a component of the reader's": r"activation=gaussian|function=my_module",

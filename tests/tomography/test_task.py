@@ -282,9 +282,11 @@ def read(file, **options):
     return PHANTOMS.build({"name": "scan", "path": str(file), "row": 1, **options}, "", None, None)
 
 
-def test_a_scan_is_read_corrected_and_centred(tmp_path):
+def test_a_scan_is_read_corrected_and_centred(tmp_path, caplog):
     values = exchange(tmp_path / "scan.h5")
+    caplog.set_level("INFO", "autoint")
     scan = read(tmp_path / "scan.h5")
+    assert f"{tmp_path / 'scan.h5'}: row 1 of 2, by phantom.row" in caplog.messages
     assert scan.values == pytest.approx(values, abs=1e-9)
     assert scan.centred(np.arange(24)).center == pytest.approx(21, abs=0.02)
     assert scan.theta == pytest.approx(np.arange(24) * 7.5 * math.pi / 180)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+log = logging.getLogger(__name__)
 LARGEST = 2**28
 """Bytes of one slice or sinogram, in float64."""
 CHUNK = 2**28
@@ -45,6 +47,8 @@ def read_exchange(file: Path, row: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     if not done or done.returncode:
         raise ValueError(f"{file}: not a readable HDF5 file (the HDF5 library {ended}); restore the file")
     with np.load(io.BytesIO(done.stdout), allow_pickle=False) as arrays:
+        if arrays["rows"] > 1:
+            log.info("%s: row %d of %d, by phantom.row", file, row, arrays["rows"])
         return arrays["data"], arrays["data_white"], arrays["data_dark"], arrays["theta"]
 
 
@@ -55,6 +59,7 @@ def _read(file: str, row: int) -> dict[str, np.ndarray]:
         with h5py.File(file, "r") as contents:
             found = {name: _dataset(file, contents, name) for name in ("data", "data_white", "data_dark", "theta")}
             out = {"theta": _bounded(f"{file}[exchange/theta]", found.pop("theta"), ...)}
+            rows = found["data"].shape[1] if found["data"].ndim == 3 else 0
             for name, dataset in found.items():
                 where = f"{file}[exchange/{name}]"
                 if dataset.ndim != 3:
@@ -74,7 +79,7 @@ def _read(file: str, row: int) -> dict[str, np.ndarray]:
             f"{file}: data, data_white and data_dark have (frames, columns) {shapes}; they need frames, and the same "
             "columns"
         )
-    return out
+    return out | {"rows": np.array(rows)}
 
 
 def _dataset(file: str, contents: Any, name: str) -> Any:
