@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 # On a busy machine, threads that wait for each other take minutes for the work of seconds: here, in every worker of
@@ -103,14 +104,9 @@ def blender_scene(tmp_path):
 
 @pytest.fixture
 def program(monkeypatch, capfd):
-    """Run ``train.py``, ``evaluate.py`` or ``autoint`` with arguments, in this process: (exit status, stdout, stderr).
-
-    Hydra composes a configuration twice, at first only for ``hydra.mode``, which none but experiments may set: where
-    there is none, that is left out, and composing takes half as long.
-    """
+    """Run ``train.py``, ``evaluate.py`` or ``autoint`` with arguments, in this process: (status, stdout, stderr)."""
 
     def run(name, *arguments, trace=False):
-        from hydra._internal.hydra import Hydra
         from hydra.core.global_hydra import GlobalHydra
 
         arguments = list(map(str, arguments))
@@ -120,10 +116,7 @@ def program(monkeypatch, capfd):
         capfd.readouterr()
         status = 0
         try:
-            with pytest.MonkeyPatch.context() as patch:
-                if not any("experiment" in a or "hydra.mode" in a or a.startswith("--config") for a in arguments):
-                    patch.setattr(Hydra, "get_mode", lambda *args, **kwargs: None)
-                main_of(name)()
+            main_of(name)()
         except SystemExit as stop:
             status = stop.code or 0
         finally:
@@ -132,6 +125,52 @@ def program(monkeypatch, capfd):
         return status, out, err
 
     return run
+
+
+def forked(action, out, err):
+    """Begin ``action`` in a process of its own that has imported everything already; return the process's number.
+
+    Its exit status is that which a program of its own would have; ``out`` and ``err`` are open files, by their numbers.
+    """
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        torch.set_num_threads(1)  # of which a process that is forked has one
+        action()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+    try:
+        sys.stdout.flush()  # as Python does at its end
+    except BrokenPipeError:
+        status = 120
+    sys.stderr.flush()
+    os._exit(status)
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Call something in a process of its own that has imported everything already: (exit status, stdout, stderr)."""
+
+    def call(action):
+        names = [tmp_path / "stdout", tmp_path / "stderr"]
+        out, err = (os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in names)
+        status = os.waitstatus_to_exitcode(os.waitpid(forked(action, out, err), 0)[1])
+        os.close(out)
+        os.close(err)
+        said = [name.read_text() for name in names]
+        for name in names:
+            name.unlink()
+        return status, *said
+
+    return call
 
 
 def main_of(name):

@@ -29,7 +29,7 @@ def test_a_reader_explains_damaged_files(name, tmp_path):
     for contents in seeds:
         target.read(tmp_path, contents)
 
-    @quick
+    @settings(quick, max_examples=20 if name == "hdf5" else 60)  # which is read by a process each
     @given(st.data())
     def damaged(data):
         contents = bytearray(data.draw(st.sampled_from(seeds)))

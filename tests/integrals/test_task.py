@@ -58,7 +58,8 @@ def test_a_function_of_ones_own(program, tmp_path, monkeypatch):
 
 def test_an_expression_as_it_is_typed(program, tmp_path):
     """Whatever Hydra makes of ``sin(x)``: in one dimension, and in a sweep beside others."""
-    status, out, err = program("train", *QUICK, "function=sin(x)*exp(-y^2)", "points=64")
+    small = "network.hidden_features=8"
+    status, out, err = program("train", *QUICK, "function=sin(x)*exp(-y^2)", "points=64", small)
     assert status == 0, err
     assert "fit: relative error" in out + err
     assert "; tolerance 1e-08 " in out + err
@@ -71,7 +72,7 @@ def test_an_expression_as_it_is_typed(program, tmp_path):
         "adam_steps=2",
         "trainer.max_steps=3",
     )
-    status, _, err = program("train", "-m", *QUICK[:1], *QUICK[3:], *sweep)
+    status, _, err = program("train", "-m", *QUICK[:1], *QUICK[3:], *sweep, small)
     assert status == 0, err
     status, out, err = program("evaluate", "runs=sweep", "hydra.run.dir=table")
     assert status == 0, err

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import traceback
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from autoint.runs import restoring
 from autoint.runs.command_line.composing import check_file
 from autoint.runs.config import RunConfig
 from autoint.runs.training import fit
-from tests.conftest import ROOT, main_of
+from tests.conftest import ROOT, forked, main_of
 
 SMALL = ("image_size=8", "trainer.max_steps=1", "network.hidden_features=8", "trainer.accelerator=cpu")
 
@@ -333,38 +332,22 @@ def test_a_reader_that_leaves_is_no_error(command, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
     reader, writer = os.pipe()
     os.close(reader)
-    child = os.fork()  # a process of its own that has imported everything already
-    if not child:
-        status = 1
-        try:
-            os.dup2(writer, 1)
-            os.dup2(os.open("errors", os.O_WRONLY | os.O_CREAT), 2)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            main_of(name)()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        except BaseException:
-            traceback.print_exc()
-        try:
-            sys.stdout.flush()  # as Python does at its end
-        except BrokenPipeError:
-            status = 120
-        sys.stderr.flush()
-        os._exit(status)
+    errors = os.open("errors", os.O_WRONLY | os.O_CREAT)
+    child = forked(main_of(name), writer, errors)
+    os.close(errors)
     os.close(writer)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert (tmp_path / "errors").read_text() == ""
     assert status in (0, 141)
 
 
-def test_a_hostile_scene_ends_the_program_with_a_line(blender_scene):
+def test_a_hostile_scene_ends_the_program_with_a_line(blender_scene, elsewhere, monkeypatch):
     """As users see it: exit status 2, one line, no folder."""
     file = blender_scene / "nerf_synthetic" / "disc" / "transforms_train.json"
     file.write_text(file.read_text().replace("./train/r_3.png", "/etc/passwd"))
-    done = outside(blender_scene.parent, "-m", "autoint", "train", *DISC)
-    assert done.returncode == 2
-    assert done.stdout == b""
-    (line,) = done.stderr.decode().splitlines()
+    monkeypatch.setattr(sys, "argv", ["autoint", "train", *DISC])
+    status, out, err = elsewhere(main_of("autoint"))
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
     assert "transforms_train.json: frames[3].file_path='/etc/passwd' leaves the scene folder; use a path inside" in line
     assert not (blender_scene.parent / "outputs").exists()

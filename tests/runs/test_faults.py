@@ -20,7 +20,6 @@ from autoint.runs.training import fit
 from tests.conftest import ROOT
 from tests.runs.test_resume import WHOLE, assert_same_run, function_config, volrend_config, whole  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 COMMAND = ("save_every=4", "val_every=3", "background=random", "trainer.max_steps=12", "+trainer.log_every_n_steps=2")
 
 

@@ -14,7 +14,6 @@ from tests.scenes.test_task import digest, read_csv, tiny_config
 
 STEPS = 12
 TRAINER = {"max_steps": STEPS, "accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 3}
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def function_config(**overrides) -> RunConfig:

@@ -98,7 +98,7 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize(("task", "changes"), trips(range(len(TRIPS)), QUICK))
-def test_a_run_comes_back_from_its_files(task, changes, tmp_path, no_lpips, undrawn, monkeypatch):
+def test_a_run_comes_back_from_its_files(task, changes, tmp_path, no_lpips, monkeypatch):
     monkeypatch.setattr(sinograms, "CLASSICS", ("linear",))
     config, folder = RunConfig.from_plain(settings(task, changes)), tmp_path / "run"
     built, trainer = build.task(config), trainers.trainer(config, folder)
@@ -190,7 +190,7 @@ def test_shapes_that_are_no_scan_of_any_lattice_are_refused():
             rebuilt.load_state_dict({**state, **damage})
 
 
-def test_an_object_that_is_found_and_asked_to_go_on_is_left_as_it_is(tmp_path, undrawn):
+def test_an_object_that_is_found_and_asked_to_go_on_is_left_as_it_is(tmp_path):
     config = settings("ct", {"fields": ["object"], "exponent": 1.0})
     config["trainer"]["max_steps"] = 20
     fit(RunConfig.from_plain(config), tmp_path / "run")

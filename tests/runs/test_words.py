@@ -1,5 +1,6 @@
 """What the programs say: what every key is, which one was meant, which choices disagree, why there is no LPIPS."""
 
+import functools
 import itertools
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 
 from autoint.registry import EVALUATIONS, TASKS
@@ -91,6 +93,7 @@ def test_a_time_that_is_none_is_refused_before_anything_is_read(value, program):
     assert len(err.strip().splitlines()) == 1
 
 
+@functools.cache
 def settings_of(group, name):
     """What a file says, read without Hydra."""
     plain = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
@@ -104,7 +107,9 @@ def settings_of(group, name):
 def loader():
     store_groups()
     with initialize_config_dir(str(CONF), **VERSION):
-        yield GlobalHydra.instance().config_loader()
+        loader = GlobalHydra.instance().config_loader()
+        loader.repository = CachingConfigRepository(loader.repository)  # a thousand choices of a few files
+        yield loader
 
 
 def test_of_all_choices_that_are_shipped_no_two_disagree_in_silence(loader):
