@@ -226,7 +226,7 @@ def test_every_command_is_run_here_or_says_what_it_needs():
 
 
 @pytest.mark.parametrize("command", [c for c in WHOLE if c.words[0] == "python"], ids=lambda c: c.text)
-def test_a_command_runs(command, program):
+def test_a_command_runs(command, program, undrawn):
     words = command.words[2:]
     status, _, err = program("train", *words, *SHRUNK[train(words)[0].task], "hydra.run.dir=run")
     assert status == 0, err

@@ -159,7 +159,7 @@ def test_the_layouts_of_reports_belong_to_their_limbs():
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "tests" / "golden" / "checkpoints").glob("*.xz")), ids=lambda f: f.stem)
-def test_a_checkpoint_of_before_the_move_is_evaluated(file, program, no_lpips, tmp_path):
+def test_a_checkpoint_of_before_the_move_is_evaluated(file, program, no_lpips, undrawn, tmp_path):
     """Written by 0.1.0 before its modules moved; evaluated from nothing but itself, and exported."""
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)

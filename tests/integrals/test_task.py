@@ -44,7 +44,7 @@ def test_train_and_evaluate(program, tmp_path):
     assert (tmp_path / "table" / "images" / "00_xcosx" / "plot.png").exists()
 
 
-def test_a_function_of_ones_own(program, tmp_path, monkeypatch):
+def test_a_function_of_ones_own(program, tmp_path, monkeypatch, undrawn):
     (tmp_path / "my_functions.py").write_text(
         "import torch\n\n\ndef ridge(x):\n    return torch.exp(x[:, 0] * x[:, 1])\n"
     )
@@ -56,7 +56,7 @@ def test_a_function_of_ones_own(program, tmp_path, monkeypatch):
     assert "Gauss-Legendre quadrature" in (tmp_path / "run" / "errors.md").read_text()
 
 
-def test_an_expression_as_it_is_typed(program, tmp_path):
+def test_an_expression_as_it_is_typed(program, tmp_path, request):
     """Whatever Hydra makes of ``sin(x)``: in one dimension, and in a sweep beside others."""
     small = "network.hidden_features=8"
     status, out, err = program("train", *QUICK, "function=sin(x)*exp(-y^2)", "points=64", small)
@@ -66,6 +66,7 @@ def test_an_expression_as_it_is_typed(program, tmp_path):
     [file] = tmp_path.rglob("errors.md")
     assert "| sin(x)*exp(-y^2) | sin(x)*exp(-y^2) | [-1, 1] × [-1, 1] |" in file.read_text()
     assert file.parent.parent.name == "sin_x_exp_-y_2"  # no slash, star, bracket or space
+    request.getfixturevalue("undrawn")
     sweep = (
         "function=cos,max(x,0.5),'where(x<0,1,2)'",
         "hydra.sweep.dir=sweep",
@@ -120,7 +121,7 @@ def test_bad_input_is_one_line(program, tmp_path, overrides, words):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path):
+def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path, undrawn):
     """Across the change from Adam to Levenberg-Marquardt, and from its middle."""
     fit(config(), tmp_path / "whole")
     whole = checkpoints.load(tmp_path / "whole" / "checkpoints" / "last.ckpt")
@@ -135,7 +136,7 @@ def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path):
             assert torch.equal(value, rest["state_dict"][key]), key
 
 
-def test_it_ends_where_the_tolerance_is_reached(tmp_path):
+def test_it_ends_where_the_tolerance_is_reached(tmp_path, undrawn):
     result = fit(config(function="linear", tolerance=1e-2, trainer={**config().trainer, "max_steps": 500}), tmp_path)
     assert result["steps"] < 500
     assert result["metrics"]["train/relative_error"] <= 1e-2

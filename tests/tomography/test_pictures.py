@@ -89,7 +89,7 @@ def test_a_fit_that_explains_nothing_says_so(scan, caplog):
     assert not caplog.records  # views that are alike have nothing but their mean
 
 
-def test_a_run_says_how_much_it_explains(program, tmp_path):
+def test_a_run_says_how_much_it_explains(program, tmp_path, undrawn):
     """Here little, for its prior wants it to be flat."""
     import json
 

@@ -219,7 +219,7 @@ class Kill(pl.Callback):
 
 
 @pytest.mark.parametrize(("how", "stops"), [("integral_net", (10, 36, 57)), ("grad_net", (57,))])
-def test_resumed_is_the_same_run(how, stops, tmp_path):
+def test_resumed_is_the_same_run(how, stops, tmp_path, undrawn):
     """Stopped while lattices and priors are tried, in the last fit of the object, and in the network's training."""
 
     def last(name):
@@ -237,7 +237,7 @@ def test_resumed_is_the_same_run(how, stops, tmp_path):
     assert whole["steps"] == 60
 
 
-def test_the_object_alone_ends_when_it_is_found(tmp_path):
+def test_the_object_alone_ends_when_it_is_found(tmp_path, undrawn):
     result = fit(config(fields=["object"], strength=1e-4, exponent=1.0), tmp_path)
     assert result["steps"] == 6
     assert "test/psnr_line" not in result["metrics"]
@@ -450,7 +450,7 @@ def test_the_tooth_is_read_and_centred():
     assert scan.centred(np.arange(0, 181, 4)).center == pytest.approx(296, abs=0.2)
 
 
-def test_an_object_comes_back_from_its_checkpoint(tmp_path):
+def test_an_object_comes_back_from_its_checkpoint(tmp_path, undrawn):
     """Of another size than the module is made with, and with the same sinogram."""
     fit(config(phantom="ellipses"), tmp_path)
     _, module = restoring.restored(tmp_path / "checkpoints" / "last.ckpt")

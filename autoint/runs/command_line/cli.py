@@ -173,6 +173,7 @@ def _our_words() -> Iterator[None]:
     """While it lasts, Hydra's help is ours, and a single run is composed once and checked by :mod:`presets`."""
     theirs: Any = hydra_program.Hydra
     get_help, get_mode, compose = theirs.get_help, theirs.get_mode, theirs.compose_config
+    kept: list[tuple[list[str], DictConfig]] = []
 
     def our_help(self: Any, help_cfg: DictConfig, cfg: DictConfig, *args: Any, **kwargs: Any) -> str:
         loader = self.config_loader
@@ -193,11 +194,13 @@ def _our_words() -> Iterator[None]:
             if "You must specify" not in str(error):  # which a sweep may do
                 raise
             return get_mode(self, config_name, overrides)
-        if composed.hydra.mode != RunMode.MULTIRUN:
-            vars(self.config_loader)["load_configuration"] = lambda **_: composed
+        kept.append((overrides.copy(), composed))
         return composed.hydra.mode
 
     def our_compose(self: Any, config_name: str | None, overrides: list[str], run_mode: RunMode, **kwargs: Any) -> Any:
+        words, known = kept.pop() if kept else ([], None)
+        if run_mode == RunMode.RUN and words == overrides and known is not None:
+            vars(self.config_loader)["load_configuration"] = lambda **_: known
         composed = compose(self, config_name, overrides, run_mode, **kwargs)
         vars(self.config_loader).pop("load_configuration", None)
         if run_mode == RunMode.RUN:  # the jobs of a sweep are checked one by one
