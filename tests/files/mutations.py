@@ -7,6 +7,7 @@ some. Deterministic: mutation number n of a kind is the same on every machine.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import logging
@@ -14,6 +15,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -304,7 +306,6 @@ def configurations(folder: Path) -> tuple[Any, Callable[[Any, random.Random], No
 
 def run_program(main: Callable[[], None], words: list[str], folder: Path) -> None:
     """Run a program as it is; ``ValueError`` with what it says where it ends with status 2."""
-    import contextlib
     import io
     import warnings
 
@@ -341,6 +342,26 @@ KINDS: dict[str, Kind] = {
 }
 
 
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """End what takes twice of what is allowed, by an error of its own: it may be one that would never end."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"not done after {2 * SECONDS:.0f} s")
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    there = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (there + int(2 * MEGABYTES * 2**20), before[1]))
+    handler = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, 2 * SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, handler)
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def failures(kind: str, folder: Path, numbers: range) -> Iterator[str]:
     """Go through mutations; yield what was wrong with each that ended neither well nor in one line, or took much."""
     logging.disable(logging.CRITICAL)
@@ -354,7 +375,8 @@ def failures(kind: str, folder: Path, numbers: range) -> Iterator[str]:
                 continue
             before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
             try:
-                read(contents, draw)
+                with limited():
+                    read(contents, draw)
             except ValueError as error:
                 lines = str(error).splitlines()
                 ours = kind == "yaml" or "autoint" in traceback.extract_tb(error.__traceback__)[-1].filename
