@@ -53,7 +53,8 @@ from autoint.networks import compilation
 from autoint.networks.grad_nets import grad_net
 from autoint.networks.integral_net import IntegralNet
 
-torch.compile = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
+of_torch = torch.compile
+torch.compile = functools.partial(of_torch, backend="aot_eager", fullgraph=True)
 torch.manual_seed(0)
 net, x = IntegralNet(2, 3, 16, 3, encoding="normalized_positional").double(), torch.rand(9, 2).double()
 compilation.BLOCK = 5 * 16  # two blocks
@@ -76,7 +77,7 @@ INTEGRALS = """
 from autoint import integrate
 from autoint.integrals import Antiderivative
 
-F = Antiderivative(IntegralNet(2, 1, 8, 2), [0.0, 0.0], [1.0, 1.0])
+F = Antiderivative(IntegralNet(2, 1, 8, 1), [0.0, 0.0], [1.0, 1.0])
 a, b = torch.tensor([0.1, 0.3]).double(), torch.rand(5, 2).double()
 along = torch.stack([b[:, 0], a[1].expand(5)], -1)
 
@@ -102,7 +103,7 @@ from autoint.runs import build
 from autoint.runs.config import RunConfig
 from autoint.scenes.rays import Rays
 
-torch.compile = functools.partial(torch.compile.func, backend="aot_eager")
+torch.compile = functools.partial(of_torch, backend="aot_eager")
 d = torch.nn.functional.normalize(torch.randn(9, 3), dim=-1)
 rays = Rays(-2 * d, d, torch.ones(9), torch.full((9,), 3.0))
 integral_net, grad_net = "integral_net", "grad_net"

@@ -18,6 +18,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -71,10 +72,11 @@ def check(loader: ConfigLoaderImpl, config: DictConfig, overrides: Sequence[str]
 
     That is what differs from the composition of Hydra's own files with the same words of the command line.
     """
-    own = tuple(_forced(overrides))
-    before = _without_files(_providers(loader), own, run_mode)
+    own, words = _of_command_line(overrides)
+    before = _without_files(_providers(loader), words, run_mode)
     for path, value in _leaves(OmegaConf.to_container(config.hydra, resolve=False)):
-        if path[0] not in HYDRAS_OWN and path not in _FILLED_IN and (path not in before or before[path] != value):
+        ours = path[0] in HYDRAS_OWN or path in _FILLED_IN or path in own
+        if not ours and (path not in before or before[path] != value):
             _check_key(path, value)
     if len(config.hydra.overrides.task) + len(config.hydra.overrides.hydra) != len(overrides):
         raise ValueError("hydra.overrides: only the command line may set it; remove it from the file")
@@ -84,7 +86,8 @@ def check(loader: ConfigLoaderImpl, config: DictConfig, overrides: Sequence[str]
     HydraConfig.instance().set_config(probe)
     raw = dict(_leaves(OmegaConf.to_container(config.hydra, resolve=False)))
     for key in PLACES:
-        if before.get(tuple(key.split("."))) != raw.get(tuple(key.split("."))):
+        path = tuple(key.split("."))
+        if path not in own and before.get(path) != raw.get(path):
             _check_place(key, OmegaConf.select(probe, f"hydra.{key}", default=None))
 
 
@@ -139,20 +142,25 @@ def _leaves(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
         yield path, getattr(value, "name", value)  # an enumeration's member is known by its name
 
 
-def _forced(overrides: Sequence[str]) -> Iterator[str]:
-    """Yield what the command line says of Hydra: of a sweep's job, what the command line has named itself.
+def _of_command_line(overrides: Sequence[str]) -> tuple[set[Path_], tuple[str, ...]]:
+    """Return what the command line says of Hydra: the keys with a plain value, and the words that say more than that.
 
-    Values are forced upon keys that only a file knows; what the command line takes away is no matter here.
+    Of a sweep's job, that is what the command line has named itself. Values are forced upon keys that only a file
+    knows; what the command line takes away is no matter here.
     """
     named = {override.key_or_group for override in named_code.command_line()}
+    plain, words = set(), []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if key in named and not override.is_delete() and key != "hydra.searchpath":
             value = (override.input_line or "").partition("=")[2]
-            if key.startswith("hydra."):
-                yield f"++{key}={value}"
+            if key.startswith("hydra.") and isinstance(override.value(), (str, int, float, QuotedString, type(None))):
+                plain.add(tuple(key.split(".")[1:]))
+            elif key.startswith("hydra."):
+                words.append(f"++{key}={value}")
             elif key.startswith("hydra/"):
-                yield str(override.input_line)
+                words.append(str(override.input_line))
+    return plain, tuple(words)
 
 
 def _providers(loader: ConfigLoaderImpl) -> tuple[tuple[str, str], ...]:
