@@ -56,7 +56,7 @@ from autoint.networks.integral_net import IntegralNet
 of_torch = torch.compile
 torch.compile = functools.partial(of_torch, backend="aot_eager", fullgraph=True)
 torch.manual_seed(0)
-net, x = IntegralNet(2, 3, 16, 3, encoding="normalized_positional").double(), torch.rand(9, 2).double()
+net, x = IntegralNet(2, 3, 16, 2, encoding="normalized_positional").double(), torch.rand(9, 2).double()
 compilation.BLOCK = 5 * 16  # two blocks
 for name in sys.argv[1:]:
     torch.compiler.reset()
@@ -111,7 +111,7 @@ for model, fit in (("autoint", integral_net), ("autoint", grad_net), ("nerf", in
     results = []
     for compile in (False, True):
         config = {"task": "volrend", "model": model, "fit": fit, "compile": compile, "sections": 4, "samples": 8}
-        config |= {"network": {"hidden_features": 8, "num_layers": 2}}
+        config |= {"network": {"hidden_features": 8, "num_layers": 1}}
         volume = build.task(RunConfig.from_plain(config), with_data=False).module.volume.double()
         draw = lambda name, *shape: torch.full(shape, 0.3, dtype=torch.float64)
         volume.occupancy.lower.fill_(-1)
