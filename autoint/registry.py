@@ -136,7 +136,7 @@ def checked(fields: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], whe
             node[key] = value
         except OmegaConfBaseException as error:
             wanted = getattr(fields[key][0], "__name__", str(fields[key][0]))
-            raise ValueError(f"{prefix}{key}={value!r} does not fit: expected {wanted}") from error
+            raise ValueError(f"{prefix}{key}={value!r:.200} does not fit: expected {wanted}") from error
     return typing.cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
 
 

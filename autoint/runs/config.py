@@ -253,7 +253,7 @@ def complete(key: str, registry: Registry[Any], choice: Any) -> dict[str, Any]:
     if isinstance(choice, str):
         choice = {"name": choice}
     if not isinstance(choice, Mapping) or not isinstance(choice.get("name"), str):
-        raise ValueError(f"{key}={choice!r} must be one of: {', '.join(registry.names())}")
+        raise ValueError(f"{key}={choice!r:.200} must be one of: {', '.join(registry.names())}")
     name, given = registry.canonical(choice["name"]), {k: v for k, v in choice.items() if k != "name"}
     return {"name": name, **checked(registry.fields(name), given, key)}
 

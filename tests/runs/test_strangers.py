@@ -325,6 +325,15 @@ def test_damage_is_named_when_a_run_is_resumed(name, good, tmp_path, monkeypatch
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("key", ["trainer", "activation"])
+def test_a_long_value_is_refused_in_a_short_line(key, good):
+    contents = good("function")
+    contents["autoint"]["config"][key] = [{"max_steps": 3, "accelerator": "cpu"}] * 200
+    with pytest.raises(ValueError, match=rf"{key}=\[\{{'max_steps': 3") as caught:
+        restoring.restored(saved(contents))
+    assert len(str(caught.value)) < 600
+
+
 def test_an_optimizer_that_forgot_one_weight_is_noticed_at_the_first_step(good, tmp_path):
     contents = good("volrend")
     del contents["optimizer_states"][0]["state"][0]
