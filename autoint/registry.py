@@ -183,7 +183,7 @@ def load_plugins() -> None:
 
 LIMBS = ("autoint.integrals", "autoint.scenes", "autoint.tomography")
 ACTIVATIONS: Registry[Any] = Registry("activation", "autoint.networks.activations")
-ENCODINGS: Registry[Any] = Registry("encoding", "autoint.networks.encodings")
+ENCODINGS: Registry[Any] = Registry("encoding", "autoint.networks.grids")
 GRAD_NETS: Registry[Any] = Registry("grad_net", "autoint.networks.grad_nets")
 RULES: Registry[Any] = Registry("operation", "autoint.networks.grad_nets")
 PLACEMENTS: Registry[Any] = Registry("placement", "autoint.scenes.sections")

@@ -74,6 +74,8 @@ class Optimizer:
         warmup_steps: steps over which the learning rate rises from 0.
         final: share of lr at the end of the budget; with decay_steps, by which lr is multiplied each time.
         decay_steps: steps between two decays; None decays by a cosine over the whole budget.
+        encoding_lr: learning rate of what encodings learn, such as grids of features, which a step meets a small part
+            of; None for ``lr``.
     """
 
     lr: float = 5e-3
@@ -81,6 +83,7 @@ class Optimizer:
     warmup_steps: int = 100
     final: float = 0.02
     decay_steps: int | None = None
+    encoding_lr: float | None = None
 
 
 @dataclass
@@ -215,8 +218,10 @@ class RunConfig:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} must be between 0 and 2⁶³ − 1")
         at_least_one(**{"optimizer.decay_steps": self.optimizer.decay_steps})
-        if not 0 < self.optimizer.lr <= 10:
-            raise ValueError(f"optimizer.lr={self.optimizer.lr} must be positive and at most 10")
+        for key in ("lr", "encoding_lr"):
+            rate = getattr(self.optimizer, key)
+            if rate is not None and not 0 < rate <= 10:
+                raise ValueError(f"optimizer.{key}={rate} must be positive and at most 10")
         if len(self.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in self.optimizer.betas):
             raise ValueError(f"optimizer.betas={self.optimizer.betas} must be two numbers in [0, 1)")
         if not 0 <= self.optimizer.final <= 1:

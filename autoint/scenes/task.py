@@ -17,6 +17,7 @@ from torch import Tensor
 from autoint.files import reading
 from autoint.files.images import AtMost
 from autoint.files.machine import installed_memory, peak_flops
+from autoint.networks.encodings import AbstractEncoding
 from autoint.registry import DATASETS, MODELS, TASKS, at_least_one, one_of
 from autoint.reports import metrics, pictures
 from autoint.runs import build, trainers
@@ -250,18 +251,24 @@ class VolumeRendering(pl.LightningModule):
         memory, work = view_evaluation.rendering_memory(*scene), view_evaluation.rendering_work(*scene)
         values = view_evaluation.evaluate(self.volume, self.canvas(), views, config, name, folder, run)
         keys, sections = ("psnr", "ssim", "lpips", "seconds_per_frame"), run.options["sections"]
-        row = {"scene": name, "model": run.options["model"]["name"], "sections": sections, "fit": run.fit}
+        row = {"scene": name, "model": run.options["model"]["name"], "sections": sections, "fit": self.volume.fit}
         row |= {key: view_evaluation.mean_of(values, key) for key in keys}
         row |= {"memory": memory, "frames_per_second": 1 / row["seconds_per_frame"]}
         row["rays_per_second"] = views.images[0, ..., 0].numel() / row["seconds_per_frame"]
         row["share_of_peak"] = work / values[0]["seconds_per_frame"] / peak_flops(self.device)
         if flight is not None:
             video.fly(self.volume, self.canvas(), flight, looking, config.chunk_size, folder / looking.video)
-        return row | {"evaluations_per_ray": self.volume.evaluations, "images": len(values)}, values
+        row |= {"look_ups_per_ray": self.volume.look_ups, "evaluations_per_ray": self.volume.evaluations}
+        return row | {"colors_per_ray": self.volume.colors, "images": len(values)}, values
 
     def configure_optimizers(self) -> Any:
-        beta_1, beta_2 = self.optimizer.betas
-        adam = torch.optim.Adam(self.parameters(), lr=self.optimizer.lr, betas=(beta_1, beta_2), fused=True)
+        (beta_1, beta_2), groups = self.optimizer.betas, [{"params": list(self.parameters())}]
+        if self.optimizer.encoding_lr is not None:
+            learned = [p for m in self.modules() if isinstance(m, AbstractEncoding) for p in m.parameters()]
+            own = {id(p) for p in learned}
+            groups = [{"params": [p for p in self.parameters() if id(p) not in own]}]
+            groups += [{"params": learned, "lr": self.optimizer.encoding_lr}] if learned else []
+        adam = torch.optim.Adam(groups, lr=self.optimizer.lr, betas=(beta_1, beta_2), fused=True)
         factor = learning_rate(self.trainer, self.optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

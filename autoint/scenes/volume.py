@@ -53,7 +53,22 @@ class AbstractVolume(nn.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def evaluations(self) -> int:
-        """How many evaluations of its networks, or of the encoding that they are told, a rendered ray costs."""
+        """How many evaluations of its networks a rendered ray costs."""
+
+    @property
+    def look_ups(self) -> int:
+        """How many points of a rendered ray are encoded."""
+        return self.evaluations
+
+    @property
+    def colors(self) -> int:
+        """How many colours a rendered ray is made of."""
+        return self.evaluations
+
+    @property
+    def fit(self) -> str:
+        """How rays are integrated, in a word or two for tables."""
+        return "samples"
 
     @abc.abstractmethod
     def renderings(
@@ -96,13 +111,14 @@ class AbstractVolume(nn.Module, abc.ABC):
         """Render any rays, at most ``chunk_size`` at a time: rgb (R, 3), depth (R,), acc (R,).
 
         Rays that miss the scene are not evaluated: they show the background, at the depth of their far end. At its peak
-        the rendering holds less than ``chunk_size`` · evaluations · (3·width + 4·(inputs + outputs)) numbers, whatever
-        the size of the image. Where memory runs out, half of the chunk is tried, and so on.
+        the rendering holds less than ``chunk_size`` · n · (3·width + 4·(inputs + outputs)) numbers, whatever
+        the size of the image; n are the evaluations, or the look-ups where they are more. Where memory runs out, half of the chunk is tried, and so on.
         """
         rgb = background.expand(len(rays), 3).clone()
         depth, acc = rays.far.clone(), torch.zeros_like(rays.far)
         rest = torch.arange(len(rays), device=rays.far.device)
-        size = min(chunk_size, BLOCK[rest.device.type == "cpu"] // (self.width * self.evaluations) + 1)
+        per_ray = self.width * max(self.evaluations, self.look_ups)
+        size = min(chunk_size, BLOCK[rest.device.type == "cpu"] // per_ray + 1)
         while len(rest):
             block = min(chunk_size, LOOKED_AT * size)
             index = rest[:block]

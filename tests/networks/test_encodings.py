@@ -78,9 +78,9 @@ def test_means_need_one_evaluation_of_waves_and_two_nodes_of_a_grid():
     """Looked at where the cost is: how many points a mean asks the encoding for."""
     asked = []
     grid = ENCODINGS.build({"name": "grid", "resolutions": [4, 8], "num_frequencies": 2}, 3)
-    waves, value = grid.positional._waves, grid._value
+    waves, average = grid.positional._waves, grid._average
     grid.positional._waves = lambda x: asked.append("waves") or waves(x)
-    grid._value = lambda table, x, resolution: asked.append(resolution) or value(table, x, resolution)
+    grid._average = lambda level, x: asked.append((level, x.shape[-2])) or average(level, x)
     a, b = torch.rand(2, 5, 3)
     grid.mean(a, b)
-    assert asked == ["waves", 4, 4, 8, 8]
+    assert asked == ["waves", (0, 2), (1, 2)]

@@ -218,9 +218,8 @@ def test_keys_of_integral_networks_choose_them_and_say_so(laptop):
         "model=autoint, because of fit and networks; without it, model=section_means does better"
     ]
     assert lines("fit=grad_net", "model=autoint")[1:] == []
-    assert lines("fit=grad_net", "model=nerf")[1:] == [
-        "fit: says nothing to model=nerf; model=autoint has integral networks"
-    ]
+    with pytest.raises(ValueError, match="^fit: says nothing to model=nerf; leave it out, or take model=autoint$"):
+        lines("fit=grad_net", "model=nerf")
 
 
 def test_a_training_begins_with_the_line(program, tiny):

@@ -203,7 +203,7 @@ def test_memory_of_rendering_is_bounded_by_the_chunk(model, monkeypatch):
     [
         ("integral_net", {}),
         ("grad_net", {"fit": "grad_net"}),
-        ("object", {"model": "object", "encoding": "grid"}),
+        ("object", {"model": {"name": "object", "nodes": 2}, "encoding": "grid"}),
     ],
 )
 def test_golden_losses(name, choice, tmp_path):

@@ -152,7 +152,11 @@ def machine_of(trainer: Mapping[str, Any]) -> str:
 
 
 def told(composed: DictConfig, hydra: Any) -> list[str]:
-    """Return what a scene's training should tell of its sizes, a line, and of keys that choose or miss its model."""
+    """Return what a scene's training should tell of its sizes, a line, and of keys that choose its model.
+
+    Raises:
+        ValueError: for keys of integral networks beside a model that has none.
+    """
     if composed.task != "volrend":
         return []
     size, net, trainer = composed.image_size or composed.max_image_size, composed.network, composed.trainer
@@ -163,7 +167,7 @@ def told(composed: DictConfig, hydra: Any) -> list[str]:
     named = _named(hydra.overrides.task)
     own, model = of_integral_networks(named), composed.model.name
     if own and model != "autoint":
-        lines.append(f"{' and '.join(own)}: says nothing to model={model}; model=autoint has integral networks")
+        raise ValueError(f"{' and '.join(own)}: says nothing to model={model}; leave it out, or take model=autoint")
     elif own and "model" not in named:
         lines.append(f"model=autoint, because of {' and '.join(own)}; without it, model={MODEL} does better")
     return lines

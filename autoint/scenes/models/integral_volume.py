@@ -84,6 +84,14 @@ class IntegralVolume(AbstractSections):
     def evaluations(self) -> int:
         return self.placement.sections + 1
 
+    @property
+    def colors(self) -> int:
+        return self.placement.sections
+
+    @property
+    def fit(self) -> str:
+        return self.training_options.fit
+
     def density(self, rays: Rays, t: Tensor) -> Tensor:
         return self.integrand(rays, t)[..., 0]
 

@@ -37,6 +37,10 @@ class Nerf(AbstractVolume):
     def evaluations(self) -> int:
         return 2 * self.coarse + self.fine
 
+    @property
+    def colors(self) -> int:
+        return self.coarse + self.fine
+
     def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
         t = quadrature.midpoint(edges, self.coarse)[0][:, 0]
         coarse = self._composite(0, rays, t, edges, background, with_color=False)

@@ -2,42 +2,119 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoint.integrals import quadrature
-from autoint.registry import MODELS, PLACEMENTS, at_least_one
+from autoint.networks.activations import Activation
+from autoint.networks.encodings import AbstractEncoding
+from autoint.registry import ACTIVATIONS, ENCODINGS, MODELS, PLACEMENTS, at_least_one
 from autoint.runs.config import RunConfig
 from autoint.scenes import rendering, sections
-from autoint.scenes.models.radiance_field import RadianceField, radiance_field
+from autoint.scenes.models.radiance_field import radiance_field
+from autoint.scenes.models.sampled_means import SampledMeans
 from autoint.scenes.occupancy import Occupancy
 from autoint.scenes.rays import Rays
 from autoint.scenes.rendering import Rendering
 from autoint.scenes.volume import AbstractSections, AbstractVolume, Draw
 
+OPAQUE = 1e-3
+"""Below this opacity a ray's features are not scaled up to those of a surface."""
+DENSITY = 10.0
+"""So that a network of ordinary weights makes surfaces; with 1 it takes twice the steps."""
 
-class SectionMeans(AbstractSections):
-    """Density and colour of sections, decoded from the mean of an encoding γ over each: ḡ_i = δ_i⁻¹ ∫ γ(o + t·d) dt.
 
-    γ knows positions alone, and the density is decoded from ḡ_i alone: no view can be explained by a density that only
-    this view sees, which an antiderivative Φ(x, d) along every ray has to be kept from. The colour is told the
-    direction after the integration. The mean is taken at ``nodes`` nodes per section, stratified ones while training
-    and the midpoint rule's otherwise, with an error of O(nodes⁻²); the network is evaluated once per section.
+class SectionField(nn.Module):
+    """What the mean of an encoding over a section stands for: density, base colour and features; and their gloss.
+
+    The network of the sections is shallow, since it is evaluated N times a ray; that of the gloss, which is told the
+    direction and evaluated once, has the other layers.
 
     Args:
-        field: γ, and the network that decodes its means.
-        nodes: per section.
+        encoding: γ, of the position.
+        directions: encoding of the direction.
+        hidden_features: width of both networks.
+        num_layers: hidden layers of both together, of which one belongs to the sections.
+        features: how many are composited for the gloss.
+        activation: between the layers.
+    """
+
+    def __init__(
+        self,
+        encoding: AbstractEncoding,
+        directions: AbstractEncoding,
+        hidden_features: int,
+        num_layers: int,
+        features: int,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        self.encoding, self.directions, self.activation = encoding, directions, activation
+        self.section = nn.Linear(encoding.out_features, hidden_features)
+        self.decoded = nn.Linear(hidden_features, 4 + features)
+        inputs = [features + directions.out_features] + [hidden_features] * max(0, num_layers - 2)
+        self.trunk = nn.ModuleList(nn.Linear(i, hidden_features) for i in inputs)
+        self.gloss = nn.Linear(hidden_features, 3)
+        for k, layer in enumerate([self.section, *self.trunk]):
+            activation.init(layer, k == 0)
+
+    def decode(self, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return density (…), base colour (…, 3) and features (…, F) of mean encodings (…, E).
+
+        The density σ = ``DENSITY`` · softplus(· − 1) is that per unit of the encoding's coordinates.
+        """
+        decoded = self.decoded(self.activation.function(self.section(mean)))
+        density, base, features = decoded.split([1, 3, decoded.shape[-1] - 4], dim=-1)
+        return DENSITY * F.softplus(density[..., 0] - 1), torch.sigmoid(base), features
+
+    def shine(self, features: Tensor, directions: Tensor) -> Tensor:
+        """Return what a surface of ``features`` (…, F) adds to its base colour along ``directions`` (…, 3)."""
+        h = torch.cat([features, self.directions(directions)], dim=-1)
+        for layer in self.trunk:
+            h = self.activation.function(layer(h))
+        return torch.tanh(self.gloss(h))
+
+
+class SectionMeans(AbstractSections):
+    """Sections whose density and colour are decoded from the mean of an encoding γ: ḡ_i = δ_i⁻¹ ∫ γ(o + t·d) dt.
+
+    γ knows positions alone, and the density is decoded from ḡ_i alone: no view can be explained by a density that only
+    this view sees, which an antiderivative Φ(x, d) along every ray has to be kept from. γ is linear in what is learned
+    of it, so that ``encoding.mean`` integrates it in closed form; everything nonlinear comes after the integration.
+
+    A ray with section weights w_i (``rendering.composite``) and opacity A = Σ w_i shows
+    C = Σ w_i b_i + A·g(f̄, d) + (1 − A)·C_bg, with the base colours b_i, their features composited to f̄ = Σ w_i f_i / A
+    and the gloss g, the only part that is told the direction d: 2N look-ups in the grids of γ, N evaluations of the
+    sections' network and one of the gloss's.
+
+    Args:
+        field: γ, and the networks that decode its means.
         placement: chooses the section edges.
         occupancy: where the scene is.
     """
 
-    def __init__(
-        self, field: RadianceField, nodes: int, placement: sections.AbstractPlacement, occupancy: Occupancy
-    ) -> None:
+    def __init__(self, field: SectionField, placement: sections.AbstractPlacement, occupancy: Occupancy) -> None:
         super().__init__(placement, occupancy)
-        self.field, self.nodes, self.width = field, nodes, field.density.in_features
+        self.field, self.width = field, field.section.out_features
+        self.register_load_state_dict_post_hook(lambda model, _: model._restrict())
+        self._restrict()
+
+    def _restrict(self) -> None:
+        """Tell γ where something may be: in cells of the visual hull and those beside them."""
+        near = F.max_pool3d((self.occupancy.density > 0).float()[None], 3, 1, 1)[0] > 0
+        lower, upper = self.occupancy.lower, self.occupancy.upper
+        size, scale = len(near), 0.5 * (upper - lower).max()
+
+        def inside(points: Tensor) -> Tensor:
+            cells = ((points * scale + 0.5 * (lower + upper) - lower) * (size / (upper - lower))).floor().long()
+            within = ((cells >= -1) & (cells <= size)).all(dim=-1)
+            x, y, z = cells.clamp(0, size - 1).unbind(-1)
+            return near[x, y, z] & within
+
+        self.field.encoding.restrict(inside)
 
     @property
     def nets(self) -> Iterable[nn.Module]:
@@ -45,49 +122,78 @@ class SectionMeans(AbstractSections):
 
     @property
     def evaluations(self) -> int:
-        return self.placement.sections * self.nodes  # of γ; the network is evaluated once per section
+        return self.placement.sections
+
+    @property
+    def look_ups(self) -> int:
+        return 2 * self.placement.sections
+
+    @property
+    def colors(self) -> int:
+        return 1
+
+    @property
+    def fit(self) -> str:
+        return self.field.encoding.mean_rule
 
     def density(self, rays: Rays, t: Tensor) -> Tensor:
-        mean, _ = self.field(self.points(rays, t)[0], None)
-        return mean
+        return self._decoded(self.field.encoding(self.points(rays, t)[0]))[0]
 
     def estimate(self, points: Tensor, directions: Tensor) -> Tensor:
         here = torch.zeros_like(points[:, :1])
         return self.density(Rays(points, directions, here[:, 0], here[:, 0]), here)[:, 0]
 
-    def section_values(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
-        return self._decoded(rays, quadrature.midpoint(edges, self.nodes)[0])
+    def means(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return density (R, N), base colour (R, N, 3) and features (R, N, F) of sections."""
+        x, _ = self.points(rays, edges)
+        return self._decoded(self.field.encoding.mean(x[:, :-1], x[:, 1:]))
 
-    def _decoded(self, rays: Rays, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        mean, rgb = self.field(self.points(rays, nodes)[0], rays.directions)
-        return mean, rgb
+    def _decoded(self, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        density, base, features = self.field.decode(mean)
+        return density * (2 / (self.occupancy.upper - self.occupancy.lower).max()), base, features
+
+    def section_values(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
+        density, base, features = self.means(rays, edges)
+        return density, base + self.field.shine(features, rays.directions[:, None].expand_as(base))
 
     def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
-        return self._composite(self.section_values(rays, edges), edges, background)
+        density, base, features = self.means(rays, edges)
+        plain = rendering.composite(density, base, edges, background)
+        mean = (plain.weights[..., None] * features).sum(-2) / plain.acc.clamp_min(OPAQUE)[:, None]
+        gloss = plain.acc[:, None] * self.field.shine(mean, rays.directions)
+        return dataclasses.replace(plain, rgb=plain.rgb + gloss)
 
     def renderings(
         self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
     ) -> tuple[list[Rendering], float]:
         edges = sections.jittered(edges, draw("edges", *edges[:, 1:-1].shape))
-        nodes, _ = quadrature.stratified(edges, draw("samples", *edges[:, 1:].shape, self.nodes))
-        return [self._composite(self._decoded(rays, nodes), edges, background)], 0.0
-
-    def _composite(self, values: tuple[Tensor, Tensor], edges: Tensor, background: Tensor) -> Rendering:
-        mean, rgb = values
-        return rendering.composite(rendering.density_from_mean(mean), rgb, edges, background)
+        return [self.render(rays, edges, background)], 0.0
 
 
 @MODELS.register("section_means", alias="object")
-def section_means(config: RunConfig, occupancy: Occupancy, *, nodes: int = 2) -> AbstractVolume:
-    """One field that all directions share, averaged over sections and decoded afterwards.
+def section_means(
+    config: RunConfig, occupancy: Occupancy, *, features: int = 16, nodes: int | None = None
+) -> AbstractVolume:
+    """One field that all directions share, averaged over sections in closed form and decoded afterwards.
 
     Args:
-        config: the run's configuration; fit, grad_net, color and networks say nothing to this model.
+        config: the run's configuration.
         occupancy: where the scene is.
-        nodes: where a section's mean of the encoding is taken.
+        features: of a section, composited along the ray for the colour that depends on the direction.
+        nodes: so many samples per section and a colour decoded in each, as until 0.2; None for the closed form.
     """
-    at_least_one(**{"model.nodes": nodes})
-    options = config.options
-    field = radiance_field(config, config.encoding, options["direction_encoding"])
+    at_least_one(**{"model.features": features, "model.nodes": nodes})
+    options, network = config.options, config.network
     placement = PLACEMENTS.build(options["placement"], options["sections"], occupancy)
-    return SectionMeans(field, nodes, placement, occupancy)
+    if nodes is not None:
+        field = radiance_field(config, config.encoding, options["direction_encoding"])
+        return SampledMeans(field, nodes, placement, occupancy)
+    decoded = SectionField(
+        ENCODINGS.build(config.encoding, 3),
+        ENCODINGS.build(options["direction_encoding"], 3),
+        network.hidden_features,
+        network.num_layers,
+        features,
+        ACTIVATIONS.build(config.activation),
+    )
+    return SectionMeans(decoded, placement, occupancy)
