@@ -28,6 +28,7 @@ LIMITS = {
     "samples": 2**16,
     "val_images": 2**20,
     "images_per_batch": 2**20,
+    "teacher_views": 2**16,
     "rho": 2**12,
     "theta": 2**14,
     "passes": 10**6,

@@ -29,6 +29,7 @@ from autoint.scenes import video
 from autoint.scenes.data.batches import Batch, ViewsData
 from autoint.scenes.data.views import Views
 from autoint.scenes.occupancy import Occupancy, visual_hull
+from autoint.scenes.teacher import taught
 from autoint.scenes.volume import AbstractVolume
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def volrend(
     background: str = "white",
     images_per_batch: int | None = None,
     val_images: int = 4,
+    teacher: str | None = None,
+    teacher_views: int = 300,
+    teacher_only: bool = False,
 ) -> build.Task:
     """Build the volume-rendering task.
 
@@ -78,6 +82,9 @@ def volrend(
         background: behind the scene: white, black, or random while training and white afterwards.
         images_per_batch: how many images the rays of a batch come from; None draws them from all.
         val_images: how many validation images are rendered now and then.
+        teacher: a finished run of the same scene, any model, that renders views to learn from; None for real ones only.
+        teacher_views: how many, so that with as many real ones half of all rays are the teacher's.
+        teacher_only: whether the real images are left out.
     """
     at_least_one(
         sections=sections,
@@ -86,6 +93,7 @@ def volrend(
         max_image_size=max_image_size,
         val_images=val_images,
         images_per_batch=images_per_batch,
+        teacher_views=teacher_views,
     )
     one_of("background", background, BACKGROUNDS)
     if networks not in (1, 2):
@@ -104,6 +112,8 @@ def volrend(
     data = None
     if with_data:
         check_memory(config, volume)
+        if teacher is not None:
+            train = taught(train, config)
         steps = trainers.total_steps(config)
         data = ViewsData(
             train,
