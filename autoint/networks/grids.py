@@ -18,7 +18,7 @@ from autoint.registry import ENCODINGS, at_least_one
 
 GL2 = (0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12))
 """Two Gauss-Legendre nodes on [0, 1], of equal weight: exact for cubics."""
-LOOKED_AT = 2**20  # corners of a grid that are told apart at a time
+AT_ONCE = 2**20  # corners of a grid that are numbered together
 
 
 class _Interpolation(torch.autograd.Function):
@@ -94,16 +94,19 @@ class Grid(AbstractEncoding):
             rows, table = getattr(self, f"rows_{level}"), self.tables[level]
             if rows is None or rows.is_meta:
                 continue
-            axes = [torch.linspace(-1, 1, resolution + 1, device=rows.device)] * self.in_features
-            points = torch.cartesian_prod(*axes).view(-1, self.in_features)
-            asked = torch.cat([inside(some) for some in points.split(LOOKED_AT)])
-            for axis in range(self.in_features):  # and the neighbours, with which they share a cell
-                asked = asked.view((resolution + 1,) * self.in_features).movedim(axis, -1)
-                padded = F.pad(asked, (1, 1))
-                asked = (padded[..., :-2] | padded[..., 1:-1] | padded[..., 2:]).movedim(-1, axis)
+            axis = torch.linspace(-1, 1, resolution + 1, device=rows.device)
+            others = [axis] * (self.in_features - 1)
+            asked = torch.stack([inside(_points(at, others)) for at in axis.split(1)])
+            asked = asked.view((resolution + 1,) * self.in_features)
+            for k in range(self.in_features):  # and the neighbours, with which they share a cell
+                padded = F.pad(asked.movedim(k, -1), (1, 1))
+                asked = (padded[..., :-2] | padded[..., 1:-1] | padded[..., 2:]).movedim(-1, k)
             asked = asked.flatten()
-            own = asked.cumsum(0) if int(asked.sum()) < len(table) else 1 + _hashed(len(asked), len(table) - 1)
-            rows.copy_(torch.where(asked, own, 0))
+            if int(asked.sum()) < len(table):
+                torch.cumsum(asked, 0, dtype=rows.dtype, out=rows)
+            else:
+                rows.copy_(_hashed(len(asked), len(table) - 1, rows.device)).add_(1)
+            rows.mul_(asked)
 
     def _cell(self, x: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
         """Return the lower corner (…, D) of the cell that x is in, and where in the cell x is, in [0, 1]."""
@@ -206,11 +209,19 @@ class Grid(AbstractEncoding):
         return torch.cat(out, dim=-1)
 
 
-def _hashed(count: int, rows: int) -> Tensor:
+def _points(first: Tensor, others: list[Tensor]) -> Tensor:
+    """Return all points (P, D) whose coordinates are in ``first`` and ``others``."""
+    return torch.cartesian_prod(first, *others).view(-1, 1 + len(others))
+
+
+def _hashed(count: int, rows: int, device: torch.device | str | None = None) -> Tensor:
     """Return a row for each of ``count`` numbers, spread as if at random, (count,) of int32."""
-    # Knuth's multiplicative hash: the golden ratio's share of 2³².
-    spread = torch.arange(count).mul_(2654435761).bitwise_and_(2**32 - 1)
-    return spread.mul_(rows).bitwise_right_shift_(32).int()
+    out = torch.empty(count, dtype=torch.int32, device=device)
+    for start in range(0, count, AT_ONCE):
+        some = torch.arange(start, min(start + AT_ONCE, count), device=device)
+        # Knuth's multiplicative hash: the golden ratio's share of 2³².
+        out[start : start + AT_ONCE] = some.mul_(2654435761).bitwise_and_(2**32 - 1).mul_(rows).bitwise_right_shift_(32)
+    return out
 
 
 def _crossings(a: Tensor, b: Tensor, resolution: int) -> Tensor:

@@ -84,3 +84,37 @@ def test_means_need_one_evaluation_of_waves_and_two_nodes_of_a_grid():
     a, b = torch.rand(2, 5, 3)
     grid.mean(a, b)
     assert asked == ["waves", (0, 2), (1, 2)]
+
+
+def test_a_grid_of_few_rows_is_a_dense_one_where_each_corner_has_its_own():
+    """A table that holds the corners that are asked for changes nothing but where they are kept."""
+    dense = ENCODINGS.build({"name": "grid", "resolutions": [16], "num_frequencies": 0}, 3).double()
+    small = ENCODINGS.build({"name": "grid", "resolutions": [16], "num_frequencies": 0, "entries": 1000}, 3).double()
+    assert len(small.tables[0]) == 1000 < len(dense.tables[0])
+    small.restrict(lambda p: (p.abs() <= 0.3).all(-1))
+    with torch.no_grad():
+        asked = small.rows_0 > 0
+        assert int(asked.sum()) == len(small.rows_0[asked].unique()) == 7**3  # |x| ≤ 2/8 in 1/8 steps, and neighbours
+        dense.tables[0][asked] = small.tables[0][small.rows_0[asked].long()]
+        g = torch.Generator().manual_seed(0)
+        a, b = (0.74 * torch.rand(200, 3, dtype=torch.float64, generator=g) - 0.37 for _ in range(2))
+        for x, y in ((small(a), dense(a)), (small.mean(a, b, cut=True), dense.mean(a, b, cut=True))):
+            assert torch.equal(x, y)
+        assert torch.equal(small.difference(a, b - a), dense.difference(a, b - a))
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_corners_that_are_too_many_share_rows_evenly(told):
+    grid = ENCODINGS.build({"name": "grid", "resolutions": [32], "entries": 500, "num_frequencies": 0}, 3)
+    if told:
+        grid.restrict(lambda p: p[:, 0] > 0)
+    counts = grid.rows_0.bincount(minlength=500)[told:]
+    assert len(counts) == 500 - told
+    assert counts.min() > 0.5 * counts.float().mean() > 0
+    assert counts.max() < 2 * counts.float().mean()
+
+
+@pytest.mark.parametrize("entries", [1, 2**27])
+def test_entries_out_of_range(entries):
+    with pytest.raises(ValueError, match=f"encoding.entries={entries} must be an integer from 2 to"):
+        ENCODINGS.build({"name": "grid", "entries": entries}, 3)
