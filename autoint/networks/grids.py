@@ -81,7 +81,8 @@ class Grid(AbstractEncoding):
         rows = [count if entries is None else min(count, entries) for count in corners]
         self.tables = nn.ParameterList(1e-2 * torch.randn(n, features) for n in rows)
         for level, (count, n) in enumerate(zip(corners, rows, strict=True)):
-            self.register_buffer(f"rows_{level}", _hashed(count, n) if n < count else None, persistent=False)
+            of_corners = _hashed(torch.empty(count, dtype=torch.int32), n) if n < count else None
+            self.register_buffer(f"rows_{level}", of_corners, persistent=False)
         sides = torch.cartesian_prod(*[torch.arange(2)] * in_features).view(-1, in_features)
         self.register_buffer("corners", sides, persistent=False)
 
@@ -102,11 +103,11 @@ class Grid(AbstractEncoding):
                 padded = F.pad(asked.movedim(k, -1), (1, 1))
                 asked = (padded[..., :-2] | padded[..., 1:-1] | padded[..., 2:]).movedim(-1, k)
             asked = asked.flatten()
-            if int(asked.sum()) < len(table):
+            if int(asked.count_nonzero()) < len(table):
                 torch.cumsum(asked, 0, dtype=rows.dtype, out=rows)
             else:
-                rows.copy_(_hashed(len(asked), len(table) - 1, rows.device)).add_(1)
-            rows.mul_(asked)
+                _hashed(rows, len(table) - 1).add_(1)
+            rows.masked_fill_(~asked, 0)
 
     def _cell(self, x: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
         """Return the lower corner (…, D) of the cell that x is in, and where in the cell x is, in [0, 1]."""
@@ -214,14 +215,14 @@ def _points(first: Tensor, others: list[Tensor]) -> Tensor:
     return torch.cartesian_prod(first, *others).view(-1, 1 + len(others))
 
 
-def _hashed(count: int, rows: int, device: torch.device | str | None = None) -> Tensor:
-    """Return a row for each of ``count`` numbers, spread as if at random, (count,) of int32."""
-    out = torch.empty(count, dtype=torch.int32, device=device)
-    for start in range(0, count, AT_ONCE):
-        some = torch.arange(start, min(start + AT_ONCE, count), device=device)
+def _hashed(of_corners: Tensor, rows: int) -> Tensor:
+    """Fill (count,) of int32 with one of ``rows`` for each number below its length, spread as if at random."""
+    for start in range(0, len(of_corners), AT_ONCE):
+        some = of_corners[start : start + AT_ONCE]
+        numbers = torch.arange(start, start + len(some), device=of_corners.device)
         # Knuth's multiplicative hash: the golden ratio's share of 2³².
-        out[start : start + AT_ONCE] = some.mul_(2654435761).bitwise_and_(2**32 - 1).mul_(rows).bitwise_right_shift_(32)
-    return out
+        some.copy_(numbers.mul_(2654435761).bitwise_and_(2**32 - 1).mul_(rows).bitwise_right_shift_(32))
+    return of_corners
 
 
 def _crossings(a: Tensor, b: Tensor, resolution: int) -> Tensor:
