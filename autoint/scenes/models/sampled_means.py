@@ -1,4 +1,4 @@
-"""Section means by sampling, with a colour decoded in every section: how ``section_means`` was built until 0.2."""
+"""Section means by sampling, with a colour decoded in every section: how ``section_means`` was at first."""
 
 from __future__ import annotations
 

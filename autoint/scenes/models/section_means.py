@@ -180,7 +180,7 @@ def section_means(
         config: the run's configuration.
         occupancy: where the scene is.
         features: of a section, composited along the ray for the colour that depends on the direction.
-        nodes: so many samples per section and a colour decoded in each, as until 0.2; None for the closed form.
+        nodes: so many samples per section and a colour decoded in each, as it was at first; None for the closed form.
     """
     at_least_one(**{"model.features": features, "model.nodes": nodes})
     options, network = config.options, config.network
