@@ -272,7 +272,8 @@ class VolumeRendering(pl.LightningModule):
         return row | {"colors_per_ray": self.volume.colors, "images": len(values)}, values
 
     def configure_optimizers(self) -> Any:
-        (beta_1, beta_2), groups = self.optimizer.betas, [{"params": list(self.parameters())}]
+        beta_1, beta_2 = self.optimizer.betas
+        groups: list[dict[str, Any]] = [{"params": list(self.parameters())}]
         if self.optimizer.encoding_lr is not None:
             learned = [p for m in self.modules() if isinstance(m, AbstractEncoding) for p in m.parameters()]
             own = {id(p) for p in learned}

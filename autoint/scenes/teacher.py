@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def taught(views: Views, config: RunConfig) -> Views:
         of = stored.options["scene"] if stored.task == "volrend" else f"task={stored.task}"
         raise ValueError(f"teacher={run} has learned {of}, and this run is to learn {options['scene']}")
     device = "cuda" if torch.cuda.is_available() and config.trainer.get("accelerator") != "cpu" else "cpu"
-    volume = module.to(device).volume
+    volume: Any = module.to(device).volume  # an AbstractVolume, of any model
     chosen, poses = novel_poses(views.poses, options["teacher_views"], generator(config.seed, "teacher"))
     # Cameras of their own, even where one serves all real views.
     unseen = dataclasses.replace(views, poses=poses, intrinsics=_each(views.intrinsics, chosen), mask=None)

@@ -111,8 +111,9 @@ class AbstractVolume(nn.Module, abc.ABC):
         """Render any rays, at most ``chunk_size`` at a time: rgb (R, 3), depth (R,), acc (R,).
 
         Rays that miss the scene are not evaluated: they show the background, at the depth of their far end. At its peak
-        the rendering holds less than ``chunk_size`` · n · (3·width + 4·(inputs + outputs)) numbers, whatever
-        the size of the image; n are the evaluations, or the look-ups where they are more. Where memory runs out, half of the chunk is tried, and so on.
+        the rendering holds less than ``chunk_size`` · n · (3·width + 4·(inputs + outputs)) numbers, whatever the size
+        of the image; n are a ray's evaluations, or its look-ups where they are more. Where memory runs out, half of the
+        chunk is tried, and so on.
         """
         rgb = background.expand(len(rays), 3).clone()
         depth, acc = rays.far.clone(), torch.zeros_like(rays.far)

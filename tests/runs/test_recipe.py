@@ -218,7 +218,7 @@ def test_keys_of_integral_networks_choose_them_and_say_so(laptop):
         "model=autoint, because of fit and networks; without it, model=section_means does better"
     ]
     assert lines("fit=grad_net", "model=autoint")[1:] == []
-    with pytest.raises(ValueError, match="^fit: says nothing to model=nerf; leave it out, or take model=autoint$"):
+    with pytest.raises(ValueError, match=r"^fit: says nothing to model=nerf; leave it out, or take model=autoint$"):
         lines("fit=grad_net", "model=nerf")
 
 
