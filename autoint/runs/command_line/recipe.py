@@ -168,7 +168,7 @@ def told(composed: DictConfig, hydra: Any) -> list[str]:
     own, model = of_integral_networks(named), composed.model.name
     if own and model != "autoint":
         raise ValueError(f"{' and '.join(own)}: says nothing to model={model}; leave it out, or take model=autoint")
-    elif own and "model" not in named:
+    if own and "model" not in named:
         lines.append(f"model=autoint, because of {' and '.join(own)}; without it, model={MODEL} does better")
     return lines
 
