@@ -9,6 +9,7 @@ from autoint.names import find_moved, public
 if TYPE_CHECKING:
     from autoint.integrals import Estimate as Estimate
     from autoint.integrals import fit as fit
+    from autoint.integrals import fit_density as fit_density
     from autoint.integrals import integrate as integrate
     from autoint.networks import IntegralNet as IntegralNet
     from autoint.networks import draw as draw
@@ -24,6 +25,7 @@ __getattr__, __dir__, __all__ = public(
         "IntegralNet": "autoint.networks",
         "draw": "autoint.networks",
         "fit": "autoint.integrals",
+        "fit_density": "autoint.integrals",
         "grad_net": "autoint.networks",
         "integrate": "autoint.integrals",
     },

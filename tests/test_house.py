@@ -30,10 +30,10 @@ FLOORS = (
 )
 """From the ground up: a room imports from the floors below it only. ``docs/design.md`` draws the same."""
 PUBLIC = {
-    "autoint": "Estimate IntegralNet draw fit grad_net integrate",
+    "autoint": "Estimate IntegralNet draw fit fit_density grad_net integrate",
     "autoint.networks": "AbstractEncoding AbstractGradNet Activation IntegralNet draw grad_net he_init",
-    "autoint.integrals": "AbstractAntiderivative Antiderivative ErrorReport Estimate Fitted Piecewise Target fit "
-    "gauss_legendre integrate midpoint stratified",
+    "autoint.integrals": "AbstractAntiderivative Antiderivative Density DensityFitted ErrorReport Estimate Fitted Piecewise "
+    "Target fit fit_density gauss_legendre integrate midpoint stratified",
     "autoint.scenes": "AbstractColor AbstractPlacement AbstractSections AbstractVolume Intrinsics Occupancy Rays "
     "Rendering Views composite",
     "autoint.tomography": "Lattice Scan projection_matrix",

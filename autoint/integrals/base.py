@@ -274,7 +274,7 @@ class AbstractAntiderivative(nn.Module, abc.ABC):
         return low + shares * (high - low) if len(low) else None
 
     def _coordinates(self, key: str, x: Any) -> Tensor:
-        return _last(key, bound(key, x, self), len(self.lower), "coordinates")
+        return last_of(key, bound(key, x, self), len(self.lower), "coordinates")
 
     def _of_family(self, parameters: Any) -> Tensor | None:
         count = self.parameter_range.shape[1]
@@ -284,7 +284,7 @@ class AbstractAntiderivative(nn.Module, abc.ABC):
             return None
         if not count:
             raise ValueError("parameters= is for families; this function was fitted without parameters")
-        p = _last("parameters", bound("parameters", parameters, self), count, "parameters")
+        p = last_of("parameters", bound("parameters", parameters, self), count, "parameters")
         low, high = self.parameter_range
         slack = 1e-9 * (high - low)
         if not holds((p >= low - slack) & (p <= high + slack)):
@@ -296,7 +296,7 @@ class AbstractAntiderivative(nn.Module, abc.ABC):
         return y[..., 0] if self.squeeze else y
 
 
-def _last(key: str, x: Tensor, count: int, of: str) -> Tensor:
+def last_of(key: str, x: Tensor, count: int, of: str) -> Tensor:
     """Return x as (…, count); numbers are those of one coordinate or parameter."""
     if count == 1 and x.shape[-1:] != (1,):
         x = x[..., None]
