@@ -175,6 +175,8 @@ class RunConfig:
         plain = {**plain, **options}
         plain.pop("options", None)
         task = plain.get("task", "")
+        if not isinstance(task, str):
+            raise ValueError(f"task={task!r:.80} must be one of: {', '.join(TASKS.names())}")
         shared = shared_fields()
         own = TASKS.fields(task)
         for key in plain:

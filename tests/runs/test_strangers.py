@@ -334,6 +334,14 @@ def test_a_long_value_is_refused_in_a_short_line(key, good):
     assert len(str(caught.value)) < 600
 
 
+@pytest.mark.parametrize("task", [["function"], {"name": "function"}, 5, None])
+def test_a_task_that_is_no_name_is_refused(task, good):
+    contents = good("function")
+    contents["autoint"]["config"]["task"] = task
+    with pytest.raises(ValueError, match=r"task=.* must be one of: ct, function, volrend"):
+        restoring.restored(saved(contents))
+
+
 def test_an_optimizer_that_forgot_one_weight_is_noticed_at_the_first_step(good, tmp_path):
     contents = good("volrend")
     del contents["optimizer_states"][0]["state"][0]
