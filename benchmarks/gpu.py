@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -25,10 +26,11 @@ from autoint.files.whole_files import write_json, write_whole
 from autoint.integrals.definite import integrate
 from autoint.registry import GRAD_NETS
 from autoint.reports import metrics
-from autoint.runs import build, trainers
+from autoint.runs import build, restoring, trainers
 from autoint.runs.command_line import recipe
 from autoint.runs.command_line.cli import VERSION, store_groups
 from autoint.runs.config import RunConfig
+from autoint.scenes.baking import tree_of
 from autoint.scenes.task import load_views
 from benchmarks import grad_networks, rendering
 from benchmarks.measure import DEVICE, FOLDER, environment, fastest
@@ -51,6 +53,7 @@ class Sizes:
     image: int = 800
     pixels: int = 64
     points: int = 65536
+    cells: int | None = None
     peak: int = 8192
     compared: int = 1024
     steps: int = 50
@@ -76,6 +79,7 @@ PRETEND: dict[str, Any] = {
     "image": 8,
     "pixels": 16,
     "points": 16,
+    "cells": 8,
     "peak": 64,
     "compared": 16,
     "steps": 3,
@@ -211,6 +215,27 @@ def lego(sizes: Sizes, note: Note, sections: int) -> None:
     note("ms per step", 1e3 * trainer.callbacks[0].training / max(1, trainer.global_step))
 
 
+def tree(sizes: Sizes, note: Note) -> None:
+    """Note what baking the scene that was trained costs, and the tree's frames per second."""
+    run = sizes.folder / "lego_32" / "checkpoints" / "last.ckpt"
+    config, module = restoring.restored(run, data_dir=sizes.data_dir)
+    views: Any = load_views(config, "test", sizes.views)
+    start = time.perf_counter()
+    baked = tree_of(module.volume.to(DEVICE), sizes.cells, 100.0, 2, 16).to(DEVICE)
+    note("seconds to bake", time.perf_counter() - start)
+    note("size in MB", 4e-6 * sum(p.numel() for p in baked.parameters()))
+    canvas, psnr = torch.ones(3, device=DEVICE), []
+    for view in range(len(views)):
+        rgb = baked.view(views.rays_of(view).to(DEVICE), canvas, 2**20)[0]
+        psnr.append(metrics.psnr(rgb, metrics.over(views.images[view].reshape(-1, 4).to(DEVICE), canvas)))
+    note("PSNR", float(torch.stack(psnr).mean()))
+    large = dataclasses.replace(views, intrinsics=views.intrinsics.resized(sizes.image, sizes.image))
+    rays = large.rays_of(0).to(DEVICE)
+    show = torch.inference_mode()(lambda: baked.view(rays, canvas, 2**20))
+    note(f"frames per second at {sizes.image} pixels", 1 / fastest({"frame": show}, sizes.rounds)["frame"])
+    note("peak memory in MB", peak_memory(show, DEVICE) / 1e6)
+
+
 class Watched(pl.Callback):
     """Renders test views every so many seconds of a training, which do not count, and at its end."""
 
@@ -275,6 +300,7 @@ ROWS = {
     "frame": Row(60, frames),
     "Lego, N = 32": Row(270, lambda sizes, note: lego(sizes, note, 32)),
     "Lego, N = 8": Row(270, lambda sizes, note: lego(sizes, note, 8)),
+    "tree": Row(45, tree),
     "grad networks": Row(30, lambda sizes, note: grad_nets(sizes, note, compiled=False)),
     "compiled training step": Row(120, lambda sizes, note: steps(sizes, note, compiled=True)),
     "compiled grad networks": Row(120, lambda sizes, note: grad_nets(sizes, note, compiled=True)),

@@ -1,13 +1,13 @@
 """Seconds per frame of integral networks against NeRF at the same widths, and the memory of rendering.
 
 Where no empty rays are skipped, speed does not depend on the weights. ``python -m benchmarks.rendering
-runs=outputs/lego_8,outputs/lego_nerf data_dir=DATA`` times trained runs on a test view instead, and ``image_size=800
-hidden_features=256 num_layers=8`` volumes of another size.
+runs=outputs/lego_8,outputs/lego_nerf data_dir=DATA`` times trained runs and baked trees on a test view instead, with
+``image_size=200`` in another size, and ``image_size=800 hidden_features=256 num_layers=8`` volumes of another size.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 
 from autoint.files.machine import flops, peak_flops, peak_memory
 from autoint.integrals.definite import BLOCK
-from autoint.runs import build, restoring
+from autoint.runs import build, checkpoints, restoring
 from autoint.runs.config import RunConfig
+from autoint.runs.evaluation import find_checkpoints
 from autoint.scenes.occupancy import visual_hull
 from autoint.scenes.rays import Rays
 from autoint.scenes.task import load_views
@@ -47,13 +48,19 @@ def untrained(image_size: int, hidden_features: int, num_layers: int, scene: str
     return volumes, load_views(config, "test", 1).rays_of(0).to(DEVICE)
 
 
-def trained(runs: list[str], data_dir: str) -> tuple[dict[str, Any], Any]:
-    """Return the volumes of runs by the names of their folders, and the rays of a test view."""
+def trained(runs: list[str], data_dir: str, image_size: int | None) -> tuple[dict[str, Any], Any]:
+    """Return the volumes of runs by their names, and the rays of a test view, of another size if that is given."""
     volumes: dict[str, Any] = {}
-    for run in runs:
-        config, module = restoring.restored(Path(run) / "checkpoints" / "last.ckpt", data_dir=data_dir)
-        volumes[Path(run).name] = module.volume.to(DEVICE)
-    return volumes, load_views(config, "test", 1).rays_of(0).to(DEVICE)
+    for file in find_checkpoints(runs):
+        config, module = restoring.restored(file, data_dir=data_dir)
+        folder = file.parent if file.name == checkpoints.WEIGHTS else file.parent.parent
+        volumes["/".join(folder.parts[-2:])] = module.volume.to(DEVICE)
+    views = load_views(config, "test", 1)
+    if image_size is not None:
+        camera = views.intrinsics
+        height = round(camera.height * image_size / camera.width)
+        views = dataclasses.replace(views, intrinsics=camera.resized(image_size, height))
+    return volumes, views.rays_of(0).to(DEVICE)
 
 
 def measure(volumes: dict[str, Any], rays: Rays, rounds: int = 7) -> dict[str, dict[str, float]]:
@@ -124,7 +131,7 @@ def main() -> None:
         {
             "runs": "",
             "data_dir": "data",
-            "image_size": 100,
+            "image_size": None,
             "hidden_features": 64,
             "num_layers": 4,
             "scene": "procedural",
@@ -133,9 +140,9 @@ def main() -> None:
     OmegaConf.set_struct(known, True)
     options = OmegaConf.merge(known, OmegaConf.from_cli())
     if options.runs:
-        volumes, rays = trained(options.runs.split(","), options.data_dir)
+        volumes, rays = trained(options.runs.split(","), options.data_dir, options.image_size)
     else:
-        volumes, rays = untrained(options.image_size, options.hidden_features, options.num_layers, options.scene)
+        volumes, rays = untrained(options.image_size or 100, options.hidden_features, options.num_layers, options.scene)
     report("rendering", measure(volumes, rays))
 
 

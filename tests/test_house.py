@@ -139,10 +139,10 @@ def test_a_program_that_became_a_command_says_so_in_one_line(old, new, monkeypat
 def test_one_door_leads_to_every_command(program):
     status, out, _ = program("autoint")
     assert status == 0
-    assert all(f"  {name} " in out for name in ("train", "evaluate", "export", "download"))
+    assert all(f"  {name} " in out for name in ("train", "evaluate", "export", "bake", "download"))
     status, out, err = program("autoint", "trian")
     assert (status, out) == (2, "")
-    assert err.startswith("error: command='trian' is unknown; did you mean 'train'? (available: download, ")
+    assert err.startswith("error: command='trian' is unknown; did you mean 'train'? (available: bake, download, ")
     assert {"train", "evaluate", "export", "download"} <= set(COMMANDS.names())
     status, _, err = program("autoint", "export", "nowhere")
     assert status == 2
@@ -155,6 +155,7 @@ def test_the_layouts_of_reports_belong_to_their_limbs():
         "figure5": "volrend",
         "deepvoxels": "volrend",
         "figure3": "ct",
+        "systems": "volrend",
     }
 
 

@@ -121,6 +121,8 @@ def find_checkpoints(runs: Any) -> list[Path]:
         refuse_address(name)
         place = Path(name)
         found = sorted(place.rglob("checkpoints/last.ckpt")) if place.is_dir() else [place] if place.is_file() else []
+        if (exported := place / checkpoints.WEIGHTS).is_file():  # of a folder that an export or a baking has made
+            found.append(exported)
         if not found:
             what = "no checkpoints/last.ckpt below it" if place.is_dir() else "no such file or folder"
             raise ValueError(f"runs={name}: {what}; give a checkpoint, a run's folder or a folder of runs")
@@ -216,8 +218,9 @@ def on_device(module: Any, config: EvaluateConfig) -> Any:
 
 
 def _name(checkpoint: Path) -> str:
-    """A run's folder, for its last checkpoint, or the checkpoint's own path."""
-    return str(checkpoint.parent.parent if checkpoint.name == "last.ckpt" else checkpoint)
+    """A run's folder, for its last checkpoint, an export's folder, or the checkpoint's own path."""
+    folders = {"last.ckpt": checkpoint.parent.parent, checkpoints.WEIGHTS: checkpoint.parent}
+    return str(folders.get(checkpoint.name, checkpoint))
 
 
 def finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,11 +9,12 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from safetensors.torch import save
+from torch import Tensor
 
 import autoint
 from autoint.files.whole_files import new_part
@@ -37,15 +38,28 @@ def export(run: str, to: str | None = None, code: Collection[str] = ()) -> Path:
     file = Path(run) / "checkpoints" / "last.ckpt" if Path(run).is_dir() else Path(run)
     contents = checkpoints.load(file)
     config, _ = restoring.restored(file, code, f"autoint export {shlex.quote(run)}")
-    folder = Path(to) if to else (Path(run) if Path(run).is_dir() else Path(run).parent) / "export"
+    folder = Path(to) if to else beside(run, "export")
+    steps = contents.get("global_step", 0)
+    return write(folder, contents["state_dict"], config, steps)
+
+
+def beside(run: str, name: str) -> Path:
+    """Return the folder of that name in a run's folder, or beside a checkpoint."""
+    return (Path(run) if Path(run).is_dir() else Path(run).parent) / name
+
+
+def write(folder: Path, state: Mapping[str, Tensor], config: RunConfig, steps: int) -> Path:
+    """Write weights, and whose they are, into a new folder, whole or not at all; ``ValueError`` if it exists.
+
+    ``checkpoints.load`` reads the folder's weights like a checkpoint.
+    """
     if folder.exists():
         raise ValueError(f"{folder} exists; remove it, or give another folder by --to")
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = new_part(folder.parent, ".export-", directory=True)
     try:
-        weights = {name: tensor.detach().clone().contiguous() for name, tensor in contents["state_dict"].items()}
+        weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
         (part / checkpoints.WEIGHTS).write_bytes(save(weights))  # save_file makes it the owner's alone
-        steps = contents.get("global_step", 0)
         about = {"format": checkpoints.FORMAT, "version": autoint.__version__, "global_step": steps}
         text = json.dumps({**about, "config": public(config)}, indent=2) + "\n"
         (part / checkpoints.CONFIG).write_text(text, encoding="utf-8")

@@ -37,6 +37,7 @@ LIMITS = {
     "model.nodes": 1024,
     "model.coarse": 2**13,
     "model.fine": 2**13,
+    "model.most": 2**13,
     "model.anneal": 1024,
     "placement.steps": 2**13,
     "placement.hidden_features": 2**13,

@@ -1,10 +1,13 @@
-"""The paper's tables and figures, from evaluated runs, with the paper's own numbers beside them."""
+"""The paper's tables and figures, from evaluated runs, with its own numbers beside them; and one of all renderers."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
+import json
+import logging
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,14 +15,18 @@ import imageio.v3 as iio
 import torch
 
 from autoint.files.whole_files import write_whole
-from autoint.reports import closeups, metrics
+from autoint.reports import closeups, metrics, pictures
 from autoint.reports import paper_numbers as paper
 from autoint.reports.tables import markdown
+from autoint.runs import checkpoints
 from autoint.runs.evaluation import EvaluateConfig
-from autoint.runs.sweeps import Evaluated, Sweep, report_layout
+from autoint.runs.sweeps import Evaluated, Sweep, evaluated, report_layout
+from autoint.scenes.baking import bake
 from autoint.scenes.evaluation import scene_name
 from autoint.scenes.task import BACKGROUNDS, load_views
 
+log = logging.getLogger(__name__)
+BAKED = ("section_means", "efficient_nerf")
 METRICS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS-{lpips}"}
 FORMATS = {"psnr": ".2f", "ssim": ".4f", "lpips": ".4f", "memory": ".3f", "seconds_per_frame": ".3f"}
 NAMES = {"autoint": "AutoInt", "section_means": "shared field"}
@@ -112,6 +119,55 @@ def figure5(config: EvaluateConfig, results: Results, folder: Path) -> str:
         grid = {name: [found.get((scene, p, n)) for n in counts] for p, name in placements.items()}
         closeups.write_closeups(folder / f"closeups_{scene}.png", list(heads.values()), _rows(config, grid))
     return _page("Figure 5, by the number of sections", config, results, parts)
+
+
+@report_layout("systems", task="volrend")
+def systems(sweep: Sweep) -> str:
+    """All renderers of a scene beside each other, and the trees baked of those that have a density."""
+    results = sweep.results()
+    trees = [_tree_of(sweep.config, r) for r in results if r.run.options["model"]["name"] in BAKED]
+    results += [tree for tree in trees if tree is not None]
+    names = [r.run_dir.name for r in results]
+    rows = []
+    for r in results:
+        trained = r.run_dir / "result.json"
+        seconds = json.loads(trained.read_text(encoding="utf-8"))["seconds"] if trained.is_file() else None
+        rows.append({**r.row, "system": r.run_dir.name, "megabytes": _megabytes(r.run_dir), "seconds": seconds})
+    columns = {"system": ("system", ""), "psnr": ("PSNR", ".2f"), "ssim": ("SSIM", ".4f")}
+    columns |= {} if sweep.config.lpips == "none" else {"lpips": ("LPIPS-{lpips}", ".4f")}
+    columns |= {"evaluations_per_ray": ("evaluations/ray", ""), "seconds_per_frame": ("s/frame", ".4f")}
+    columns |= {"megabytes": ("MB", ".1f"), "seconds": ("training/s", ".0f")}
+    table = markdown(rows, columns, dataclasses.asdict(sweep.config))
+    grid = {scene: [r if scene_of(r) == scene else None for r in results] for scene in map(scene_of, results)}
+    closeups.write_closeups(sweep.folder / "closeups.png", names, _rows(sweep.config, grid))
+    points = {name: (r.row["seconds_per_frame"], r.row["psnr"]) for name, r in zip(names, results, strict=True)}
+    pictures.write_pareto(sweep.folder / "pareto.png", points)
+    text = _page("Renderers of one scene, at equal training time", sweep.config, results, [table])
+    write_whole(sweep.folder / "table.md", text.encode())
+    _write_csv(sweep.folder / "table.csv", results)
+    return text
+
+
+def _tree_of(config: EvaluateConfig, result: Evaluated) -> Evaluated | None:
+    """Bake a run, unless that was done since it was trained, and evaluate the tree; None where there is nothing."""
+    folder = result.run_dir.with_name(f"{result.run_dir.name}_tree") / "checkpoints"
+    source, file = result.run_dir / "checkpoints" / "last.ckpt", folder / checkpoints.WEIGHTS
+    if file.is_file() and file.stat().st_mtime < source.stat().st_mtime:
+        shutil.rmtree(folder)
+    if not file.is_file():
+        try:
+            bake(str(result.run_dir), str(folder))
+        except ValueError as error:  # a scene that has not been learned yet
+            log.warning("%s", error)
+            return None
+    return evaluated(config, file)
+
+
+def _megabytes(run_dir: Path) -> float:
+    """Return the size of a run's weights."""
+    file = run_dir / "checkpoints" / "last.ckpt"
+    state = checkpoints.load(file if file.is_file() else file.with_name(checkpoints.WEIGHTS))["state_dict"]
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 1e6
 
 
 def _by_method(results: Results, expected: dict[str, str]) -> dict[str, list[Evaluated]]:

@@ -268,7 +268,7 @@ class VolumeRendering(pl.LightningModule):
         row["share_of_peak"] = work / values[0]["seconds_per_frame"] / peak_flops(self.device)
         if flight is not None:
             video.fly(self.volume, self.canvas(), flight, looking, config.chunk_size, folder / looking.video)
-        row |= {"look_ups_per_ray": self.volume.look_ups, "evaluations_per_ray": self.volume.evaluations}
+        row |= {"look_ups_per_ray": self.volume.look_ups, "evaluations_per_ray": round(self.volume.made, 1)}
         return row | {"colors_per_ray": self.volume.colors, "images": len(values)}, values
 
     def configure_optimizers(self) -> Any:

@@ -70,6 +70,25 @@ class AbstractVolume(nn.Module, abc.ABC):
         """How rays are integrated, in a word or two for tables."""
         return "samples"
 
+    def at_once(self, device: torch.device) -> int:
+        """How many rays are best rendered together: on a CPU so few that what is between layers stays in its caches."""
+        return BLOCK[device.type == "cpu"] // (self.width * max(self.evaluations, self.look_ups)) + 1
+
+    @property
+    def made(self) -> float:
+        """How many evaluations were made for a rendered ray that meets the scene, in the mean of all so far."""
+        return self.evaluations
+
+    def radiance(self, points: Tensor, directions: Tensor, length: float) -> tuple[Tensor, Tensor]:
+        """Return the density (P,) and the colour (P, 3) at ``points`` (P, 3), as seen along ``directions`` (P, 3).
+
+        Of a model that knows sections only, they are those of one of this ``length``; a density below 0 counts as 0.
+
+        Raises:
+            ValueError: by a model that has no density at points.
+        """
+        raise ValueError(f"{type(self).__name__} has no density at points")
+
     @abc.abstractmethod
     def renderings(
         self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
@@ -118,8 +137,7 @@ class AbstractVolume(nn.Module, abc.ABC):
         rgb = background.expand(len(rays), 3).clone()
         depth, acc = rays.far.clone(), torch.zeros_like(rays.far)
         rest = torch.arange(len(rays), device=rays.far.device)
-        per_ray = self.width * max(self.evaluations, self.look_ups)
-        size = min(chunk_size, BLOCK[rest.device.type == "cpu"] // per_ray + 1)
+        size = min(chunk_size, self.at_once(rest.device))
         while len(rest):
             block = min(chunk_size, LOOKED_AT * size)
             index = rest[:block]
@@ -182,6 +200,12 @@ class AbstractSections(AbstractVolume):
     @abc.abstractmethod
     def estimate(self, points: Tensor, directions: Tensor) -> Tensor:
         """Return the density (P,) around ``points`` (P, 3), as seen along ``directions`` (P, 3), for the occupancy."""
+
+    def radiance(self, points: Tensor, directions: Tensor, length: float) -> tuple[Tensor, Tensor]:
+        half = torch.full((len(points), 1), 0.5 * length, device=points.device)
+        rays = Rays(points, directions, -half[:, 0], half[:, 0])
+        density, rgb = self.section_values(rays, torch.cat([-half, half], dim=-1))
+        return density[:, 0], rgb[:, 0]
 
     def edges(self, rays: Rays) -> Tensor:
         return self.placement(rays.clipped_to(self.occupancy.lower, self.occupancy.upper))

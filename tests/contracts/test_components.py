@@ -236,7 +236,8 @@ def test_the_command_line_surface():
     assert set(GRAD_NETS.names()) == {"double_backward", "explicit", "graph", "jvp"}
     assert set(PLACEMENTS.names()) == {"occupied", "predicted", "proposal", "uniform"}
     assert set(COLORS.names()) == {"decoded", "mean", "weighted"}
-    assert set(MODELS.names()) == {"autoint", "nerf", "section_means"}
+    ours = {"autoint", "section_means", "nerf", "efficient_nerf", "nerf_tree", "light_field", "neural_volumes"}
+    assert set(MODELS.names()) == ours
     assert set(DATASETS.names()) == {"blender", "deepvoxels", "llff", "procedural", "transforms"}
     assert set(PHANTOMS.names()) == {"ellipses", "image", "scan", "shepp_logan", "sinogram"}
     assert set(FUNCTIONS.names()) == {"cos", "gaussian2d", "gaussian3d", "linear", "polynomial", "sinc", "xcosx"}

@@ -30,6 +30,8 @@ SUITED: dict[str, dict[str, tuple[str, int | None, int]]] = {
     "tiny": {MODEL: (BANDS, 3, 1), "autoint": (BANDS, 3, 1), "nerf": (BANDS, 3, 1)},
 }
 """By scale and model: the encoding, its bands if not its own, and the bands of the direction."""
+LIKE = {"efficient_nerf": "nerf", "light_field": "nerf"}
+"""Models that are suited by what suits another."""
 
 
 class Recipe(NamedTuple):
@@ -104,7 +106,8 @@ def _guess(named: Mapping[str, str]) -> Recipe:
     machine = machine_of({"accelerator": named.get("trainer.accelerator")})
     model = "autoint" if of_integral_networks(named) else MODEL
     column = SUITED.get(named.get("scale", ""), SUITED[machine])
-    encoding, bands, directions = column.get(named.get("model", model), column[model])
+    given = named.get("model", model)
+    encoding, bands, directions = column.get(LIKE.get(given, given), column[model])
     if bands is not None:  # which hold unless the encoding is named, and that is not known yet
         encoding, bands = SUITED["laptop"][model][0], None
     return Recipe(model, encoding, bands, directions, machine, "trainer.max_steps" not in named)
@@ -115,7 +118,8 @@ def _suited(config: DictConfig, guess: Recipe, named: Mapping[str, str]) -> Reci
     choices = config.hydra.runtime.choices
     machine = machine_of(config.get("trainer") or {})
     column = SUITED.get(str(choices.scale), SUITED[machine])
-    encoding, bands, directions = column.get(str(OmegaConf.select(config, "model.name")), (BANDS, None, 4))
+    model = str(OmegaConf.select(config, "model.name"))
+    encoding, bands, directions = column.get(LIKE.get(model, model), (BANDS, None, 4))
     chosen = "encoding" in named or choices.encoding != guess.encoding
     return Recipe(
         guess.model,
