@@ -32,8 +32,8 @@ FLOORS = (
 PUBLIC = {
     "autoint": "Estimate IntegralNet draw fit fit_density grad_net integrate",
     "autoint.networks": "AbstractEncoding AbstractGradNet Activation IntegralNet draw grad_net he_init",
-    "autoint.integrals": "AbstractAntiderivative Antiderivative Density DensityFitted ErrorReport Estimate Fitted Piecewise "
-    "Target fit fit_density gauss_legendre integrate midpoint stratified",
+    "autoint.integrals": "AbstractAntiderivative Antiderivative Density DensityFitted ErrorReport Estimate Fitted "
+    "Piecewise Target fit fit_density gauss_legendre integrate midpoint stratified",
     "autoint.scenes": "AbstractColor AbstractPlacement AbstractSections AbstractVolume Intrinsics Occupancy Rays "
     "Rendering Views composite",
     "autoint.tomography": "Lattice Scan projection_matrix",
