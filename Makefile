@@ -19,7 +19,7 @@ test: .venv/ready
 test-all: .venv/ready
 	$(PYTEST) -m ""
 
-# A quarter of an hour; `.venv/bin/python -m benchmarks --quick` takes two minutes.
+# An hour; `.venv/bin/python -m benchmarks --quick` takes two minutes.
 bench: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
 	$(BIN)/python -m benchmarks --docs

@@ -18,6 +18,7 @@ import autoint
 from autoint.integrals.antiderivatives import Antiderivative
 from autoint.integrals.functions import target
 from autoint.integrals.quadrature import gauss_legendre
+from benchmarks import break_even
 from benchmarks.measure import Tables, fastest, over
 
 COUNT, LOOPS, NODES = 1_000_000, 5_000, 64
@@ -89,7 +90,7 @@ def torchquad_loop(pairs: list[tuple[float, float]]) -> Callable[[], list[float]
 def run(quick: bool) -> Tables:
     """Fit and measure."""
     model = autoint.fit(target("cos").integrand, -1, 1, progress=False, **({"max_time": 5} if quick else {}))
-    return measure(model, *((100_000, 500) if quick else (COUNT, LOOPS)))
+    return {**measure(model, *((100_000, 500) if quick else (COUNT, LOOPS))), **break_even.run(quick)}
 
 
 def quoted(tables: Tables) -> str:

@@ -13,7 +13,19 @@ from autoint.integrals.definite import BLOCK
 from autoint.integrals.functions import target
 from autoint.runs.training import fit
 from benchmarks import __main__ as suite
-from benchmarks import gpu, grad_networks, integrals, loading, measure, rendering, scaling, steps, volrend_ablation
+from benchmarks import (
+    break_even,
+    gpu,
+    grad_networks,
+    integrals,
+    loading,
+    measure,
+    rendering,
+    scaling,
+    steps,
+    volrend_ablation,
+)
+from benchmarks.genz import genz
 from tests.scenes.test_task import tiny_config
 
 
@@ -34,6 +46,15 @@ def test_integrals(monkeypatch):
     alone = integrals.measure(model, count=100, loops=3)
     assert integrals.TORCHQUAD not in alone["ratio to Φ(b) − Φ(a)"]
     assert "torchquad" not in integrals.quoted(alone)
+
+
+def test_break_even():
+    error, cost, training = break_even.compared(genz("gaussian", 2), 0.5, 100)
+    assert error > 0
+    assert training > 0
+    assert {"ours", "Gauss-Legendre", "scipy cubature"} <= set(cost)
+    found = break_even.family(0.5, 100, tolerance=1e-2)
+    assert found["our largest error"] < 1.0
 
 
 TINY = {"network": {"hidden_features": 8, "num_layers": 2}, "image_size": 16}
