@@ -304,7 +304,7 @@ def test_a_diverged_run_stops_before_its_first_step(tmp_path, monkeypatch):
 
 
 def test_a_diverged_fit_of_a_function_stops(tmp_path, monkeypatch):
-    from autoint.integrals.fitting import LeastSquares
+    from autoint.integrals.least_squares import LeastSquares
 
     real = LeastSquares.residuals
     monkeypatch.setattr(LeastSquares, "residuals", lambda self: real(self) * float("inf"))
