@@ -133,7 +133,7 @@ def test_the_march_has_gradients():
         moved = [value + s * step.view_as(value) for s in (1, -1)]
         pairs = [(m, color) if value is density else (density, m) for m in moved]
         up, down = (marched(marching.march, index, *pair, rays, step=1.0)[:, :4].square().sum() for pair in pairs)
-        assert float(grad.flatten()[at]) == pytest.approx(float(up - down) / 2e-6, rel=1e-5)
+        assert float(grad.flatten()[at]) == pytest.approx((up - down).item() / 2e-6, rel=1e-5)
 
 
 class Truth(AbstractVolume):
