@@ -92,7 +92,7 @@ def test_from_samples_and_from_the_logarithm_in_two_dimensions():
     assert density.fitted.log_likelihood > -2.45  # a normal distribution has -2.5, the truth -1.63
     box = autoint.fit_density(lambda x: -4 * x.square().sum(-1), [-1, -1], [1, 1], num_products=4, steps=60)
     side = math.erf(1.0) / math.erf(2.0)
-    assert abs(float(box.mass([-0.5, -0.5], [0.5, 0.5])) - side**2) < 0.03
+    assert abs(box.mass([-0.5, -0.5], [0.5, 0.5]).item() - side**2) < 0.03
 
 
 @pytest.mark.parametrize(
