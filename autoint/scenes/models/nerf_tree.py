@@ -18,6 +18,7 @@ from autoint.scenes.rendering import Rendering
 from autoint.scenes.spherical_harmonics import HIGHEST
 from autoint.scenes.volume import AbstractVolume, Draw
 
+STEP = 1.0  # distance of samples in cells: with half of it the pictures are the same
 KERNEL_RAYS = 2**16  # at a time: it keeps nothing of a ray but what it returns
 
 
@@ -86,14 +87,14 @@ class NerfTree(AbstractVolume):
     def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
         rays = Rays(rays.origins, rays.directions, edges[:, 0], edges[:, -1])
         shift = torch.full_like(rays.near, 0.5)
-        return self._rendering(self._marched(rays, 0.5, shift, self._fast(shift.device)), rays, background)
+        return self._rendering(self._marched(rays, STEP, shift, self._fast(shift.device)), rays, background)
 
     def renderings(
         self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
     ) -> tuple[list[Rendering], float]:
         self._skip = None
         rays = Rays(rays.origins, rays.directions, edges[:, 0], edges[:, -1])
-        out = self._marched(rays, 0.5, draw("samples", len(rays)))
+        out = self._marched(rays, STEP, draw("samples", len(rays)))
         return [self._rendering(out, rays, background)], 0.0
 
     def _marched(self, rays: Rays, step: float, shift: Tensor, fast: bool = False) -> Tensor:
