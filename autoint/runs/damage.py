@@ -70,7 +70,8 @@ class Remembers(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        if self.looked or not trainer.global_step or not isinstance(optimizer, torch.optim.Adam):
+        starting = not trainer.global_step or not pl_module.automatic_optimization  # by hand, one may start later
+        if self.looked or starting or not isinstance(optimizer, torch.optim.Adam):
             return
         self.looked = True
         for name, weight in pl_module.named_parameters():
