@@ -57,7 +57,7 @@ def fit_density(
 
     Examples:
         >>> D = fit_density(lambda x: -0.5 * x[:, 0] ** 2, steps=300)  # a normal distribution
-        >>> abs(float(D.cdf(1.0)) - 0.8413) < 0.01
+        >>> abs(D.cdf(1.0).item() - 0.8413) < 0.01
         True
     """
     at_least_one(num_products=num_products, num_units=num_units, steps=steps)
