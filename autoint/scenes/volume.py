@@ -197,9 +197,10 @@ class AbstractSections(AbstractVolume):
     def section_values(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is rendered of each section: its mean density (R, N), likewise, and its colour (R, N, 3)."""
 
-    @abc.abstractmethod
     def estimate(self, points: Tensor, directions: Tensor) -> Tensor:
         """Return the density (P,) around ``points`` (P, 3), as seen along ``directions`` (P, 3), for the occupancy."""
+        here = torch.zeros_like(points[:, :1])
+        return self.density(Rays(points, directions, here[:, 0], here[:, 0]), here)[:, 0]
 
     def radiance(self, points: Tensor, directions: Tensor, length: float) -> tuple[Tensor, Tensor]:
         half = torch.full((len(points), 1), 0.5 * length, device=points.device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoint.networks.integral_net import IntegralNet
 from autoint.registry import MODELS, at_least_one
 from autoint.runs.config import RunConfig
-from autoint.scenes import rendering, spherical_harmonics
+from autoint.scenes import rendering, sections, spherical_harmonics
 from autoint.scenes.occupancy import Occupancy
 from autoint.scenes.rays import Rays
 from autoint.scenes.rendering import Rendering
@@ -88,7 +88,7 @@ class EfficientNerf(AbstractVolume):
         return density[:, 0], rgb[:, 0]
 
     def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
-        bounds = _cut(edges, self.sampling.coarse)
+        bounds = sections.subdivided(edges, self.sampling.coarse)
         t = 0.5 * (bounds[:, 1:] + bounds[:, :-1])
         valid = self.valid(rays, t)
         coarse = self._composite(0, rays, t, bounds, valid, background)
@@ -102,7 +102,7 @@ class EfficientNerf(AbstractVolume):
         self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
     ) -> tuple[list[Rendering], float]:
         sampling = self.sampling
-        bounds = _cut(edges, sampling.coarse)
+        bounds = sections.subdivided(edges, sampling.coarse)
         t = torch.lerp(bounds[:, :-1], bounds[:, 1:], draw("coarse", len(rays), sampling.coarse))
         uniform = draw("uniform", len(rays), 1) < (1.0 if used < sampling.warm_up else sampling.uniform)
         valid = self.valid(rays, t, uniform)
@@ -135,7 +135,7 @@ class EfficientNerf(AbstractVolume):
     def _refined(self, bounds: Tensor, pivotal: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Cut the parts of ``bounds`` (R, N+1) into ``fine`` each: bounds, samples and which of them are wanted."""
         fine = self.sampling.fine
-        bounds = _cut(bounds, fine)
+        bounds = sections.subdivided(bounds, fine)
         t = torch.lerp(bounds[:, :-1], bounds[:, 1:], torch.full_like(bounds[:, 1:], 0.5) if u is None else u)
         return bounds, t, pivotal.repeat_interleave(fine, dim=-1)
 
@@ -178,13 +178,6 @@ class EfficientNerf(AbstractVolume):
         count = torch.zeros_like(flat).index_add_(0, index, torch.ones_like(density))
         rate = self.sampling.momentum * (count > 0)
         flat.lerp_(mean / count.clamp_min(1), rate)
-
-
-def _cut(edges: Tensor, parts: int) -> Tensor:
-    """Cut every section of edges (R, N+1) into ``parts`` equal ones: (R, N·parts + 1)."""
-    steps = torch.arange(parts, dtype=edges.dtype, device=edges.device) / parts
-    inner = edges[:, :-1, None] + edges.diff(dim=-1)[..., None] * steps
-    return torch.cat([inner.flatten(1), edges[:, -1:]], dim=-1)
 
 
 @MODELS.register("efficient_nerf")

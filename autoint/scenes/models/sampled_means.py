@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 from autoint.integrals import quadrature
@@ -52,10 +51,6 @@ class SampledMeans(AbstractSections):
     def density(self, rays: Rays, t: Tensor) -> Tensor:
         mean, _ = self.field(self.points(rays, t)[0], None)
         return mean
-
-    def estimate(self, points: Tensor, directions: Tensor) -> Tensor:
-        here = torch.zeros_like(points[:, :1])
-        return self.density(Rays(points, directions, here[:, 0], here[:, 0]), here)[:, 0]
 
     def section_values(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
         return self._decoded(rays, quadrature.midpoint(edges, self.nodes)[0])

@@ -139,10 +139,6 @@ class SectionMeans(AbstractSections):
     def density(self, rays: Rays, t: Tensor) -> Tensor:
         return self._decoded(self.field.encoding(self.points(rays, t)[0]))[0]
 
-    def estimate(self, points: Tensor, directions: Tensor) -> Tensor:
-        here = torch.zeros_like(points[:, :1])
-        return self.density(Rays(points, directions, here[:, 0], here[:, 0]), here)[:, 0]
-
     def means(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return density (R, N), base colour (R, N, 3) and features (R, N, F) of sections."""
         x, _ = self.points(rays, edges)
