@@ -121,9 +121,16 @@ class AbstractVolume(nn.Module, abc.ABC):
 
     def points(self, rays: Rays, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the points at t (R, …), in [−1, 1] along the box's longest side, and their velocity ∂x/∂t."""
-        lower, upper = self.occupancy.lower, self.occupancy.upper
-        scale = 2 / (upper - lower).max()
-        return (rays.at(t) - (lower + upper) / 2) * scale, beside(rays.directions, t) * scale
+        return self.in_cube(rays.at(t)), beside(rays.directions, t) * self.scale
+
+    @property
+    def scale(self) -> Tensor:
+        """What a length of 1 is where the box's longest side is [−1, 1]."""
+        return 2 / (self.occupancy.upper - self.occupancy.lower).max()
+
+    def in_cube(self, points: Tensor) -> Tensor:
+        """Return where ``points`` (…, 3) are once the box's longest side is [−1, 1] and its middle the origin."""
+        return (points - (self.occupancy.lower + self.occupancy.upper) / 2) * self.scale
 
     @torch.no_grad()
     def view(self, rays: Rays, background: Tensor, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -159,8 +159,7 @@ class EfficientNerf(AbstractVolume):
         wanted = mask.flatten().nonzero()[:, 0]
         ray, shape = wanted // t.shape[1], t.shape
         points = rays.origins[ray] + t.flatten()[wanted, None] * rays.directions[ray]
-        lower, upper = self.occupancy.lower, self.occupancy.upper
-        values = self.fields[field]((points - (lower + upper) / 2) * (2 / (upper - lower).max()))
+        values = self.fields[field](self.in_cube(points))
         density = F.softplus(values[:, 0])
         harmonics = spherical_harmonics.basis(rays.directions, DEGREE)[ray]
         rgb = torch.sigmoid(spherical_harmonics.colors(values[:, 1:], harmonics))

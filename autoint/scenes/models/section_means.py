@@ -146,7 +146,7 @@ class SectionMeans(AbstractSections):
 
     def _decoded(self, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         density, base, features = self.field.decode(mean)
-        return density * (2 / (self.occupancy.upper - self.occupancy.lower).max()), base, features
+        return density * self.scale, base, features
 
     def section_values(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
         density, base, features = self.means(rays, edges)
