@@ -36,7 +36,7 @@ class Waits(TorchDispatchMode):
         masks = operation in INDEXES and any(i is not None and i.dtype == torch.bool for i in args[1])
         fetches = operation in (ATEN._to_copy, ATEN.copy_) and "cpu" in str(kwargs.get("device"))
         if operation in READS or masks or (fetches and args[0].device.type != "cpu"):
-            frames = [f for f in traceback.extract_stack() if f.filename.startswith(str(ROOT)) and __file__ not in f]
+            frames = [f for f in traceback.extract_stack() if f.filename.startswith(f"{ROOT}/autoint/")]  # not .venv/
             where = f"{Path(frames[-1].filename).relative_to(ROOT)}:{frames[-1].lineno}" if frames else "elsewhere"
             self.found.append(f"{operation} at {where}")
         return func(*args, **kwargs)
