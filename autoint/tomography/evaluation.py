@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from autoint.files.whole_files import write_json, write_whole
@@ -41,7 +42,7 @@ COLUMNS = {
     "run": ("run", ""),
 }
 CLASSICS = tuple(classics.METHODS)
-ROWS = 600  # of a picture that no view is lost from
+PANEL, MOST_ROWS, DPI = 240, 1200, 90  # pixels of a sinogram's picture: a row for each view, within these bounds
 UNSEEN = "#6b8fb5"  # a colour that is no grey
 NOTHING = 0.5  # a fit that leaves more than this share of the measured views has explained nothing
 
@@ -51,7 +52,7 @@ def write(
 ) -> list[dict[str, Any]]:
     """Fill the sinogram by the trained fields and by the classics in ``which``; return a row for each method.
 
-    Writes into ``folder``: the sinograms as numbers, the paper's Figure 3 of them, and the images.
+    Writes into ``folder``: the sinograms as numbers, the paper's Figure 3 of them, the images, the slice as numbers.
     """
     rows, filled = [], {}
     fills: dict[str, Callable[[], Filled]] = {
@@ -74,24 +75,39 @@ def write(
     write_json(folder / "errors.json", [{k: None if v != v else v for k, v in row.items()} for row in rows])
     pictures.write_figure(folder / "sinograms.png", sinogram_figure(scan, seen, sinograms), dpi=90)
     pictures.write_figure(folder / "images.png", images_figure(scan, filled), dpi=90)
+    if fields:
+        write_slice(folder, slice_of(next(iter(filled.values())), scan))
     return rows
+
+
+def slice_of(filled: Filled, scan: Scan) -> np.ndarray:
+    """Return a method's image in the scan's :attr:`~Scan.pixel_units`, float32, rows from the top.
+
+    Of a method without an image, the filtered back-projection of its sinogram.
+    """
+    image = filled.image
+    if image is None:
+        assert filled.sinogram is not None
+        image = filtered_back_projection(filled.sinogram, scan.theta, scan)
+    return (image * scan.pixel_units[0]).astype(np.float32)
+
+
+def write_slice(folder: Path, image: np.ndarray) -> None:
+    """Write a slice as numbers: ``slice.npy`` and ``slice.tif``."""
+    stream = BytesIO()
+    np.save(stream, image)
+    write_whole(folder / "slice.npy", stream.getvalue())
+    stream = BytesIO()
+    Image.fromarray(image).save(stream, "TIFF")
+    write_whole(folder / "slice.tif", stream.getvalue())
 
 
 def ours(field: LatticeObject | LineNetwork, scan: Scan) -> Filled:
     """Return what a trained field makes of the scan."""
     if isinstance(field, LineNetwork):
-        return Filled(field.sinogram(scan.rho, scan.theta), image_of(field, scan))
+        return Filled(field.sinogram(scan.rho, scan.theta), None)  # it knows lines, not an object
     image = resampled(field.absorption(), field.lattice, pixel_lattice(scan))
     return Filled(field.sinogram(scan.rho, scan.theta), image)
-
-
-@torch.no_grad()
-def image_of(line: LineNetwork, scan: Scan) -> np.ndarray:
-    """Return Ψ on the lattice of one detector pixel."""
-    lattice = pixel_lattice(scan)
-    nodes = lattice.nodes().to(line.scale)
-    parts = [line.absorption(part[:, 0], part[:, 1]) for part in nodes.split(65536)]
-    return lattice.image(torch.cat(parts).double().cpu()).clamp_min(0).numpy()
 
 
 def errors(filled: Filled, scan: Scan, seen: np.ndarray) -> dict[str, float]:
@@ -172,10 +188,16 @@ def sinogram_figure(scan: Scan, seen: np.ndarray, sinograms: dict[str, np.ndarra
 
     measured = f"the {len(seen)} measured"
     panels = {"all views": scan.truth, measured: measured_rows(scan.values, seen), **sinograms}
-    figure = Figure(figsize=(2.6 * len(panels), 8.4), layout="constrained")
-    grid = figure.add_gridspec(3, len(panels), height_ratios=(1, 1, 1.1))
+    tall = picture_rows(len(scan.theta)) / DPI + 0.5  # with its title and axis
+    figure = Figure(figsize=(2.6 * len(panels), 2 * tall + 2.9), layout="constrained")
+    grid = figure.add_gridspec(3, len(panels), height_ratios=(tall, tall, 2.9))
     extent = (scan.rho[0], scan.rho[-1], math.degrees(scan.theta[-1]), math.degrees(scan.theta[0]))
-    look: dict[str, Any] = {"aspect": "auto", "extent": extent, "interpolation": "nearest"}
+    # Beyond one row for each view, "antialiased" takes their mean where "nearest" would leave some out.
+    look: dict[str, Any] = {
+        "aspect": "auto",
+        "extent": extent,
+        "interpolation": "nearest" if len(scan.theta) <= MOST_ROWS else "antialiased",
+    }
     high, worst = float(scan.truth.max()), 0.05 * float(scan.truth.max())
     for number, (name, values) in enumerate(panels.items()):
         axes = figure.add_subplot(grid[0, number])
@@ -205,6 +227,11 @@ def sinogram_figure(scan: Scan, seen: np.ndarray, sinograms: dict[str, np.ndarra
     return figure
 
 
+def picture_rows(count: int) -> int:
+    """Return how many pixels high the picture of a sinogram of this many views is."""
+    return min(max(PANEL, count), MOST_ROWS)
+
+
 def measured_rows(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Return a picture of the measured views alone, NaN between them: (rows, P), every one a band that can be seen.
 
@@ -214,9 +241,9 @@ def measured_rows(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
     count = len(values)
     if len(seen) == count:
         return values
-    rows = max(ROWS, count)
+    rows = max(picture_rows(count), count)
     places = (seen + 0.5) * (rows / count)
-    half = 0.3 * float(np.diff(places).min()) if len(seen) <= ROWS / 15 else math.inf
+    half = 0.3 * float(np.diff(places).min()) if len(seen) <= rows / 5 else math.inf
     away = np.abs((np.arange(rows) + 0.5)[:, None] - places)
     near = away.argmin(1)
     inside = away.min(1) <= half
@@ -228,28 +255,26 @@ def images_figure(scan: Scan, filled: dict[str, Filled]) -> Figure:
     """Draw the images: the object, each method's, and filtered back-projections of filled sinograms below."""
     from matplotlib.figure import Figure
 
-    truth = true_image(scan)
+    truth, (scale, unit) = true_image(scan), scan.pixel_units
     full = filtered_back_projection(scan.truth, scan.theta, scan)
     top = {"object" if truth is not None else "FBP of all views": full if truth is None else truth}
-    top |= {
-        ("Ψ of " if name.startswith("AutoInt") else "") + name: f.image
-        for name, f in filled.items()
-        if f.image is not None
-    }
+    top |= {name: f.image for name, f in filled.items() if f.image is not None}
     bottom = {"FBP of all views": full} | {
         f"FBP of {name}": filtered_back_projection(f.sinogram, scan.theta, scan)
         for name, f in filled.items()
         if f.sinogram is not None and name.startswith("AutoInt")
     }
-    high = float(np.percentile(next(iter(top.values())), 99.9))
-    figure = Figure(figsize=(2.5 * len(top), 5.6), layout="constrained")
-    axes = figure.subplots(2, len(top), squeeze=False)
+    high = scale * float(np.percentile(next(iter(top.values())), 99.9))
+    columns = max(len(top), len(bottom))
+    figure = Figure(figsize=(2.5 * columns + 0.8, 5.6), layout="constrained")
+    axes = figure.subplots(2, columns, squeeze=False)
     for row, images in zip(axes, (top, bottom), strict=True):
         for place in row:
             place.axis("off")
         for place, (name, image) in zip(row, images.items(), strict=False):
-            place.imshow(image, cmap="gray", vmin=0, vmax=high)
+            shown = place.imshow(scale * image, cmap="gray", vmin=0, vmax=high)
             place.set_title(name, fontsize=9)
+    figure.colorbar(shown, ax=axes, label=unit, shrink=0.8, extend="both")
     return figure
 
 

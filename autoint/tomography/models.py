@@ -63,17 +63,6 @@ class LineNetwork(nn.Module):
         values = self.grads[0](self.points(nodes[:, 0], rho, theta))[..., 0]
         return self.scale * (values @ node_weights) * (chord[:, 1] - chord[:, 0])
 
-    def absorption(self, x: Tensor, y: Tensor, angles: int = 16) -> Tensor:
-        """Return Ψ at points (…,), averaged over lines through each of them: the network knows lines, not an object."""
-        total = torch.zeros_like(x)
-        for theta in (torch.arange(angles) + 0.5).tolist():
-            angle = theta * math.pi / angles
-            rho = x * math.cos(angle) + y * math.sin(angle)
-            t = y * math.cos(angle) - x * math.sin(angle)
-            flat = self.points(t.reshape(-1, 1), rho.reshape(-1), torch.full_like(rho.reshape(-1), angle))
-            total += self.grads[0](flat)[:, 0, 0].reshape(x.shape)
-        return self.scale * total / angles
-
     @torch.no_grad()
     def sinogram(self, rho: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """Return the views at these angles, (A, P)."""

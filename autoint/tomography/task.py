@@ -195,9 +195,11 @@ class Tomography(pl.LightningModule):
         folder = Path(trainer.default_root_dir)
         rows = sinogram_evaluation.write(self.fields, self.scan, self.measured, folder, ("linear",))
         log.info(
-            "\n%s\npictures: %s",
+            "\n%s\npictures: %s\nthe slice as numbers, %s: %s and .npy",
             sinogram_evaluation.table(self.name, len(self.measured), rows),
             folder / "sinograms.png",
+            self.scan.pixel_units[1],
+            folder / "slice.tif",
         )
         named = {r["method"].removeprefix("AutoInt "): torch.tensor(r["psnr"]) for r in rows}
         trainer.callback_metrics.update({f"test/psnr_{name}": value for name, value in named.items()})
@@ -215,6 +217,7 @@ class Tomography(pl.LightningModule):
         """Return a row for every method, and these once more as values; write the pictures into ``folder``."""
         scan, seen = load_scan(run)
         rows = sinogram_evaluation.write(self.fields, scan, seen, folder, sinogram_evaluation.CLASSICS)
+        log.info("the slice as numbers, %s: %s and .npy", scan.pixel_units[1], folder / "slice.tif")
         rows = [{"phantom": self.label(run), "views": len(seen), **row} for row in rows]
         return rows, rows
 

@@ -190,18 +190,22 @@ def test_noise_is_of_the_size_that_was_asked_for():
 
 
 def test_train_and_evaluate(program, tmp_path):
-    status, _, err = program("train", *QUICK, "hydra.run.dir=run")
+    status, out, err = program("train", *QUICK, "hydra.run.dir=run")
     assert status == 0, err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["metrics"]["test/psnr_object"] > result["metrics"]["test/psnr_linear"] + 1
     for name in ("sinograms.png", "images.png", "sinograms.npz"):
         assert (tmp_path / "run" / name).stat().st_size > 10_000
+    assert f"the slice as numbers, attenuation per pixel: {tmp_path / 'run' / 'slice.tif'} and .npy" in out
     status, out, err = program("evaluate", "runs=run", "hydra.run.dir=table")
     assert status == 0, err
     rows = {r["method"]: r for r in json.loads((tmp_path / "table" / "result.json").read_text())["rows"]}
     assert list(rows) == ["AutoInt object", "AutoInt line", "linear", "cubic", "FBP", "SART", "TV"]
     assert rows["AutoInt object"]["psnr"] == pytest.approx(result["metrics"]["test/psnr_object"], abs=1e-4)
     assert rows["AutoInt object"]["image_psnr"] > rows["FBP"]["image_psnr"]
+    assert rows["AutoInt line"]["image_psnr"] is None  # it knows no object
+    [again] = (tmp_path / "table").rglob("slice.npy")
+    assert np.load(again) == pytest.approx(np.load(tmp_path / "run" / "slice.npy"), abs=1e-6)
     assert "| shepp_logan | 8     | AutoInt object |" in out
 
 
@@ -402,6 +406,7 @@ def test_sinograms_in_arrays_and_pictures(tmp_path, suffix):
         (np.ones((1, 5)), {}, "expected \\(angles, detector pixels\\)"),
         (np.arange(20.0).reshape(4, 5), {"angles": "five.txt"}, "4 views but 5 angles; .* may be transposed"),
         (np.arange(20.0).reshape(4, 5), {"center": 9.0}, "phantom.center=9.0: must lie on the detector"),
+        (np.arange(20.0).reshape(4, 5), {"pixel_size": 0.0}, "phantom.pixel_size=0.0: the length"),
         (np.arange(20.0).reshape(4, 5), {"unit": "turns"}, "phantom.unit='turns' is unknown"),
     ],
 )

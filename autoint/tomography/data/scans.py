@@ -27,6 +27,7 @@ def scan(
     row: int = 0,
     center: float | None = None,
     unit: str = "degrees",
+    pixel_size: float | None = None,
 ) -> Scan:
     """One slice of a scan in the Data Exchange layout: ``exchange/{data, data_white, data_dark, theta}``.
 
@@ -39,11 +40,12 @@ def scan(
         row: of the detector, the slice.
         center: pixel of the axis of rotation; None finds it.
         unit: of the angles.
+        pixel_size: of the detector; the slice is written per this unit of length, and per pixel if None.
     """
     file = _file(data_dir, path, "scan", rho, theta)
     data, white, dark, angles = read_exchange(file, row)
     values = absorption(file, data, white, dark)
-    return measured(str(file), values, angles, center, unit)
+    return measured(str(file), values, angles, center, unit, pixel_size)
 
 
 @PHANTOMS.register("sinogram")
@@ -59,6 +61,7 @@ def sinogram(
     slice: int | None = None,
     row: int | None = None,
     transpose: bool | None = None,
+    pixel_size: float | None = None,
 ) -> Scan:
     """A sinogram, one row per view: ``.npy``, ``.npz`` (``sinogram`` and ``theta``) or ``.tif``; or one of a stack.
 
@@ -73,6 +76,7 @@ def sinogram(
         slice: number of the sinogram, where the file is a stack of sinograms.
         row: of the detector, where the file is a stack of views.
         transpose: whether the file has one column per view; None takes rows, unless they cannot be views.
+        pixel_size: of the detector; the slice is written per this unit of length, and per pixel if None.
     """
     file = _file(data_dir, path, "sinogram", rho, theta)
     found = arrays.contents(file)
@@ -117,7 +121,7 @@ def sinogram(
             "give −log of the transmission",
             file,
         )
-    return measured(str(file), values, degrees, center, unit)
+    return measured(str(file), values, degrees, center, unit, pixel_size)
 
 
 def _sizes(values: np.ndarray, transpose: bool | None) -> tuple[int, ...]:
@@ -142,9 +146,18 @@ def _rows_are_views(file: Path, values: np.ndarray, angles: int | None, transpos
     return values.T.copy() if transpose else values
 
 
-def measured(source: str, values: np.ndarray, angles: np.ndarray, center: float | None, unit: str) -> Scan:
+def measured(
+    source: str,
+    values: np.ndarray,
+    angles: np.ndarray,
+    center: float | None,
+    unit: str,
+    pixel_size: float | None = None,
+) -> Scan:
     """Return the scan of these views (A, P) at these angles, in order; repeated angles are averaged and told of."""
     one_of("phantom.unit", unit, UNITS)
+    if pixel_size is not None and not 0 < pixel_size < math.inf:
+        raise ValueError(f"phantom.pixel_size={pixel_size}: the length of a detector pixel must be positive")
     count, pixels = values.shape
     angles = np.asarray(angles, float).ravel()
     if len(angles) != count:
@@ -178,7 +191,7 @@ def measured(source: str, values: np.ndarray, angles: np.ndarray, center: float 
         values = np.add.reduceat(values, fresh) / np.diff(fresh, append=count)[:, None]
     if center is not None and not 0 < center < pixels - 1:
         raise ValueError(f"phantom.center={center}: must lie on the detector, between 0 and {pixels - 1}")
-    return Scan(values, theta[fresh], center)
+    return Scan(values, theta[fresh], center, pixel_size=pixel_size)
 
 
 def absorption(file: Path, data: np.ndarray, white: np.ndarray, dark: np.ndarray) -> np.ndarray:

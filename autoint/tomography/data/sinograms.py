@@ -25,6 +25,7 @@ class Scan:
         center: where on the detector the axis of rotation falls, in pixels from the centre of the first.
         exact: the values without noise, where they are known; errors are measured against these.
         image: the object itself on the lattice of one detector pixel, rows from the top, where it is known.
+        pixel_size: of the detector, in any unit of length; None where it is not known.
     """
 
     values: np.ndarray
@@ -32,6 +33,7 @@ class Scan:
     center: float | None = None
     exact: np.ndarray | None = None
     image: np.ndarray | None = None
+    pixel_size: float | None = None
 
     @property
     def radius(self) -> float:
@@ -49,6 +51,16 @@ class Scan:
     def truth(self) -> np.ndarray:
         """The values that a method is measured against."""
         return self.values if self.exact is None else self.exact
+
+    @property
+    def pixel_units(self) -> tuple[float, str]:
+        """What an image in units of this scan's values is to be multiplied by, and the unit that it then has.
+
+        s = ∫Ψ dt is a pure number, so Ψ is per length: per pixel, or per unit of ``pixel_size`` where that is known.
+        """
+        if self.pixel_size is None:
+            return 1 / self.radius, "attenuation per pixel"
+        return 1 / (self.radius * self.pixel_size), f"attenuation per length, pixels of {self.pixel_size:g}"
 
     def with_noise(self, gaussian: float, photons: float | None, seed: int) -> Scan:
         """Return the scan with noise: of ``gaussian`` times the largest value, and of counting ``photons`` per pixel.
