@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from autoint.networks import IntegralNet as IntegralNet
     from autoint.networks import draw as draw
     from autoint.networks import grad_net as grad_net
+    from autoint.scenes import Camera as Camera
+    from autoint.scenes import Scene as Scene
+    from autoint.scenes import load as load
+    from autoint.scenes import train as train
 
 __version__ = "0.1.0"
 find_moved()
@@ -21,12 +25,16 @@ find_moved()
 __getattr__, __dir__, __all__ = public(
     __name__,
     {
+        "Camera": "autoint.scenes",
         "Estimate": "autoint.integrals",
         "IntegralNet": "autoint.networks",
+        "Scene": "autoint.scenes",
         "draw": "autoint.networks",
         "fit": "autoint.integrals",
         "fit_density": "autoint.integrals",
         "grad_net": "autoint.networks",
         "integrate": "autoint.integrals",
+        "load": "autoint.scenes",
+        "train": "autoint.scenes",
     },
 )

@@ -29,6 +29,16 @@ def blocks_of_python(page):
     return [body for language, body in BLOCK.findall(page.read_text(encoding="utf-8")) if language == "python"]
 
 
+def briefly(train):
+    """``autoint.train`` for two steps of a tiny network, whatever time it is given."""
+
+    def brief(scene, *, minutes, **settings):
+        size = {"scale": "tiny", "image_size": 12, "trainer": {"accelerator": "cpu"}}
+        return train(scene, steps=2, **size, **settings)
+
+    return brief
+
+
 @contextlib.contextmanager
 def own_components(monkeypatch, page):
     """Registries that forget afterwards what the page's blocks of Python have registered."""
@@ -40,6 +50,7 @@ def own_components(monkeypatch, page):
         patch.setattr(
             autoint, "fit", functools.partial(autoint.fit, points=32, adam_steps=2, max_time=0.0, progress=False)
         )
+        patch.setattr(autoint, "train", briefly(autoint.train))
         names = {}
         for number, block in enumerate(blocks_of_python(page)):
             names = {"__name__": f"docs.{page.stem}"}

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from autoint.runs.build import Task as Task
     from autoint.runs.config import RunConfig as RunConfig
     from autoint.runs.evaluation import EvaluateConfig as EvaluateConfig
+    from autoint.runs.evaluation import Evaluation as Evaluation
     from autoint.runs.schedule import learning_rate as learning_rate
     from autoint.runs.seeding import generator as generator
     from autoint.runs.steps import StepLoader as StepLoader
@@ -19,6 +20,7 @@ __getattr__, __dir__, __all__ = public(
     __name__,
     {
         "EvaluateConfig": "autoint.runs.evaluation",
+        "Evaluation": "autoint.runs.evaluation",
         "RunConfig": "autoint.runs.config",
         "StepLoader": "autoint.runs.steps",
         "Sweep": "autoint.runs.sweeps",

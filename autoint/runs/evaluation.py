@@ -8,6 +8,7 @@ import dataclasses
 import io
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ class EvaluateConfig:
     def from_hydra(composed: DictConfig) -> EvaluateConfig:
         """Check what Hydra composed; ``ValueError`` names the key, the value and what is allowed."""
         plain: Any = OmegaConf.to_container(composed, resolve=True)
+        return EvaluateConfig.from_plain(plain)
+
+    @staticmethod
+    def from_plain(plain: Mapping[str, Any]) -> EvaluateConfig:
+        """Check keys and values, those of tasks among them; ``ValueError`` names the key and what is allowed."""
         own = own_fields()
         values = checked({**shared_fields(), **own}, plain, "")
         options = {key: values.pop(key) for key in own}
@@ -131,8 +137,38 @@ def find_checkpoints(runs: Any) -> list[Path]:
     return list(every.values())
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of runs, and where it was written.
+
+    Attributes:
+        table: for people, in Markdown; a table for each task.
+        rows: the table's values, a dict per run.
+        per_image: the values of every image, with the run's name.
+        failed: why runs could not be evaluated, by their names.
+        folder: where tables, values and pictures are.
+    """
+
+    table: str
+    rows: list[dict[str, Any]]
+    per_image: list[dict[str, Any]]
+    failed: dict[str, str]
+    folder: Path
+
+
 def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]:
-    """Evaluate every run as its task does, print the tables, and write them with values and pictures into ``out_dir``.
+    """Evaluate as :func:`evaluated_runs` does, print the table, and return its rows; ``ValueError`` where runs fail."""
+    found = evaluated_runs(config, out_dir)
+    print(found.table)
+    print(f"table:    {out_dir / 'table.md'}\npictures: {out_dir / 'images'}")
+    if found.failed:
+        count = f"{len(found.failed)} of {len(found.failed) + len({row['run'] for row in found.rows})} runs"
+        raise ValueError(f"{count} could not be evaluated; the table says which and why")
+    return found.rows
+
+
+def evaluated_runs(config: EvaluateConfig, out_dir: Path) -> Evaluation:
+    """Evaluate every run as its task does, and write tables, values and pictures into ``out_dir``.
 
     A task's module has ``columns``, {key: (head, format)}, a ``label(run)``, and ``evaluate(config, run, folder)``,
     which returns the row (or rows) of a run and the values behind it, and writes its pictures into ``folder``.
@@ -181,11 +217,7 @@ def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]
     if len(points) > 1:
         pictures.write_pareto(out_dir / "pareto.png", points)
     PartialEvaluation.clear(out_dir)
-    print(table)
-    print(f"table:    {out_dir / 'table.md'}\npictures: {out_dir / 'images'}")
-    if failed:
-        raise ValueError(f"{len(failed)} of {len(files)} runs could not be evaluated; the table says which and why")
-    return rows
+    return Evaluation(table, rows, per_image, failed, out_dir)
 
 
 def _told_apart(files: list[Path]) -> tuple[dict[Path, dict[str, Any]], dict[str, str]]:

@@ -6,10 +6,12 @@ with what the command line gives. Nothing is imported before they are found equa
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,27 @@ def is_code(value: Any) -> bool:
     return isinstance(value, str) and ":" in value
 
 
+_instead: ContextVar[Sequence[str] | None] = ContextVar("_instead", default=None)
+
+
+@contextlib.contextmanager
+def instead_of_a_command_line(words: Sequence[str]) -> Iterator[None]:
+    """While it lasts, these words of a Python program count as typed: what its own command line says is its own."""
+    token = _instead.set(words)
+    try:
+        yield
+    finally:
+        _instead.reset(token)
+
+
 def command_line() -> list[Override]:
     """Return what the command line of this program gives.
 
     In a process that a launcher has started for a job of a sweep, what the job was given: the process that composed the
     sweep has refused by then what a file may not add to it.
     """
+    if (words := _instead.get()) is not None:
+        return OverridesParser.create().parse_overrides(list(words))
     job = HydraConfig.instance().cfg is not None and not HydraConfig.get().launcher._target_.endswith(".BasicLauncher")
     alone = job and not any(word.startswith(("hydra/launcher", "-m", "--multirun")) for word in sys.argv[1:])
     given = HydraConfig.get().overrides.task if alone else get_args_parser().parse_args(sys.argv[1:]).overrides

@@ -1,0 +1,166 @@
+"""From Python to a trained scene and back: train, load, render, evaluate."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoint.reports import pictures
+from autoint.runs import checkpoints, evaluation, restoring, resuming, training
+from autoint.runs.command_line.folders import first_free, remove_empty
+from autoint.runs.command_line.from_python import composed, words_of
+from autoint.runs.config import RunConfig
+from autoint.runs.evaluation import EvaluateConfig, Evaluation
+from autoint.runs.labels import portable
+from autoint.runs.signals import Stopped
+from autoint.scenes.scene import Camera, Scene, cameras_of
+from autoint.scenes.task import VolumeRendering, load_views
+
+
+@dataclass(frozen=True)
+class RenderedImage:
+    """What a camera sees.
+
+    Attributes:
+        rgb: (H, W, 3), in [0, 1] but for what the network overshoots.
+        depth: (H, W), the mean distance in the scene's units; of pixels without anything the far end of the ray.
+        opacity: (H, W), in [0, 1].
+    """
+
+    rgb: Tensor
+    depth: Tensor
+    opacity: Tensor
+
+    def save(self, file: str | Path) -> Path:
+        """Write the colours as a PNG; return its path."""
+        pictures.write(Path(file), self.rgb.cpu())
+        return Path(file)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained scene.
+
+    Attributes:
+        folder: of the run, or the checkpoint or export that it was loaded from.
+        config: all that defines it.
+        module: the trained model, in evaluation mode; ``module.volume`` is the scene.
+        result: steps, seconds and metrics of its training; empty where nothing tells of them.
+    """
+
+    folder: Path
+    config: RunConfig
+    module: VolumeRendering
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @torch.inference_mode()
+    def render(self, camera: Camera, *, chunk_size: int = 16384) -> RenderedImage:
+        """Return the image (H, W) that a camera sees, before the background that was trained with.
+
+        Args:
+            camera: pose and intrinsics; ``run.cameras("test")`` has those of the scene's images.
+            chunk_size: rays at a time, which bounds the memory.
+        """
+        rays = camera.rays().to(self.module.device)
+        rgb, depth, acc = self.module.volume.view(rays, self.module.canvas(), chunk_size)
+        shape = camera.intrinsics.height, camera.intrinsics.width
+        return RenderedImage(rgb.view(*shape, 3), depth.view(shape), acc.view(shape))
+
+    def cameras(self, split: str = "test", at_most: int | None = None) -> list[Camera]:
+        """Return the cameras of the scene's images, as large as they were trained with; its data has to be there.
+
+        Args:
+            split: train, val or test.
+            at_most: so many evenly spaced ones; None for all.
+        """
+        return cameras_of(load_views(self.config, split, at_most))
+
+    def evaluate(self, **settings: Any) -> Evaluation:
+        """Render and measure the test views; write tables and pictures into ``evaluation`` in the run's folder.
+
+        Args:
+            **settings: keys of ``evaluate.py``, as ``split``, ``max_images``, ``lpips`` or ``ray``.
+        """
+        place = self.folder if self.folder.is_dir() else self.folder.parent
+        config = EvaluateConfig.from_plain({"runs": str(self.folder), **settings})
+        return evaluation.evaluated_runs(config, place / "evaluation")
+
+
+def train(
+    scene: Scene | str | Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    folder: str | Path | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a scene as ``train.py`` does, with its defaults, progress and checkpoints; return the finished run.
+
+    Args:
+        scene: what to train on, or the path or name of it.
+        minutes: how long; None as long as suits the machine, 10 on a CPU and 20 on a GPU.
+        steps: how many steps, whatever the time, unless ``minutes`` are given too.
+        folder: of the run; by default a new one, named by the time, below ``outputs/volrend``.
+        **settings: keys of the command line, as ``sections=16``, ``model="nerf"``, ``optimizer={"lr": 1e-3}`` or
+            ``encoding={"name": "grid", "features": 4}``.
+
+    Raises:
+        ValueError: naming the key, what was found and what is allowed.
+        KeyboardInterrupt: saying from where to go on, when Ctrl-C has stopped it after saving.
+
+    Examples:
+        >>> import tempfile
+        >>> size = dict(scale="tiny", image_size=12, sections=4, trainer={"accelerator": "cpu"})
+        >>> run = train(Scene.procedural(), steps=2, folder=tempfile.mkdtemp(), **size)
+        >>> run.render(run.cameras("test")[0]).rgb.shape
+        torch.Size([12, 12, 3])
+    """
+    scene = scene if isinstance(scene, Scene) else Scene(scene)
+    limits = {"max_time": None if minutes is None else f"{60 * minutes:g}s", "max_steps": steps}
+    trainer = {**settings.pop("trainer", {}), **{key: value for key, value in limits.items() if value is not None}}
+    config, told = composed([*scene.overrides(), *words_of({**settings, "trainer": trainer})])
+    if folder is None:
+        name = portable(scene.name) or "scene"
+        place = first_free(Path("outputs/volrend") / name / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    else:
+        place = Path(folder)
+    try:
+        result = training.fit(config, place, told=told)
+    except Stopped as stop:
+        if stop.number == signal.SIGINT:
+            raise KeyboardInterrupt(stop.message) from None
+        raise
+    except BaseException:
+        if place.is_dir():
+            remove_empty(place)
+        raise
+    return load(place, result=result)
+
+
+def load(path: str | Path, *, device: str = "auto", result: dict[str, Any] | None = None) -> Run:
+    """Return a scene that was trained, from its run's folder, a checkpoint, or what ``autoint export`` has made.
+
+    Args:
+        path: as ``outputs/volrend/lego/2026-01-31_12-00-00``.
+        device: ``cpu``, ``cuda``, or ``auto`` for the best there is.
+        result: of the training; None reads the folder's ``result.json``.
+
+    Raises:
+        ValueError: for a path without a run or with several, a damaged file, and one that holds no scene.
+    """
+    files = evaluation.find_checkpoints(str(path))
+    if len(files) > 1:
+        raise ValueError(f"{path}: {len(files)} runs below it, the first {files[0]}; give one of them")
+    config, module = restoring.restored(files[0])
+    if not isinstance(module, VolumeRendering):
+        raise ValueError(f"{path}: a run of task={config.task}; autoint.load gives scenes, those of task=volrend")
+    if result is None:
+        result = resuming.result_of(files[0], checkpoints.load(files[0])) or {}
+    settings = EvaluateConfig(runs=str(path), device=device).checked()
+    return Run(Path(path), config, evaluation.on_device(module, settings).eval(), result)
