@@ -202,6 +202,19 @@ TINY = (
 )
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A tiny run of the embedded scene, three steps long, trained from Python with what :func:`tiny` has."""
+    import autoint
+
+    size = dict(word.lstrip("+").split("=") for word in TINY)
+    settings = {key: int(value) if value.isdigit() else value for key, value in size.items() if "." not in key}
+    settings |= {"network": {"hidden_features": 8, "num_layers": 2}}
+    settings["encoding"] = {"name": settings["encoding"], "num_frequencies": 2}
+    settings["trainer"] = {"accelerator": "cpu", "enable_progress_bar": False}
+    return autoint.train("procedural", steps=3, folder=tmp_path_factory.mktemp("trained") / "run", **settings)
+
+
 @pytest.fixture
 def tiny():
     """Overrides that make a run of the embedded scene small."""

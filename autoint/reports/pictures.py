@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import imageio.v3 as iio
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from autoint.files.whole_files import write_whole
@@ -99,7 +101,21 @@ def row_of(panels: dict[str, Tensor]) -> Image.Image:
         x = place * (width * times + GAP)
         sheet.paste(picture(image, times), (x, CAPTION))
         caption(sheet, name, x, CAPTION // 2, width * times)
+    sheet.info["panels"] = json.dumps({"names": list(panels), "size": [width, height], "times": times})
     return sheet
+
+
+def panels_of(sheet: Image.Image) -> dict[str, Image.Image]:
+    """Return the panels of a picture that :func:`row_of` has drawn, as large as they were, or none of any other."""
+    if "panels" not in sheet.info:
+        return {}
+    kept = json.loads(sheet.info["panels"])
+    (width, height), times, panels = kept["size"], kept["times"], {}
+    for place, name in enumerate(kept["names"]):
+        x = place * (width * times + GAP)
+        panel = sheet.crop((x, CAPTION, x + width * times, CAPTION + height * times))
+        panels[name] = panel.resize((width, height), Image.Resampling.NEAREST)
+    return panels
 
 
 def write_view(
@@ -133,7 +149,9 @@ def write_view(
         "opacity, 0 to 1": scale_image(acc, "viridis"),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    row_of(panels).save(file)
+    sheet, said = row_of(panels), PngInfo()
+    said.add_text("panels", sheet.info["panels"])
+    sheet.save(file, pnginfo=said)
 
 
 def write_curves(file: Path, x: Tensor, curves: dict[str, Tensor], label: str, formula: str) -> None:

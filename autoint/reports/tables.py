@@ -9,14 +9,15 @@ from typing import Any
 def markdown(rows: list[dict[str, Any]], columns: dict[str, tuple[str, str]], values: dict[str, Any]) -> str:
     """Return a table in Markdown, padded so that it reads well in a terminal too; heads are formatted by ``values``."""
     heads = [head.format(**values) for head, _ in columns.values()]
-    cells = [[_cell(row[key], form) for key, (_, form) in columns.items()] for row in rows]
+    cells = [[cell(row[key], form) for key, (_, form) in columns.items()] for row in rows]
     widths = [max(len(line[k]) for line in [heads, *cells]) for k in range(len(heads))]
     lines = [heads, ["-" * width for width in widths], *cells]
     padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
-def _cell(value: Any, form: str) -> str:
+def cell(value: Any, form: str) -> str:
+    """Return a value as it stands in a table: ``n/a`` for NaN."""
     if isinstance(value, float):
         return "n/a" if math.isnan(value) else format(value, form)
     return str(value)

@@ -23,6 +23,7 @@ from autoint.registry import EVALUATIONS, at_least_one, checked, fields_of, one_
 from autoint.reports import metrics, pictures
 from autoint.reports.tables import markdown
 from autoint.runs import checkpoints, labels, named_code, restoring
+from autoint.runs.config import RunConfig
 from autoint.runs.interrupted import PartialEvaluation
 
 log = logging.getLogger(__name__)
@@ -138,6 +139,32 @@ def find_checkpoints(runs: Any) -> list[Path]:
 
 
 @dataclass(frozen=True)
+class EvaluatedRun:
+    """What was measured of one run.
+
+    Attributes:
+        name: as it stands in the table.
+        file: its checkpoint.
+        steps: after which the checkpoint was written.
+        run: its configuration.
+        columns: of its table, {key: (head, format)}.
+        rows, values: those of the table, and what is behind them.
+        folder: where its pictures are.
+        protocol: what the numbers rest on, in words.
+    """
+
+    name: str
+    file: Path
+    steps: int
+    run: RunConfig
+    columns: dict[str, tuple[str, str]]
+    rows: list[dict[str, Any]]
+    values: list[dict[str, Any]]
+    folder: Path
+    protocol: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What was measured of runs, and where it was written.
 
@@ -147,6 +174,7 @@ class Evaluation:
         per_image: the values of every image, with the run's name.
         failed: why runs could not be evaluated, by their names.
         folder: where tables, values and pictures are.
+        runs: the runs one by one.
     """
 
     table: str
@@ -154,16 +182,23 @@ class Evaluation:
     per_image: list[dict[str, Any]]
     failed: dict[str, str]
     folder: Path
+    runs: list[EvaluatedRun]
+
+    def tell(self) -> None:
+        """Print the table, what its numbers rest on, and where it is; ``ValueError`` where runs failed."""
+        print(self.table)
+        for protocol in dict.fromkeys(run.protocol for run in self.runs if run.protocol):
+            print(f"protocol: {protocol}")
+        print(f"table:    {self.folder / 'table.md'}\npictures: {self.folder / 'images'}")
+        if self.failed:
+            count = f"{len(self.failed)} of {len(self.failed) + len(self.runs)} runs"
+            raise ValueError(f"{count} could not be evaluated; the table says which and why")
 
 
 def evaluate_runs(config: EvaluateConfig, out_dir: Path) -> list[dict[str, Any]]:
     """Evaluate as :func:`evaluated_runs` does, print the table, and return its rows; ``ValueError`` where runs fail."""
     found = evaluated_runs(config, out_dir)
-    print(found.table)
-    print(f"table:    {out_dir / 'table.md'}\npictures: {out_dir / 'images'}")
-    if found.failed:
-        count = f"{len(found.failed)} of {len(found.failed) + len({row['run'] for row in found.rows})} runs"
-        raise ValueError(f"{count} could not be evaluated; the table says which and why")
+    found.tell()
     return found.rows
 
 
@@ -175,13 +210,12 @@ def evaluated_runs(config: EvaluateConfig, out_dir: Path) -> Evaluation:
     """
     memory.keep_freed()
     files = find_checkpoints(config.runs)
-    tables: dict[str, tuple[dict[str, tuple[str, str]], list[dict[str, Any]]]] = {}
-    per_image: list[dict[str, Any]] = []
+    found: list[EvaluatedRun] = []
     failed: dict[str, str] = {}
     differing, shown = _told_apart(files)
     for number, file in enumerate(files):
         try:
-            task, columns, rows, values = _evaluated(config, file, out_dir, number, differing.get(file, {}))
+            found.append(_evaluated(config, file, out_dir, number, differing.get(file, {})))
         except KeyboardInterrupt:
             mend = f"the same command with hydra.run.dir={out_dir} goes on with the images that are not done yet"
             raise KeyboardInterrupt(f"stopped at {_name(file)}; {mend}") from None
@@ -191,16 +225,17 @@ def evaluated_runs(config: EvaluateConfig, out_dir: Path) -> Evaluation:
             failed[_name(file)] = str(error)
             log.error("%s is left out: %s", _name(file), error)
             continue
-        columns = {key: head for key, head in columns.items() if key != "lpips" or config.lpips != "none"}
-        tables.setdefault(task, (columns, []))[1].extend({**row, "run": _name(file)} for row in rows)
-        per_image += [{"run": _name(file), **value} for value in values]
-    if not tables:
+    if not found:
         raise ValueError(
             f"runs={config.runs}: none of {len(files)} runs could be evaluated: {next(iter(failed.values()))}"
         )
     heads = dataclasses.asdict(config)
+    tables: dict[str, tuple[dict[str, tuple[str, str]], list[dict[str, Any]]]] = {}
+    for run in found:
+        tables.setdefault(run.run.task, (run.columns, []))[1].extend(run.rows)
     table = "\n".join(markdown(rows, columns, heads) for columns, rows in tables.values())
     rows = [row for _, of_task in tables.values() for row in of_task]
+    per_image = [{"run": run.name, **value} for run in found for value in run.values]
     if failed:
         reasons = [{"run": run, "reason": reason} for run, reason in failed.items()]
         table += "\n" + markdown(reasons, {"run": ("not evaluated", ""), "reason": ("because", "")}, heads)
@@ -217,7 +252,7 @@ def evaluated_runs(config: EvaluateConfig, out_dir: Path) -> Evaluation:
     if len(points) > 1:
         pictures.write_pareto(out_dir / "pareto.png", points)
     PartialEvaluation.clear(out_dir)
-    return Evaluation(table, rows, per_image, failed, out_dir)
+    return Evaluation(table, rows, per_image, failed, out_dir, found)
 
 
 def _told_apart(files: list[Path]) -> tuple[dict[Path, dict[str, Any]], dict[str, str]]:
@@ -232,15 +267,19 @@ def _told_apart(files: list[Path]) -> tuple[dict[Path, dict[str, Any]], dict[str
 
 def _evaluated(
     config: EvaluateConfig, file: Path, out_dir: Path, number: int, differing: dict[str, Any]
-) -> tuple[str, Any, list[Any], list[Any]]:
-    """Return the task of a checkpoint, the columns of its table, the rows, and the values behind them."""
+) -> EvaluatedRun:
+    """Return what a run's task has measured of it, after writing its pictures."""
     command = f"python evaluate.py {named_code.word('runs', config.runs)}"
     overrides = {"data_dir": config.data_dir} if config.data_dir else {}
     run, built = restoring.restored(file, config.code, command, **overrides)
+    steps = int(checkpoints.load(file).get("global_step", 0))
     module = on_device(built, config)
     folder = out_dir / "images" / labels.folder_name(number, differing, module.label(run))
     row, values = module.evaluate(config, run, folder)
-    return run.task, module.columns, row if isinstance(row, list) else [row], values
+    columns = {key: head for key, head in module.columns.items() if key != "lpips" or config.lpips != "none"}
+    rows = [{**one, "run": _name(file)} for one in (row if isinstance(row, list) else [row])]
+    protocol = module.protocol(config, run) if hasattr(module, "protocol") else ""
+    return EvaluatedRun(_name(file), file, steps, run, columns, rows, values, folder, protocol)
 
 
 def on_device(module: Any, config: EvaluateConfig) -> Any:

@@ -120,14 +120,17 @@ def evaluate(
         values.append({"image": view, **_measured(metric, image, target, valid), "seconds_per_frame": seconds})
         pictures.write(folder / "renders" / f"{view}.png", image)
         pictures.write_view(folder / f"{view}.png", batch.shape, truth, rgb_cpu, depth, acc, batch.valid)
-        if item == 0 and ray != "none" and isinstance(volume, AbstractSections):
+        if item == 0 and isinstance(volume, AbstractSections):
             error = pictures.root_mean_square(rgb_cpu, truth)
             error = error if valid is None else torch.where(valid, error, 0)
-            row, column = ray_panel.pixel_of(ray, batch.shape, error, volume.hit(batch.rays))
+            place = "auto" if ray == "none" else ray
+            row, column = ray_panel.pixel_of(place, batch.shape, error, volume.hit(batch.rays))
             pixel = row * batch.shape[1] + column
             profile = ray_panel.ray_profile(volume, batch.rays[pixel : pixel + 1], background)
-            file = folder / f"ray_{view}_{row}_{column}.png"
-            ray_panel.write_ray(file, f"{name}, {view}", (row, column), target, image, profile)
+            file = folder / f"ray_{view}_{row}_{column}.svg"
+            ray_panel.draw_ray(file, profile)
+            if ray != "none":
+                ray_panel.write_ray(file.with_suffix(".png"), f"{name}, {view}", (row, column), target, image, profile)
         unfinished.note(view, counted, {"values": values[-1], "acc": float(acc.max())})
     if ray != "none" and not isinstance(volume, AbstractSections):
         log.warning("%s: ray=%s shows the sections of a ray, which this model has not", name, ray)

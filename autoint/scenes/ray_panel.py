@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from autoint.files.whole_files import write_whole
+from autoint.reports import charts
 from autoint.reports.pictures import write_figure
 from autoint.scenes.rays import Rays
 from autoint.scenes.volume import AbstractSections
@@ -62,6 +64,12 @@ def pixel_of(ray: list[int] | str, shape: tuple[int, int], error: Tensor, hit: T
     if not bool(hit[row * width + column]):
         raise ValueError(f"ray=[{row},{column}] misses the scene: it shows the background; use ray=auto or another")
     return row, column
+
+
+def draw_ray(file: Path, profile: RayProfile) -> Path:
+    """Write the two plots of :func:`write_ray` alone, as a small SVG."""
+    one = {key: value.tolist() for key, value in vars(profile).items() if key != "rgb"}
+    return write_whole(file, charts.ray(**one).encode())
 
 
 def write_ray(file: Path, name: str, pixel: tuple[int, int], truth: Tensor, image: Tensor, profile: RayProfile) -> Path:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autoint.reports import pictures
-from autoint.runs import checkpoints, evaluation, restoring, resuming, training
+from autoint.runs import checkpoints, evaluation, report, restoring, resuming, training
 from autoint.runs.command_line.folders import first_free, remove_empty
 from autoint.runs.command_line.from_python import composed, words_of
 from autoint.runs.config import RunConfig
@@ -89,7 +89,9 @@ class Run:
         """
         place = self.folder if self.folder.is_dir() else self.folder.parent
         config = EvaluateConfig.from_plain({"runs": str(self.folder), **settings})
-        return evaluation.evaluated_runs(config, place / "evaluation")
+        found = evaluation.evaluated_runs(config, place / "evaluation")
+        report.of_evaluation(found, config)
+        return found
 
 
 def train(
@@ -140,6 +142,7 @@ def train(
         if place.is_dir():
             remove_empty(place)
         raise
+    report.of_training(place)
     return load(place, result=result)
 
 

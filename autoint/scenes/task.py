@@ -271,6 +271,14 @@ class VolumeRendering(pl.LightningModule):
         row |= {"look_ups_per_ray": self.volume.look_ups, "evaluations_per_ray": round(self.volume.made, 1)}
         return row | {"colors_per_ray": self.volume.colors, "images": len(values)}, values
 
+    @staticmethod
+    def protocol(config: EvaluateConfig, run: RunConfig) -> str:
+        """Return what the numbers of an evaluation rest on, in words."""
+        size = run.options["image_size"] or run.options["max_image_size"]
+        pixels = f"longer side {size} pixels by area averaging" if size else "images as large as they are"
+        shown = "white" if run.options["background"] == "random" else run.options["background"]
+        return f"split {config.split}, {pixels}, background {shown}, 8-bit sRGB values over 255, mean over images"
+
     def configure_optimizers(self) -> Any:
         beta_1, beta_2 = self.optimizer.betas
         groups: list[dict[str, Any]] = [{"params": list(self.parameters())}]

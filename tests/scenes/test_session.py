@@ -19,47 +19,32 @@ from autoint.runs.command_line.from_python import composed, words_of
 from autoint.scenes import Intrinsics
 from tests.conftest import ROOT, TINY
 
-SIZE = dict(word.lstrip("+").split("=") for word in TINY)
-STEPS = 3
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A tiny run of the embedded scene, trained from Python."""
-    settings = {key: value for key, value in SIZE.items() if "." not in key}
-    settings |= {"network": {"hidden_features": 8, "num_layers": 2}}
-    settings["encoding"] = {"name": "normalized_positional", "num_frequencies": 2}
-    numbers = {key: int(settings.pop(key)) for key in ("image_size", "batch_size", "sections", "samples", "val_images")}
-    trainer = {"accelerator": "cpu", "enable_progress_bar": False}
-    folder = tmp_path_factory.mktemp("session") / "run"
-    return autoint.train(autoint.Scene.procedural(), steps=STEPS, folder=folder, trainer=trainer, **settings, **numbers)
-
-
-def test_python_trains_what_the_command_line_trains(run, program):
-    status, _, err = program("train", *TINY, f"trainer.max_steps={STEPS}", "hydra.run.dir=cli")
+def test_python_trains_what_the_command_line_trains(trained, program):
+    status, _, err = program("train", *TINY, f"trainer.max_steps={3}", "hydra.run.dir=cli")
     assert status == 0, err
-    ours, theirs = (checkpoints.load(f"{folder}/checkpoints/last.ckpt") for folder in (run.folder, "cli"))
+    ours, theirs = (checkpoints.load(f"{folder}/checkpoints/last.ckpt") for folder in (trained.folder, "cli"))
     assert ours["autoint"]["config"] == theirs["autoint"]["config"]
     assert all(torch.equal(ours["state_dict"][key], value) for key, value in theirs["state_dict"].items())
-    assert run.result["steps"] == STEPS
-    assert autoint.load(run.folder).result == run.result
+    assert trained.result["steps"] == 3
+    assert autoint.load(trained.folder).result == trained.result
 
 
-def test_a_camera_of_the_scene_sees_what_evaluation_writes(run, no_lpips):
-    found = run.evaluate(max_images=2, lpips="none")
-    camera = run.cameras("test", 2)[1]
+def test_a_camera_of_the_scene_sees_what_evaluation_writes(trained, no_lpips):
+    found = trained.evaluate(max_images=2, lpips="none")
+    camera = trained.cameras("test", 2)[1]
     written = iio.imread(next(found.folder.rglob("renders/test_007.png")))
-    seen = run.render(camera, chunk_size=100)
+    seen = trained.render(camera, chunk_size=100)
     assert np.array_equal(to_bytes(seen.rgb).numpy(), written)
     assert np.array_equal(iio.imread(seen.save("view.png")), written)
     assert seen.depth.shape == seen.opacity.shape == (12, 12)
     assert [row["psnr"] for row in found.rows] == [pytest.approx(np.mean([v["psnr"] for v in found.per_image]))]
     assert found.table == (found.folder / "table.md").read_text()
     own = autoint.Camera(camera.pose[:3], camera.intrinsics, camera.near, camera.far)
-    assert torch.equal(run.render(own).rgb, seen.rgb)
-    far_away = run.render(autoint.Camera(own.pose, own.intrinsics, near=50.0, far=60.0))  # where nothing is
+    assert torch.equal(trained.render(own).rgb, seen.rgb)
+    far_away = trained.render(autoint.Camera(own.pose, own.intrinsics, near=50.0, far=60.0))  # where nothing is
     assert bool((far_away.rgb == 1).all() & (far_away.opacity == 0).all())
-    assert run.render(own.resized(6, 4)).rgb.shape == (4, 6, 3)
+    assert trained.render(own.resized(6, 4)).rgb.shape == (4, 6, 3)
 
 
 def test_a_camera_that_looks_at_a_point_has_it_in_the_middle():
@@ -107,7 +92,7 @@ def test_what_is_wrong_is_said_in_one_line_and_leaves_nothing(settings, told, tm
     assert not (tmp_path / "outputs").exists()
 
 
-def test_scenes_cameras_and_runs_that_are_none(run, tmp_path):
+def test_scenes_cameras_and_runs_that_are_none(trained, tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         autoint.Scene("./nowhere")
     with pytest.raises(ValueError, match=r"scene\.num_solid"):
@@ -121,12 +106,12 @@ def test_scenes_cameras_and_runs_that_are_none(run, tmp_path):
     with pytest.raises(ValueError, match="nothing: no such file or folder"):
         autoint.load("nothing")
     with pytest.raises(ValueError, match="unknown key 'max_image'; did you mean 'max_images'"):
-        run.evaluate(max_image=1)
+        trained.evaluate(max_image=1)
 
 
-def test_several_runs_and_other_tasks_are_refused_by_name(run, tmp_path):
+def test_several_runs_and_other_tasks_are_refused_by_name(trained, tmp_path):
     for name in "ab":
-        shutil.copytree(run.folder, tmp_path / "two" / name)
+        shutil.copytree(trained.folder, tmp_path / "two" / name)
     with pytest.raises(ValueError, match="2 runs below it"):
         autoint.load("two")
     with lzma.open(ROOT / "tests" / "golden" / "checkpoints" / "function.ckpt.xz") as packed:

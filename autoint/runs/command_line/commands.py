@@ -15,9 +15,13 @@ from autoint.runs.command_line.cli import entry, keys_of, typed
 
 
 def _report(composed: DictConfig, sweep_dir: Path) -> None:
+    from autoint.runs import report
     from autoint.runs.sweeps import write_report
 
-    write_report(composed, sweep_dir)
+    try:
+        write_report(composed, sweep_dir)
+    finally:
+        report.of_sweep(sweep_dir)
 
 
 @entry("config", groups=True, after=_report)
@@ -25,14 +29,17 @@ def train(composed: DictConfig) -> Any:
     """Train a run, or with -m a sweep of runs."""
     from hydra.core.hydra_config import HydraConfig
 
-    from autoint.runs import named_code
+    from autoint.runs import named_code, report
     from autoint.runs.config import RunConfig
     from autoint.runs.training import fit, objective
 
     config = RunConfig.from_hydra(composed)
     named_code.check(config.options, named_code.named(), "a file of the configuration")
     run_dir, overrides = Path(HydraConfig.get().runtime.output_dir), typed()
-    return objective(fit(config, run_dir, keys_of(overrides), recipe.told(composed, HydraConfig.get())))
+    result = fit(config, run_dir, keys_of(overrides), recipe.told(composed, HydraConfig.get()))
+    if result:  # in the first of several processes
+        report.of_training(run_dir)
+    return objective(result)
 
 
 @entry("evaluate", groups=False)
@@ -40,13 +47,15 @@ def evaluate(composed: DictConfig) -> Any:
     """Render, measure and tabulate trained runs."""
     from hydra.core.hydra_config import HydraConfig
 
-    from autoint.runs import named_code
-    from autoint.runs.evaluation import EvaluateConfig, evaluate_runs
+    from autoint.runs import named_code, report
+    from autoint.runs.evaluation import EvaluateConfig, evaluated_runs
 
     config = EvaluateConfig.from_hydra(composed)
     for name in config.code:
         named_code.check({"function": name}, named_code.named(), "a file of the configuration")
-    evaluate_runs(config, Path(HydraConfig.get().runtime.output_dir))
+    found = evaluated_runs(config, Path(HydraConfig.get().runtime.output_dir))
+    report.of_evaluation(found, config)
+    found.tell()
 
 
 @COMMANDS.register("train")

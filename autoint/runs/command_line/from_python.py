@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -40,6 +41,7 @@ def composed(words: Sequence[str]) -> tuple[RunConfig, list[str]]:
     words = with_scene_folders(as_typed(list(words)), conf)
     try:
         with (
+            _apart(),
             named_code.instead_of_a_command_line(words),
             as_data(),
             initialize_config_dir(str(conf.absolute()), **cli.VERSION),
@@ -55,8 +57,17 @@ def composed(words: Sequence[str]) -> tuple[RunConfig, list[str]]:
         return RunConfig.from_hydra(config), told
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(cli.one_line(error, cli.known_keys())) from error
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Set aside what Hydra holds for the program that runs already, and bring it back."""
+    before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().hydra, HydraConfig.instance().cfg = None, None
+    try:
+        yield
     finally:
-        HydraConfig.instance().cfg = None
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = before
 
 
 def words_of(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
