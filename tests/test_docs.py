@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 import autoint
 from autoint import registry
@@ -42,6 +43,7 @@ def briefly(train):
 @contextlib.contextmanager
 def own_components(monkeypatch, page):
     """Registries that forget afterwards what the page's blocks of Python have registered."""
+    Plugins.instance()  # what Hydra itself stores, once, is not to be forgotten
     with monkeypatch.context() as patch:
         for kind in registry._registries.values():
             kind.names()
