@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import gc
 import importlib.util
 import json
 import os
@@ -22,6 +23,12 @@ import torch
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_collection_finish(session):
+    """Let the garbage collector pass by what the imports have made: a million objects that stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +69,37 @@ def _the_embedded_scene_once():
         DATASETS["procedural"]  # which imports it
         DATASETS._factories["procedural"] = once(DATASETS._factories["procedural"])
         volrend.visual_hull = once(volrend.visual_hull)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hydra_reads_once():
+    """Parse Hydra's and our files once, and make no map to resolve what no list of defaults has: half of composing."""
+    from hydra._internal import defaults_list
+    from hydra._internal.sources_registry import SourcesRegistry
+    from hydra.core.plugins import Plugins
+
+    def once_from(path, source):
+        load, known = source.load_config, {}
+
+        def remembered(self, config_path):
+            if self.path != path:
+                return load(self, config_path)
+            if config_path not in known:
+                known[config_path] = load(self, config_path)
+            return copy.deepcopy(known[config_path])
+
+        patch.setattr(source, "load_config", remembered)
+
+    def where_asked_for(overrides, defaults, self_added):
+        return mapped(overrides, defaults, self_added) if any(d.is_interpolation() for d in defaults) else None
+
+    Plugins.instance()  # which registers the sources
+    mapped = defaults_list._create_interpolation_map
+    with pytest.MonkeyPatch.context() as patch:
+        once_from("hydra.conf", SourcesRegistry.instance().resolve("pkg"))
+        once_from(str(ROOT / "conf"), SourcesRegistry.instance().resolve("file"))
+        patch.setattr(defaults_list, "_create_interpolation_map", where_asked_for)
+        yield
 
 
 @pytest.fixture

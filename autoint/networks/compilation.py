@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 log = logging.getLogger(__name__)
 BLOCK = 2**19  # numbers of a layer at a time on a CPU: what lies between two layers stays in its caches
@@ -44,8 +43,10 @@ class Compiled:
     def _call(self, *inputs: Tensor | None) -> Any:
         try:
             return self.compiled(*inputs)
-        except TorchDynamoException as error:
-            if self.compiled is self.function:
+        except Exception as error:
+            from torch._dynamo.exc import TorchDynamoException  # which takes as long to import as all of torch
+
+            if self.compiled is self.function or not isinstance(error, TorchDynamoException):
                 raise
             log.warning("compile=true: %s; going on without", _reason(error))
             self.compiled = self.function

@@ -56,14 +56,15 @@ from autoint.networks.integral_net import IntegralNet
 of_torch = torch.compile
 torch.compile = functools.partial(of_torch, backend="aot_eager", fullgraph=True)
 torch.manual_seed(0)
-net, x = IntegralNet(2, 3, 16, 2, encoding="normalized_positional").double(), torch.rand(9, 2).double()
+net = IntegralNet(2, 3, 16, 2, encoding="normalized_positional").double()
 compilation.BLOCK = 5 * 16  # two blocks
 for name in sys.argv[1:]:
     torch.compiler.reset()
-    results = []
+    results, x = [], torch.rand(9 if name == "explicit" else 10, 2).double()  # another size is compiled anew
     for psi in (grad_net(net, builder=name), grad_net(net, builder=name, compile=True)):
         out = psi(x)
-        assert torch.allclose(copy.deepcopy(psi)(x), out, rtol=1e-12)
+        if name == "explicit":
+            assert torch.allclose(copy.deepcopy(psi)(x), out, rtol=1e-12)
         results.append([out, *torch.autograd.grad(out.square().sum(), list(net.parameters()))])
     assert psi._compiled.compiled is not psi._compiled.function, name  # which it would be after a warning
     if name == "jvp":
@@ -93,6 +94,7 @@ def everything(a, b, along):
     ]
 
 torch.compiler.reset()
+torch.compile = functools.partial(of_torch, backend="eager", fullgraph=True)  # Dynamo is what stumbles over checks
 for ours, eager in zip(torch.compile(everything)(a, b, along), everything(a, b, along), strict=True):
     assert torch.allclose(ours, eager, rtol=1e-11, atol=1e-12)
 assert torch.compile(F.integrand)(2 * b + 1).isnan().all()  # nothing can be raised there

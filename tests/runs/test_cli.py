@@ -1,5 +1,6 @@
 """The programs as users call them: every choice composes, and bad input is one line, exit status 2 and no leftovers."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -111,12 +112,17 @@ def composed(*overrides):
         return RunConfig.from_hydra(compose("config", list(overrides)))
 
 
+FILES = {group.name: sorted(f"{group.name}='{p.stem}'" for p in group.glob("*.yaml")) for group in CONF.glob("*/")}
+ALONE = ["experiment", "faithful", "task"]
+"""Groups of files that choose much themselves; of the others one each goes together."""
+TOGETHER = itertools.zip_longest(*(files for group, files in sorted(FILES.items()) if group not in ALONE))
+
+
 @pytest.mark.parametrize(
-    "choice",
-    [f"{p.parent.name}='{p.stem}'" for p in sorted(CONF.glob("*/*.yaml"))],
+    "choices", [*([one] for group in ALONE for one in FILES[group]), *map(list, TOGETHER)], ids=str
 )
-def test_every_file_of_conf_composes(choice):
-    composed(choice)
+def test_every_file_of_conf_composes(choices):
+    composed(*filter(None, choices))
 
 
 def test_faithful_is_the_paper_as_printed(program, tiny):

@@ -7,6 +7,7 @@ command line may do so still; files may not. What they may set of Hydra itself :
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import re
 from collections import Counter
@@ -125,7 +126,11 @@ def check_file(file: Path) -> None:
     size = file.stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"{file}: {size} bytes; a configuration has at most {MAX_BYTES}")
-    raw = file.read_bytes()
+    _check_text(file, file.read_bytes())
+
+
+@functools.lru_cache(maxsize=256)  # the jobs of a sweep are composed from the same files
+def _check_text(file: Path, raw: bytes) -> None:
     if raw.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise ValueError(f"{file}: begins with a byte-order mark; save it as UTF-8 without one")
     try:
