@@ -197,5 +197,9 @@ TASKS: Registry[Any] = Registry("task", *(f"{limb}.task" for limb in LIMBS))
 EVALUATIONS: Registry[Any] = Registry("evaluation", *(f"{limb}.task" for limb in LIMBS))
 LAYOUTS: Registry[Any] = Registry("report.layout", "autoint.scenes.paper_tables", "autoint.tomography.figure3")
 COMMANDS: Registry[Any] = Registry(
-    "command", "autoint.runs.command_line.commands", "autoint.scenes.data.download", "autoint.scenes.baking"
+    "command",
+    "autoint.runs.command_line.commands",
+    "autoint.scenes.data.download",
+    "autoint.scenes.data.photos",
+    "autoint.scenes.baking",
 )

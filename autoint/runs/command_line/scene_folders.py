@@ -16,6 +16,9 @@ SIGNS = {
     "poses_bounds.npy": "llff",
     "intrinsics.txt": "deepvoxels",
     "train/intrinsics.txt": "deepvoxels",
+    "colmap/photos.json": "photos",
+    "sparse/0/cameras.bin": "colmap",
+    "sparse/0/cameras.txt": "colmap",
 }
 """What a folder holds of which data set."""
 
@@ -85,15 +88,11 @@ def kind_of(folder: Path) -> str:
     if below:
         raise ValueError(f"scene={folder}: a folder of scenes; give one of them: {', '.join(below[:8])}")
     pictures = [e for e in entries if e.suffix in SUFFIXES]
-    pictures += [p for e in entries if e.is_dir() for p in e.iterdir() if p.suffix in SUFFIXES]
-    signs = "transforms.json, transforms_train.json, poses_bounds.npy or intrinsics.txt"
-    if not pictures:
-        raise ValueError(f"scene={folder}: no scene there: none of {signs}")
-    raise ValueError(
-        f"scene={folder}: {len(pictures)} images, and no camera poses: none of {signs}. COLMAP finds the poses: "
-        f"ns-process-data images --data {folder} --output-dir OUT (nerfstudio), or colmap2nerf.py --run_colmap "
-        f"--images {folder} (instant-ngp), writes a transforms.json; then scene=OUT"
-    )
+    pictures += [p for e in entries if e.is_dir() and e.name == "images" for p in e.iterdir() if p.suffix in SUFFIXES]
+    if pictures:
+        return "photos"  # whose poses are to be found
+    signs = "transforms.json, transforms_train.json, poses_bounds.npy, intrinsics.txt, sparse/0, photos or a video"
+    raise ValueError(f"scene={folder}: no scene there: none of {signs}")
 
 
 def _configurations(arguments: Sequence[str], conf: Path) -> list[Path]:

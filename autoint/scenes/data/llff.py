@@ -57,7 +57,7 @@ def llff(
     """
     folder = reading.find_scene(data_dir, path, "llff", download.source(path, SOURCE), "nerf_llff_data")
     poses, sizes, bounds = _poses_bounds(folder / "poses_bounds.npy")
-    files = images_in(_image_folder(folder, factor, image_size))
+    files = images_in(image_folder(folder, factor, image_size))
     if len(files) != len(poses):
         raise ValueError(
             f"{files[0].parent}: {len(files)} images, but poses_bounds.npy has {len(poses)} rows, one for each; "
@@ -139,8 +139,8 @@ def _check_forward(poses: Tensor, intrinsics: Intrinsics, folder: Path) -> None:
         )
 
 
-def _image_folder(folder: Path, factor: int | None, image_size: int | None) -> Path:
-    """The folder of images to read."""
+def image_folder(folder: Path, factor: int | None, image_size: int | None) -> Path:
+    """Return the folder of images to read, of ``images`` and its reductions ``images_2`` and so on."""
     reductions = {1: folder / "images"}
     for candidate in folder.glob("images_*"):
         number = candidate.name.removeprefix("images_")

@@ -1,0 +1,160 @@
+"""Captures with a COLMAP model: ``sparse/0`` beside ``images`` and its reductions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoint.files import reading
+from autoint.files.images import read_images
+from autoint.registry import DATASETS
+from autoint.scenes.data import masks
+from autoint.scenes.data.colmap_files import NEEDS, SparseModel, find_model, read_model
+from autoint.scenes.data.llff import image_folder
+from autoint.scenes.data.poses import rigid
+from autoint.scenes.data.views import Views, check_lens, evenly, held_out
+from autoint.scenes.rays import Intrinsics
+
+TRUSTED_VIEWS, TRUSTED_ERROR = 3, 2.0
+"""A point bounds the scene if so many images see it, to so many pixels."""
+FEWEST = 20
+MARGIN = 0.1
+
+
+@DATASETS.register("colmap")
+def colmap(
+    data_dir: str,
+    split: str,
+    image_size: int | None,
+    at_most: int | None = None,
+    *,
+    path: str = "",
+    factor: int | None = None,
+    hold_every: int = 8,
+    keep: float = 0.99,
+    missing: str = "refuse",
+) -> Views:
+    """Load one split of a capture that COLMAP has placed.
+
+    The scene is where the sparse points are: the box of all but a few of them, grown by a tenth. Lens distortion is
+    taken out of the rays.
+
+    Args:
+        data_dir: the folder that holds data sets.
+        split: ``train``, ``val`` or ``test``; val and test are the same views.
+        image_size: longer side in pixels, by area averaging; None keeps the files' size.
+        at_most: how many views to read, evenly spaced; None reads all.
+        path: the capture's folder, absolute or relative to ``data_dir``.
+        factor: reads the folder ``images_<factor>``, 1 for ``images``; None takes the most reduced folder that still
+            has ``image_size`` pixels, and the most reduced of all where no ``image_size`` is given.
+        hold_every: every so manyth image, by name, from the first, is held out.
+        keep: share of the sparse points, along each axis, that the box holds.
+        missing: images that are not there: ``refuse`` or ``skip``.
+
+    Raises:
+        ValueError: naming the file or key, what was found and the mend.
+    """
+    folder = reading.find_scene(data_dir, path, "colmap")
+    return placed(folder, split, image_size, at_most, factor, hold_every, keep, missing)
+
+
+def placed(
+    folder: Path,
+    split: str,
+    image_size: int | None,
+    at_most: int | None,
+    factor: int | None,
+    hold_every: int,
+    keep: float,
+    missing: str,
+) -> Views:
+    """Return one split of the capture in a folder; the arguments are those of :func:`colmap`."""
+    if not 0.5 <= keep <= 1:
+        raise ValueError(f"scene.keep={keep} must be between 0.5 and 1: the share of the points that the box holds")
+    place = find_model(folder)
+    if place is None:
+        raise ValueError(f"{folder}: no COLMAP model there; {NEEDS}. Of photos alone: scene=photos, or autoint photos")
+    model = read_model(place)
+    where = image_folder(folder, factor, image_size)
+    files = [reading.image_file(where, image.name, f"{place}: image {image.number}", "name") for image in model.images]
+    there = [i for i, file in enumerate(files) if file.is_file()]
+    if len(there) < len(files):
+        gone = [model.images[i].name for i in sorted({*range(len(files))} - {*there})]
+        found = f"{where}: {len(gone)} of {len(files)} images of the model are missing: {', '.join(gone[:8])}"
+        if missing == "refuse" or not there:
+            raise ValueError(f"{found}{reading.alike(where / gone[0])}; restore them, or set scene.missing=skip")
+        reading.warn(f"{found}; skipped")
+    every = rigid([model.images[i].pose for i in there], [f"{place}: {model.images[i].name}" for i in there]).float()
+    kept = held_out(len(there), hold_every, split)
+    chosen = [kept[i] for i in evenly(len(kept), at_most)]
+    named = [files[there[i]] for i in chosen]
+    images, size = read_images(named, image_size)
+    cameras = _cameras(model, [there[i] for i in chosen], size, place)
+    lower, upper = bounds(model, keep, place)
+    near, far = _range(model, lower, upper)
+    return Views(
+        images,
+        every[chosen],
+        cameras.resized(images.shape[2], images.shape[1]),
+        near,
+        far,
+        tuple(file.stem for file in named),
+        (lower, upper),
+        mask=masks.read(named, [None] * len(named), size, image_size),
+    )
+
+
+def _cameras(model: SparseModel, chosen: list[int], size: tuple[int, int], place: Path) -> Intrinsics:
+    """The cameras of chosen images, whose files have this size (width, height)."""
+    pinhole, distortion = [], []
+    for image in (model.images[i] for i in chosen):
+        lens = model.cameras[image.camera]
+        if abs(lens.width * size[1] - lens.height * size[0]) > 0.01 * lens.width * size[1]:
+            found = f"camera {image.camera} is of {lens.width}x{lens.height}, but the image is {size[0]}x{size[1]}"
+            raise ValueError(f"{place}: {image.name}: {found}; give the images that the model was made of")
+        factors = size[0] / lens.width, size[1] / lens.height
+        pinhole.append([value * factors[k % 2] for k, value in enumerate(lens.pinhole)])
+        distortion.append(list(lens.distortion))
+    if all(k == pinhole[0] for k in pinhole) and all(d == distortion[0] for d in distortion):
+        pinhole, distortion = pinhole[:1], distortion[:1]
+    lens_of_all = torch.tensor(distortion) if any(any(d) for d in distortion) else None
+    cameras = Intrinsics(torch.tensor(pinhole), *size, lens_of_all)
+    check_lens(cameras, str(place))
+    return cameras
+
+
+def _trusted(model: SparseModel) -> Tensor:
+    """Which points, (P,) of bool, bound the scene: all of them where few are well seen."""
+    views = torch.tensor([len(set(seen.tolist())) for seen in model.seen_by])
+    good = (views >= TRUSTED_VIEWS) & (model.errors <= TRUSTED_ERROR) if len(views) else views.bool()
+    return good if int(good.sum()) >= FEWEST else torch.ones_like(good)
+
+
+def bounds(model: SparseModel, keep: float, place: Path) -> tuple[Tensor, Tensor]:
+    """Return the corners (3,) of the box that holds a share of the sparse points along each axis, grown by a tenth."""
+    points = model.points[_trusted(model)]
+    if len(points) < FEWEST:
+        raise ValueError(
+            f"{place}: {len(points)} points, which bound no scene; run the reconstruction with more images"
+        )
+    ends = torch.from_numpy(np.quantile(points.numpy(), [(1 - keep) / 2, (1 + keep) / 2], axis=0))
+    grown = MARGIN * (ends[1] - ends[0]).clamp_min(0.05 * float((ends[1] - ends[0]).max()))
+    return (ends[0] - grown).float(), (ends[1] + grown).float()
+
+
+def _range(model: SparseModel, lower: Tensor, upper: Tensor) -> tuple[float, float]:
+    """From a little before the nearest point that an image sees to the farthest corner of the box."""
+    positions = {image.number: image.pose[:3, 3] for image in model.images}
+    trusted = _trusted(model).nonzero()[:, 0].tolist()
+    rows = [(k, n) for k in trusted for n in model.seen_by[k].tolist() if n in positions]
+    corners = torch.cartesian_prod(*torch.stack([lower, upper], dim=-1)).double()
+    origins = torch.stack([*positions.values()])
+    far = float(torch.cdist(origins, corners).max())
+    if not rows:
+        return 0.01 * far, far
+    index, seen = zip(*rows, strict=True)
+    away = (model.points[list(index)] - torch.stack([positions[n] for n in seen])).norm(dim=-1)
+    return 0.7 * float(np.quantile(away.numpy(), 0.002)), far

@@ -1,0 +1,198 @@
+"""From COLMAP models, and from photos alone, to rays: against the cameras that took the pictures."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+import autoint
+from autoint.registry import COMMANDS, DATASETS
+from autoint.runs.command_line.scene_folders import kind_of
+from autoint.scenes.data import colmap_files, photos
+from tests.scenes import captures
+
+CAMERAS = [
+    captures.Camera(26.0, 25.0, 9.5, 7.0, 18, 14, (0.08, 0.01, 0.0, 0.002, -0.001)),
+    captures.Camera(22.0, 22.0, 9.0, 7.0, 18, 14),
+]
+
+
+@pytest.fixture(params=["bin", "txt"])
+def model(request, tmp_path):
+    """A COLMAP model of ten images through two lenses, and the poses that were written; the points fill a box."""
+    poses = captures.orbit(10, 0.0)
+    points = np.random.default_rng(0).uniform(-1, 1, (300, 3)) * [0.5, 0.6, 0.4]
+    captures.write_colmap(tmp_path / "scene", CAMERAS, poses, request.param, points)
+    return tmp_path / "scene", poses
+
+
+def test_the_rays_of_a_model_are_those_of_the_cameras(model):
+    folder, poses = model
+    assert kind_of(folder) == "colmap"
+    views = DATASETS.build({"name": "colmap", "path": str(folder)}, "", "train", None)
+    assert views.names == tuple(f"IMG_{i:03d}" for i in range(10) if i % 8)
+    assert views.images.shape == (8, 14, 18, 4)
+    for number, i in enumerate(i for i in range(10) if i % 8):
+        ours, truth = views.rays_of(number), CAMERAS[i % 2].rays(poses[i])
+        assert (ours.directions - truth.directions).abs().max() < 2e-6
+        assert (ours.origins - truth.origins).abs().max() < 2e-6
+    test = DATASETS.build({"name": "colmap", "path": str(folder), "factor": 1}, "", "test", 18)
+    assert test.names == ("IMG_000", "IMG_008")
+    assert torch.allclose(test.images, DATASETS.build({"name": "colmap", "path": str(folder)}, "", "val", None).images)
+
+
+def test_the_sparse_points_bound_the_scene(model):
+    folder, poses = model
+    views = DATASETS.build({"name": "colmap", "path": str(folder), "keep": 1.0}, "", "train", None)
+    lower, upper = views.box
+    assert torch.allclose(upper, 1.2 * torch.tensor([0.5, 0.6, 0.4]), rtol=0.03)
+    assert torch.allclose(lower, -upper, rtol=0.05)
+    distances = poses[:, :3, 3].norm(dim=-1)
+    assert 0 < views.near < float(distances.min()) - 0.5
+    assert views.far > float(distances.max())
+    with pytest.raises(ValueError, match=r"scene\.keep=0\.1 must be between"):
+        DATASETS.build({"name": "colmap", "path": str(folder), "keep": 0.1}, "", "train", None)
+
+
+def test_models_are_read_as_colmap_reads_them(model):
+    colmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+    ours = colmap_files.read_model(model[0] / "sparse" / "0")
+    theirs = colmap.Reconstruction()
+    if (model[0] / "sparse" / "0" / "cameras.bin").is_file():
+        theirs.read_binary(model[0] / "sparse" / "0")
+    else:
+        theirs.read_text(model[0] / "sparse" / "0")
+    for image in ours.images:
+        world = theirs.images[image.number].cam_from_world().inverse().matrix()
+        assert np.abs(image.pose[:3].numpy() * [1, -1, -1, 1] - world).max() < 1e-12
+        lens, camera = ours.cameras[image.camera], theirs.images[image.number].camera
+        assert [*lens.pinhole, *(lens.distortion[k] for k in (0, 1, 3, 4))] == pytest.approx(list(camera.params))
+    assert np.array_equal(ours.points.numpy(), np.stack([p.xyz for _, p in sorted(theirs.points3D.items())]))
+
+
+def lens_of(model, number, values):
+    packed = struct.pack("<QiiQQ", 1, 1, number, 36, 28) + struct.pack(f"<{len(values)}d", *values)
+    (model / "cameras.bin").write_bytes(packed)
+    return colmap_files.read_model(model).cameras[1]
+
+
+def test_every_camera_is_a_lens_or_refused_by_name(tmp_path):
+    captures.write_colmap(tmp_path, CAMERAS[:1], captures.orbit(3, 0.0), "bin", np.zeros((30, 3)))
+    model = tmp_path / "sparse" / "0"
+    assert lens_of(model, 0, (9, 4, 5)).pinhole == (9, 9, 4, 5)
+    assert lens_of(model, 1, (9, 8, 4, 5)).pinhole == (9, 8, 4, 5)
+    assert lens_of(model, 2, (9, 4, 5, 0.1)).distortion == (0.1, 0, 0, 0, 0)
+    assert lens_of(model, 3, (9, 4, 5, 0.1, 0.2)).distortion == (0.1, 0.2, 0, 0, 0)
+    assert lens_of(model, 6, (9, 8, 4, 5, 0.1, 0.2, 0.3, 0.4, 0.5, 0, 0, 0)).distortion == (0.1, 0.2, 0.5, 0.3, 0.4)
+    with pytest.raises(ValueError, match="has k4, k5 or k6 other than 0"):
+        lens_of(model, 6, (9, 8, 4, 5, 0.1, 0.2, 0.3, 0.4, 0.5, 0.1, 0, 0))
+    for name, (number, count) in colmap_files.OTHERS.items():
+        with pytest.raises(ValueError, match=f"model '{name}', which is not supported"):
+            lens_of(model, number, (1.0,) * count)
+    with pytest.raises(ValueError, match="of model 99, which is unknown"):
+        lens_of(model, 99, ())
+
+
+def test_damaged_models_are_one_line_that_names_the_file(model):
+    folder, _ = model
+    place, suffix = folder / "sparse" / "0", "bin" if (folder / "sparse" / "0" / "cameras.bin").is_file() else "txt"
+    for name in ("cameras", "images", "points3D"):
+        file = place / f"{name}.{suffix}"
+        whole = file.read_bytes()
+        rng = np.random.default_rng(0)
+        damaged = [whole[: len(whole) // 2], b"", b"\xff" * 64]
+        for _ in range(20):
+            flipped = bytearray(whole)
+            for at in rng.integers(0, min(len(whole), 400), 3):
+                flipped[at] = rng.integers(256)
+            damaged.append(bytes(flipped))
+        refused = 0
+        for content in damaged:
+            file.write_bytes(content)
+            try:
+                colmap_files.read_model(place)
+            except ValueError as error:
+                refused += 1
+                assert str(file.parent) in str(error)  # noqa: PT017
+        assert refused >= 2
+        file.write_bytes(whole)
+    (place / f"points3D.{suffix}").unlink()
+    with pytest.raises(ValueError, match=r"points3D.*: file not found; a COLMAP model has"):
+        colmap_files.read_model(place)
+
+
+def test_images_that_are_missing_are_named(model):
+    folder, _ = model
+    for name in ("images", "images_2"):
+        (folder / name / "IMG_003.png").unlink()
+    choice = {"name": "colmap", "path": str(folder)}
+    with pytest.raises(ValueError, match=r"1 of 10 images of the model are missing: IMG_003\.png.*scene\.missing=skip"):
+        DATASETS.build(choice, "", "train", None)
+    assert len(DATASETS.build({**choice, "missing": "skip"}, "", "train", None)) == 7
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory):
+    """Photos of a textured box, one of them blurred and one of something else; with the poses of the others."""
+    pytest.importorskip("pycolmap", reason="pycolmap is not installed: pip install 'autoint[photos]'")
+    folder = tmp_path_factory.mktemp("photos") / "box"
+    camera, poses = captures.Camera(190.0, 190.0, 80.0, 80.0, 160, 160), captures.around(24)[:9]
+    captures.write_photos(folder, camera, poses)
+    with Image.open(folder / "IMG_004.jpg") as image:
+        image.filter(ImageFilter.GaussianBlur(5)).save(folder / "IMG_004_blurred.jpg")
+        turned = image.transpose(Image.Transpose.ROTATE_90)
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turn it back by 90 degrees
+        turned.save(folder / "IMG_004.jpg", exif=exif, quality=97)
+    captures.save(folder / "IMG_other.jpg", captures.texture(99, 160))
+    found = photos.poses_of_photos(folder)
+    return folder, poses, found
+
+
+def test_photos_are_placed_where_they_were_taken(capture):
+    """Up to a similarity, to half a percent of the scene's size."""
+    folder, truth, found = capture
+    assert (found.placed, found.total) == (9, 11)
+    assert found.error < 1
+    views = autoint.Scene(folder).views("train")
+    test = autoint.Scene(folder).views("test")
+    names = [*views.names, *test.names]
+    ours = torch.cat([views.poses, test.poses])[:, :3, 3].double().numpy()
+    theirs = np.stack([truth[int(name[4:7]), :3, 3].double().numpy() for name in names])
+    error, _ = captures.aligned(ours, theirs)
+    assert error.max() < 0.005 * 2 * 3.2
+    assert views.images.shape[1:3] == (160, 160)
+
+
+def test_what_became_of_each_photo_is_told_by_name(capture, capsys, monkeypatch):
+    folder, _, found = capture
+    assert found.blurred == ["IMG_004_blurred.jpg"]
+    assert list(found.unplaced) == ["IMG_other.jpg"]
+    assert "overlaps no other image" in found.unplaced["IMG_other.jpg"]
+    # The model is beside the photos, and used again.
+    monkeypatch.setattr(photos, "_mapped", None)
+    assert photos.poses_of_photos(folder) == found
+    COMMANDS["photos"]([str(folder)])
+    out = capsys.readouterr().out
+    assert "9 of 11 images placed" in out
+    assert "dropped as blurred: IMG_004_blurred.jpg" in out
+    assert f"next: python train.py scene={folder}" in out
+    assert not list(folder.glob(".colmap-*"))
+
+
+def test_folders_that_hold_no_scene_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no PNG or JPEG images, and no video there"):
+        photos.poses_of_photos(tmp_path / "empty")
+    for i in range(3):
+        captures.save(tmp_path / "grey" / f"{i}.png", np.full((40, 40, 3), 0.2 * i))
+    monkeypatch.setitem(__import__("sys").modules, "pycolmap", None)
+    with pytest.raises(ValueError, match=r"needs pycolmap .*pip install 'autoint\[photos\]'"):
+        photos.poses_of_photos(tmp_path / "grey")
+    monkeypatch.undo()
+    pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+    with pytest.raises(ValueError, match=r"no two of 3 images could be placed .*little texture"):
+        photos.poses_of_photos(tmp_path / "grey")
+    assert sorted(p.name for p in (tmp_path / "grey").iterdir()) == ["0.png", "1.png", "2.png"]
