@@ -202,4 +202,5 @@ COMMANDS: Registry[Any] = Registry(
     "autoint.scenes.data.download",
     "autoint.scenes.data.photos",
     "autoint.scenes.baking",
+    "autoint.scenes.look",
 )

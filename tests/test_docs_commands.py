@@ -26,7 +26,7 @@ from tests.test_docs import BLOCK, PAGES, own_components
 PROGRAMS = ("python train.py", "python evaluate.py", "python -m", "python docs/", "autoint", "make", "pip install")
 NEEDS = {
     "a network": r"pip install|autoint download",
-    "data": r"data_dir=|scene=(?!procedural)|path=|experiment=(lego|table1|figure5|deepvoxels|systems)",
+    "data": r"autoint (photos|look)|data_dir=|scene=(?!procedural)|path=|experiment=(lego|table1|figure5|deepvoxels|systems)",
     "a trained run": r"runs=|ckpt_path=|autoint export|autoint bake|autoint evaluate|evaluate.py($| [^-])",
     "minutes": r"make|benchmarks|tests.files.(fuzz|mutations)|docs/figures.py|experiment=figure3|max_steps=6000|"
     r"python train.py -m task=function",
@@ -142,6 +142,13 @@ def door(arguments, monkeypatch):
         return None
     for work in ("autoint.runs.export.export", "autoint.scenes.data.download.download"):
         monkeypatch.setattr(work, lambda *arguments, **options: "done")
+    monkeypatch.setattr("autoint.scenes.data.photos.poses_of_photos", lambda *arguments: "done")
+    monkeypatch.setattr("autoint.scenes.look.look", lambda *arguments: "done")
+    monkeypatch.setattr("autoint.scenes.look.load_views", lambda *arguments: None)
+    if name == "look":
+        rest = [word.replace("scene=FOLDER", "scene=transforms") for word in rest]
+    if name == "photos":
+        monkeypatch.setattr("pathlib.Path.is_dir", lambda path: True)
     monkeypatch.setattr("autoint.scenes.baking.bake", lambda *arguments, **options: ROOT / "docs")
     with contextlib.redirect_stdout(io.StringIO()):
         COMMANDS[name](rest)
