@@ -26,7 +26,8 @@ from tests.test_docs import BLOCK, PAGES, own_components
 PROGRAMS = ("python train.py", "python evaluate.py", "python -m", "python docs/", "autoint", "make", "pip install")
 NEEDS = {
     "a network": r"pip install|autoint download",
-    "data": r"autoint (photos|look)|data_dir=|scene=(?!procedural)|path=|experiment=(lego|table1|figure5|deepvoxels|systems)",
+    "data": r"autoint (photos|look)|data_dir=|scene=(?!procedural)|path=|"
+    r"experiment=(lego|table1|figure5|deepvoxels|systems)",
     "a trained run": r"runs=|ckpt_path=|autoint export|autoint bake|autoint evaluate|evaluate.py($| [^-])",
     "minutes": r"make|benchmarks|tests.files.(fuzz|mutations)|docs/figures.py|experiment=figure3|max_steps=6000|"
     r"python train.py -m task=function",

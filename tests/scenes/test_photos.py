@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 import autoint
 from autoint.registry import COMMANDS, DATASETS
 from autoint.runs.command_line.scene_folders import kind_of
-from autoint.scenes.data import colmap_files, photos
+from autoint.scenes.data import colmap, colmap_files, photos
 from tests.scenes import captures
 
 CAMERAS = [
@@ -31,7 +31,7 @@ def model(request, tmp_path):
 def test_the_rays_of_a_model_are_those_of_the_cameras(model):
     folder, poses = model
     assert kind_of(folder) == "colmap"
-    views = DATASETS.build({"name": "colmap", "path": str(folder)}, "", "train", None)
+    views = DATASETS.build({"name": "colmap", "path": str(folder), "upright": False}, "", "train", None)
     assert views.names == tuple(f"IMG_{i:03d}" for i in range(10) if i % 8)
     assert views.images.shape == (8, 14, 18, 4)
     for number, i in enumerate(i for i in range(10) if i % 8):
@@ -45,7 +45,7 @@ def test_the_rays_of_a_model_are_those_of_the_cameras(model):
 
 def test_the_sparse_points_bound_the_scene(model):
     folder, poses = model
-    views = DATASETS.build({"name": "colmap", "path": str(folder), "keep": 1.0}, "", "train", None)
+    views = DATASETS.build({"name": "colmap", "path": str(folder), "keep": 1.0, "upright": False}, "", "train", None)
     lower, upper = views.box
     assert torch.allclose(upper, 1.2 * torch.tensor([0.5, 0.6, 0.4]), rtol=0.03)
     assert torch.allclose(lower, -upper, rtol=0.05)
@@ -56,10 +56,27 @@ def test_the_sparse_points_bound_the_scene(model):
         DATASETS.build({"name": "colmap", "path": str(folder), "keep": 0.1}, "", "train", None)
 
 
+@pytest.mark.parametrize("up", [[0.0, 0.0, -1.0], [0.6, 0.0, 0.8], [1.0, 0.0, 0.0]])
+def test_a_model_is_turned_upright_as_a_whole(tmp_path, up):
+    """Seen from every camera, each point is where it was; and what the cameras have as up is +z."""
+    turn = captures.Rotation.align_vectors([up], [[0.0, 0.0, 1.0]])[0].as_matrix()
+    poses = captures.around(8)
+    poses[:, :3] = torch.as_tensor(turn).float() @ poses[:, :3]
+    points = np.random.default_rng(0).uniform(-1, 1, (60, 3))
+    captures.write_colmap(tmp_path / "scene", CAMERAS, poses, "bin", points @ turn.T)
+    model = colmap_files.read_model(tmp_path / "scene" / "sparse" / "0")
+    turned = colmap._turned(model)
+    for before, after in zip(model.images, turned.images, strict=True):
+        seen = [(m.points - image.pose[:3, 3]) @ image.pose[:3, :3] for m, image in ((model, before), (turned, after))]
+        assert (seen[0] - seen[1]).abs().max() < 1e-6
+    assert abs(float(torch.stack([image.pose for image in turned.images])[:, 2, 0].abs().max())) < 1e-5
+    assert float(turned.images[0].pose[2, 1]) > 0.5
+
+
 def test_models_are_read_as_colmap_reads_them(model):
-    colmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+    pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     ours = colmap_files.read_model(model[0] / "sparse" / "0")
-    theirs = colmap.Reconstruction()
+    theirs = pycolmap.Reconstruction()
     if (model[0] / "sparse" / "0" / "cameras.bin").is_file():
         theirs.read_binary(model[0] / "sparse" / "0")
     else:

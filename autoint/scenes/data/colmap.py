@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from autoint.files import reading
 from autoint.files.images import read_images
 from autoint.registry import DATASETS
+from autoint.scenes.camera_paths import up_axis
 from autoint.scenes.data import masks
 from autoint.scenes.data.colmap_files import NEEDS, SparseModel, find_model, read_model
 from autoint.scenes.data.llff import image_folder
@@ -35,6 +37,7 @@ def colmap(
     factor: int | None = None,
     hold_every: int = 8,
     keep: float = 0.99,
+    upright: bool = True,
     missing: str = "refuse",
 ) -> Views:
     """Load one split of a capture that COLMAP has placed.
@@ -52,13 +55,14 @@ def colmap(
             has ``image_size`` pixels, and the most reduced of all where no ``image_size`` is given.
         hold_every: every so manyth image, by name, from the first, is held out.
         keep: share of the sparse points, along each axis, that the box holds.
+        upright: turn the model so that the cameras' up is +z, along which boxes and grids fit; false keeps its axes.
         missing: images that are not there: ``refuse`` or ``skip``.
 
     Raises:
         ValueError: naming the file or key, what was found and the mend.
     """
     folder = reading.find_scene(data_dir, path, "colmap")
-    return placed(folder, split, image_size, at_most, factor, hold_every, keep, missing)
+    return placed(folder, split, image_size, at_most, factor, hold_every, keep, upright, missing)
 
 
 def placed(
@@ -69,6 +73,7 @@ def placed(
     factor: int | None,
     hold_every: int,
     keep: float,
+    upright: bool,
     missing: str,
 ) -> Views:
     """Return one split of the capture in a folder; the arguments are those of :func:`colmap`."""
@@ -87,6 +92,8 @@ def placed(
         if missing == "refuse" or not there:
             raise ValueError(f"{found}{reading.alike(where / gone[0])}; restore them, or set scene.missing=skip")
         reading.warn(f"{found}; skipped")
+    if upright:
+        model = _turned(model)
     every = rigid([model.images[i].pose for i in there], [f"{place}: {model.images[i].name}" for i in there]).float()
     kept = held_out(len(there), hold_every, split)
     chosen = [kept[i] for i in evenly(len(kept), at_most)]
@@ -124,6 +131,22 @@ def _cameras(model: SparseModel, chosen: list[int], size: tuple[int, int], place
     cameras = Intrinsics(torch.tensor(pinhole), *size, lens_of_all)
     check_lens(cameras, str(place))
     return cameras
+
+
+def _turned(model: SparseModel) -> SparseModel:
+    """The model with what is up for its cameras along +z, by the smallest turn (Rodrigues)."""
+    up = up_axis(torch.stack([image.pose for image in model.images]))
+    x, y, z = up.tolist()
+    if z < -1 + 1e-9:
+        turn = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=up.dtype))
+    else:
+        turn = torch.eye(4, dtype=up.dtype)
+        turn[:3, :3] = torch.tensor(
+            [[1 - x * x / (1 + z), -x * y / (1 + z), -x], [-x * y / (1 + z), 1 - y * y / (1 + z), -y], [x, y, z]],
+            dtype=up.dtype,
+        )
+    images = [replace(image, pose=turn @ image.pose) for image in model.images]
+    return replace(model, images=images, points=model.points @ turn[:3, :3].T)
 
 
 def _trusted(model: SparseModel) -> Tensor:

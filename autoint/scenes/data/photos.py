@@ -76,6 +76,7 @@ def photos(
     matching: str = "auto",
     hold_every: int = 8,
     keep: float = 0.99,
+    upright: bool = True,
 ) -> Views:
     """Load one split of a folder of photos, or of a video, after finding their poses once.
 
@@ -92,13 +93,14 @@ def photos(
             video and for more than 100 photos.
         hold_every: every so manyth image, by name, from the first, is held out.
         keep: share of the sparse points, along each axis, that the scene's box holds.
+        upright: turn the world so that the cameras' up is +z; false keeps COLMAP's axes.
 
     Raises:
         ValueError: naming the file or key, what was found and the mend.
     """
     folder = reading.find_scene(data_dir, path, "photos")
     found = poses_of_photos(folder, matching)
-    return placed(found.folder, split, image_size, at_most, None, hold_every, keep, "refuse")
+    return placed(found.folder, split, image_size, at_most, None, hold_every, keep, upright, "refuse")
 
 
 def poses_of_photos(folder: Path, matching: str = "auto", again: bool = False) -> Found:
