@@ -12,7 +12,6 @@ from torch import Tensor
 from autoint.files import reading
 from autoint.files.images import read_images
 from autoint.registry import DATASETS
-from autoint.scenes.camera_paths import up_axis
 from autoint.scenes.data import masks
 from autoint.scenes.data.colmap_files import NEEDS, SparseModel, find_model, read_model
 from autoint.scenes.data.llff import image_folder
@@ -135,6 +134,8 @@ def _cameras(model: SparseModel, chosen: list[int], size: tuple[int, int], place
 
 def _turned(model: SparseModel) -> SparseModel:
     """The model with what is up for its cameras along +z, by the smallest turn (Rodrigues)."""
+    from autoint.scenes.camera_paths import up_axis  # which imports a module of this package
+
     up = up_axis(torch.stack([image.pose for image in model.images]))
     x, y, z = up.tolist()
     if z < -1 + 1e-9:
