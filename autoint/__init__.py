@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autoint.scenes import Scene as Scene
     from autoint.scenes import load as load
     from autoint.scenes import train as train
+    from autoint.tomography import reconstruct as reconstruct
 
 __version__ = "0.1.0"
 find_moved()
@@ -35,6 +36,7 @@ __getattr__, __dir__, __all__ = public(
         "grad_net": "autoint.networks",
         "integrate": "autoint.integrals",
         "load": "autoint.scenes",
+        "reconstruct": "autoint.tomography",
         "train": "autoint.scenes",
     },
 )

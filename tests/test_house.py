@@ -30,13 +30,13 @@ FLOORS = (
 )
 """From the ground up: a room imports from the floors below it only. ``docs/design.md`` draws the same."""
 PUBLIC = {
-    "autoint": "Camera Estimate IntegralNet Scene draw fit fit_density grad_net integrate load train",
+    "autoint": "Camera Estimate IntegralNet Scene draw fit fit_density grad_net integrate load reconstruct train",
     "autoint.networks": "AbstractEncoding AbstractGradNet Activation IntegralNet draw grad_net he_init",
     "autoint.integrals": "AbstractAntiderivative Antiderivative Density DensityFitted ErrorReport Estimate Fitted "
     "Piecewise Target fit fit_density gauss_legendre integrate midpoint stratified",
     "autoint.scenes": "AbstractColor AbstractPlacement AbstractSections AbstractVolume Camera Intrinsics Occupancy "
     "Rays RenderedImage Rendering Run Scene Views composite load train",
-    "autoint.tomography": "Lattice Scan projection_matrix",
+    "autoint.tomography": "Lattice Reconstruction Scan projection_matrix reconstruct",
     "autoint.runs": "EvaluateConfig Evaluation RunConfig StepLoader Sweep Task generator learning_rate report_layout",
 }
 

@@ -2,5 +2,6 @@
 
 from autoint.tomography.data.sinograms import Scan
 from autoint.tomography.projector import Lattice, projection_matrix
+from autoint.tomography.reconstruction import Reconstruction, reconstruct
 
-__all__ = ["Lattice", "Scan", "projection_matrix"]
+__all__ = ["Lattice", "Reconstruction", "Scan", "projection_matrix", "reconstruct"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ import torch
 
 from autoint.tomography.data.sinograms import Scan, interpolated
 from autoint.tomography.models import LatticeObject
-from autoint.tomography.projector import Lattice, projection_matrix
-from autoint.tomography.search import STRENGTHS, Search, coarse_spacing
+from autoint.tomography.projector import Lattice, projection_matrix, resampled
+from autoint.tomography.search import STRENGTHS, STRONGER, Search, coarse_spacing
 from autoint.tomography.sparse_gradient import Prior
 
 SART_PASSES, TV_PASSES = 20, 40
@@ -93,21 +92,12 @@ def total_variation(scan: Scan, seen: np.ndarray) -> Filled:
     """
     spacing = coarse_spacing(scan.radius) / scan.radius
     model = LatticeObject(scan.values[seen], scan.theta[seen], scan.rho, spacing)
-    search = Search(model, [(spacing, Prior(1.0, strength)) for strength in STRENGTHS], TV_PASSES)
+    strengths = (*STRENGTHS, *(prior.strength for prior in STRONGER if prior.exponent == 1))
+    search = Search(model, [(spacing, Prior(1.0, strength)) for strength in strengths], TV_PASSES)
     for step in range(search.steps):
         search.advance(step)
     filled = model.integrals(scan.rho, scan.theta)
     return Filled(filled, resampled(model.absorption(), model.lattice, pixel_lattice(scan)))
-
-
-def resampled(image: np.ndarray, lattice: Lattice, to: Lattice) -> np.ndarray:
-    """Return an image on another lattice, linear between the nodes."""
-    if math.isclose(lattice.spacing, to.spacing):
-        return image
-    from scipy.ndimage import map_coordinates
-
-    at = np.arange(-to.half, to.half + 1) * (to.spacing / lattice.spacing) + lattice.half
-    return np.asarray(map_coordinates(image, np.stack(np.meshgrid(at, at, indexing="ij")), order=1))
 
 
 METHODS: dict[str, Callable[[Scan, np.ndarray], Filled]] = {

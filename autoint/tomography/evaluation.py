@@ -21,9 +21,10 @@ from autoint.reports import metrics, pictures
 from autoint.reports.tables import markdown
 from autoint.runs.config import RunConfig
 from autoint.tomography import classics
-from autoint.tomography.classics import Filled, filtered_back_projection, pixel_lattice, resampled
+from autoint.tomography.classics import Filled, filtered_back_projection, pixel_lattice
 from autoint.tomography.data.sinograms import Scan
 from autoint.tomography.models import LatticeObject, LineNetwork
+from autoint.tomography.projector import resampled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,11 +93,16 @@ def slice_of(filled: Filled, scan: Scan) -> np.ndarray:
     return (image * scan.pixel_units[0]).astype(np.float32)
 
 
+def write_numbers(file: Path, values: np.ndarray) -> None:
+    """Write an array as ``.npy``."""
+    stream = BytesIO()
+    np.save(stream, values)
+    write_whole(file, stream.getvalue())
+
+
 def write_slice(folder: Path, image: np.ndarray) -> None:
     """Write a slice as numbers: ``slice.npy`` and ``slice.tif``."""
-    stream = BytesIO()
-    np.save(stream, image)
-    write_whole(folder / "slice.npy", stream.getvalue())
+    write_numbers(folder / "slice.npy", image)
     stream = BytesIO()
     Image.fromarray(image).save(stream, "TIFF")
     write_whole(folder / "slice.tif", stream.getvalue())

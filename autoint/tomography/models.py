@@ -13,9 +13,11 @@ from autoint.integrals import quadrature
 from autoint.networks.grad_nets import AbstractGradNet
 from autoint.networks.integral_net import IntegralNet
 from autoint.tomography.data.sinograms import interpolated
-from autoint.tomography.projector import Lattice, projection_matrix
+from autoint.tomography.projector import Lattice, projection_matrix, resampled
+from autoint.tomography.remainder import BANDS, earned_share, foretold, shared
 from autoint.tomography.sparse_gradient import Prior, SparseGradient
 
+BLOCK = 64  # views whose matrix is in memory at once, where it is used once
 MARGIN = 2  # mirrored views beyond each end of the half turn: they tell a network that the circle closes
 
 
@@ -88,7 +90,8 @@ def training_lines(values: np.ndarray, theta: np.ndarray, rho: np.ndarray) -> tu
 class LatticeObject(nn.Module):
     """Ψ(x) = scale·Σ_k c_k Λ((x − x_k)/h): one object, whose integral along every line is closed-form.
 
-    What the object leaves unexplained of the measured views is interpolated in angle and added: s = ∫Ψ dt + remainder.
+    What the object leaves unexplained of the measured views is interpolated in angle and added: s = ∫Ψ dt + remainder,
+    of which each frequency has the share that the measured views show to be no noise.
 
     Attributes:
         values: c_k on the nodes of a lattice inside the unit disc, (K,).
@@ -113,14 +116,19 @@ class LatticeObject(nn.Module):
         self.values = nn.Parameter(torch.zeros(int(self.lattice.inside().sum())), requires_grad=False)
         self.register_load_state_dict_pre_hook(_take_shapes)
         self._matrix: Any = None
+        self._part: Any = None
 
-    def begin(self, spacing: float) -> None:
-        """Begin anew, with zeros on a lattice of this spacing."""
+    def begin(self, spacing: float, warm: bool = False) -> None:
+        """Begin on a lattice of this spacing, with zeros, or ``warm`` with what the present lattice has there."""
+        before, values = self.lattice, self.values.detach().cpu()
         if spacing != float(self.spacing):
             self.spacing.fill_(spacing)
-            self._matrix = None
-        nodes = int(self.lattice.inside().sum())
-        self.values.data = self.values.data.new_zeros(nodes)
+            self._matrix = self._part = None
+        if not warm:
+            self.values.data = self.values.data.new_zeros(int(self.lattice.inside().sum()))
+        elif before != self.lattice:
+            image = resampled(before.image(values).numpy(), before, self.lattice)[self.lattice.inside().numpy()]
+            self.values.data = torch.as_tensor(image).to(self.values.data)
 
     @property
     def lattice(self) -> Lattice:
@@ -139,33 +147,50 @@ class LatticeObject(nn.Module):
         pixels = len(self.rho)
         return self.matrix[(views[:, None] * pixels + np.arange(pixels)).ravel()]
 
+    def part(self, views: np.ndarray) -> tuple[Any, Any]:
+        """Return the rows of these views, and their transpose; those that were asked for last are kept."""
+        key = views.tobytes()
+        if self._part is None or self._part[0] != key:
+            self._part = None
+            rows = self.matrix if len(views) == len(self.theta) else self.rows(views)
+            self._part = key, rows, rows.T.tocsr()
+        return self._part[1:]
+
     def solver(self, views: np.ndarray, prior: Prior) -> SparseGradient:
         """Return what fits the object to these of the measured views."""
         measured = (self.seen.cpu().numpy()[views] / float(self.scale)).ravel()
-        return SparseGradient(self.rows(views), measured, self.lattice, prior)
+        return SparseGradient(*self.part(views), measured, self.lattice, prior)
 
     def score(self, views: np.ndarray, held_out: np.ndarray) -> float:
         """Return the mean squared error at views that the fit to ``views`` has not seen, in units of scale²."""
         seen, theta, rho = (v.cpu().numpy() for v in (self.seen, self.theta, self.rho))
         c, shape = self.values.cpu().numpy(), (-1, len(rho))
-        remainder = seen[views] / float(self.scale) - (self.rows(views) @ c).reshape(shape)
-        filled = (self.rows(held_out) @ c).reshape(shape)
-        filled = filled + interpolated(remainder, theta[views], rho, theta[held_out])
-        return float(np.square(filled - seen[held_out] / float(self.scale)).mean())
+        remainder = seen[views] / float(self.scale) - (self.part(views)[0] @ c).reshape(shape)
+        guess = interpolated(remainder, theta[views], rho, theta[held_out])
+        found = seen[held_out] / float(self.scale) - (self.rows(held_out) @ c).reshape(shape)
+        return float(np.square(found - shared(guess, earned_share(guess, found))).mean())
+
+    def remainder(self) -> np.ndarray:
+        """Return what the integrals of Ψ leave of the measured views, (A, P)."""
+        seen = self.seen.cpu().numpy()
+        return seen - float(self.scale) * (self.matrix @ self.values.cpu().numpy()).reshape(seen.shape)
+
+    def share(self) -> np.ndarray:
+        """Return the share of the remainder that measured views have in common with those beside them, (BANDS,)."""
+        theta, rho, rest = self.theta.cpu().numpy(), self.rho.cpu().numpy(), self.remainder()
+        return earned_share(foretold(rest, theta, rho), rest) if len(theta) > 3 else np.ones(BANDS)
 
     def sinogram(self, rho: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """Return the views at these angles, (A, P)."""
-        seen, angles, own = (v.cpu().numpy() for v in (self.seen, self.theta, self.rho))
-        c, scale = self.values.cpu().numpy(), float(self.scale)
-        remainder = seen - scale * (self.matrix @ c).reshape(seen.shape)
-        rest = interpolated(remainder, angles, own, theta)
+        angles, own = self.theta.cpu().numpy(), self.rho.cpu().numpy()
+        rest = interpolated(shared(self.remainder(), self.share()), angles, own, theta)
         return self.integrals(rho, theta) + np.stack([np.interp(rho, own, view) for view in rest])
 
     def integrals(self, rho: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """Return the integrals of Ψ alone along these lines, without the remainder, (A, P)."""
-        matrix = projection_matrix(self.lattice, torch.as_tensor(rho), torch.as_tensor(theta))
-        values = self.values.detach().cpu().numpy()
-        return float(self.scale) * np.asarray(matrix @ values).reshape(len(theta), len(rho))
+        values, lines = self.values.detach().cpu().numpy(), torch.as_tensor(rho)
+        parts = [projection_matrix(self.lattice, lines, some) @ values for some in torch.as_tensor(theta).split(BLOCK)]
+        return float(self.scale) * np.concatenate(parts).reshape(len(theta), len(rho))
 
     def absorption(self) -> np.ndarray:
         """Return Ψ on the lattice, rows from the top, never negative."""
@@ -192,4 +217,4 @@ def _take_shapes(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any)
     for name, tensor in own.items():
         if there[name].shape != tensor.shape:
             tensor.data = tensor.data.new_zeros(there[name].shape)
-    module._matrix = None
+    module._matrix = module._part = None

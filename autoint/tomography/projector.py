@@ -98,3 +98,13 @@ def projection_matrix(lattice: Lattice, rho: Tensor, theta: Tensor) -> csr_matri
     matrix = transposed.T.tocsr()
     matrix.eliminate_zeros()
     return matrix
+
+
+def resampled(image: np.ndarray, lattice: Lattice, to: Lattice) -> np.ndarray:
+    """Return an image on another lattice, linear between the nodes."""
+    if math.isclose(lattice.spacing, to.spacing):
+        return image
+    from scipy.ndimage import map_coordinates
+
+    at = np.arange(-to.half, to.half + 1) * (to.spacing / lattice.spacing) + lattice.half
+    return np.asarray(map_coordinates(image, np.stack(np.meshgrid(at, at, indexing="ij")), order=1))

@@ -16,9 +16,13 @@ from autoint.tomography.sparse_gradient import Prior, SparseGradient
 Trial = tuple[float, Prior]
 """A spacing of the lattice and a prior."""
 EXPONENTS, STRENGTHS = (1.0, 0.5), (1e-5, 3e-5, 1e-4, 3e-4)
+STRONGER = Prior(1.0, 1e-3), Prior(1.0, 3e-3), Prior(0.5, 1e-3)  # for noise of some per cent
 FINER = (0.5, Prior(1.0, 1e-5)), (0.5, Prior(1.0, 1e-4))  # where edges lie between the nodes
 NO_OBJECT = Prior(1.0, math.inf)  # nothing but interpolation, which no object may fall behind
-MOST_NODES = 320  # across the object, unless asked for: a lattice finer than this costs minutes
+MOST_NODES = 384  # across the object, unless asked for: a lattice finer than this costs minutes
+MOST_FINER = 160  # pixels of the radius up to which a finer one is tried
+LITTLE = 5e-5  # a prior that does best at more than this is one for noise, which hides what lies between the nodes
+WARM = 0.5  # share of a trial's passes that is made if its lattice has been tried with another prior before
 
 
 def coarse_spacing(radius: float) -> float:
@@ -32,8 +36,19 @@ def trials_of(spacing: float | None, exponent: float | None, strength: float | N
     exponents = EXPONENTS if exponent is None else (exponent,)
     trials = [(coarse, Prior(p, s)) for p in exponents for s in (STRENGTHS if strength is None else (strength,))]
     if spacing is None and exponent is None and strength is None:
-        trials += [*(FINER if coarse == 1 else ()), (coarse, NO_OBJECT)]
+        trials += [*(FINER if coarse == 1 and radius <= MOST_FINER else ()), (coarse, NO_OBJECT)]
+        trials += [(coarse, prior) for prior in STRONGER]
     return [(pixels / radius, prior) for pixels, prior in trials]
+
+
+def check_prior(spacing: float | None, exponent: float | None, strength: float | None) -> None:
+    """Refuse what no object can be found with."""
+    if spacing is not None and not 0.25 <= spacing <= 16:
+        raise ValueError(f"spacing={spacing}: detector pixels between the object's nodes; give 0.25 to 16")
+    if exponent is not None and not 0 < exponent <= 2:
+        raise ValueError(f"exponent={exponent} must be above 0 and at most 2")
+    if strength is not None and not strength > 0:
+        raise ValueError(f"strength={strength} must be positive")
 
 
 def most_trials(spacing: float | None, exponent: float | None, strength: float | None) -> int:
@@ -44,6 +59,9 @@ def most_trials(spacing: float | None, exponent: float | None, strength: float |
 class Search(nn.Module):
     """Fits an object to three quarters of the measured views by each trial, and to all of them by the best.
 
+    A trial begins with what the one before it has found, in half of the passes, and is left out if the trials before it
+    tell that it would do worse: see :meth:`promising`. Its passes do nothing then.
+
     Args:
         obj: the object.
         trials: what is tried; one alone, or one for fewer than four views, is taken without asking the views.
@@ -52,7 +70,7 @@ class Search(nn.Module):
             the module that a checkpoint is loaded into needs no scan to have its shape.
 
     Attributes:
-        scores: mean squared error of every trial at the held-out views; infinite before it was made.
+        scores: mean squared error of every trial at the held-out views; infinite before it was made, or if left out.
     """
 
     scores: Tensor
@@ -88,9 +106,28 @@ class Search(nn.Module):
 
     @property
     def held_out_psnr(self) -> float | None:
-        """PSNR of the latest trial at the held-out views, in dB."""
-        known = int(self.scores.isfinite().sum())
-        return -10 * math.log10(max(float(self.scores[known - 1]), 1e-30)) if known else None
+        """PSNR of the best trial at the held-out views so far, in dB."""
+        least = float(self.scores.min())
+        return -10 * math.log10(max(least, 1e-30)) if math.isfinite(least) else None
+
+    def promising(self, turn: int) -> bool:
+        """Return whether a trial may do better than those before it.
+
+        Not if strengths of the same spacing and exponent got worse on the way to it; if it is weaker than what a larger
+        exponent has chosen; or if it has a finer lattice though the coarse one has chosen a prior for noise.
+        """
+        spacing, prior = self.trials[turn]
+        if math.isinf(prior.strength):
+            return True
+        scored = [(*t, float(s)) for t, s in zip(self.trials, self.scores, strict=False) if math.isfinite(float(s))]
+        scored = [t for t in scored if math.isfinite(t[1].strength)]
+        alike = [(p.strength, s) for h, p, s in scored if h == spacing and p.exponent == prior.exponent]
+        if alike:
+            nearest = min(alike, key=lambda t: abs(math.log(t[0] / prior.strength)))
+            return nearest == min(alike, key=lambda t: t[1])
+        above = [(s, p.strength) for h, p, s in scored if h == spacing and p.exponent > prior.exponent]
+        coarser = [(s, p.strength) for h, p, s in scored if h > spacing]
+        return not (above and prior.strength < min(above)[1] / 4) and not (coarser and min(coarser)[1] > LITTLE)
 
     def advance(self, step: int) -> None:
         """Make pass number ``step``: of the trial whose turn it is, or of the last fit."""
@@ -98,12 +135,17 @@ class Search(nn.Module):
         held_out, kept = views[2::4], np.delete(views, np.s_[2::4])
         turn, done = divmod(step, self.each)
         trying = turn < self.tried
+        if trying and not self.promising(turn):
+            return
         if not trying:
             turn, done = self.tried, step - self.tried * self.each
         (spacing, prior), of = (self.trials[turn], self.each) if trying else (self.best, self.passes)
-        if done == 0:
-            self.object.begin(spacing)
-        if math.isfinite(prior.strength):
+        start, fitted = 0, math.isfinite(prior.strength)
+        if trying and fitted and bool(self.scores.isfinite().any()):
+            start = min(int(self.each * (1 - WARM)), self.each - 1)
+        if done == start:
+            self.object.begin(spacing, warm=start > 0)
+        if fitted and done >= start:
             if self._solver is None or self._solver[0] != turn:
                 self._solver = turn, self.object.solver(kept if trying else views, prior)
             values = self.object.values.detach()

@@ -29,13 +29,16 @@ class SparseGradient:
 
     Args:
         matrix: A, (M, K).
+        transposed: Aᵀ, by rows too.
         measured: y, (M,), of largest magnitude 1 or so, as ε and λ are.
         lattice: whose K nodes c lives on; it is zero outside.
         prior: p and λ.
     """
 
-    def __init__(self, matrix: csr_matrix, measured: np.ndarray, lattice: Lattice, prior: Prior) -> None:
-        self.matrix, self.transposed, self.prior = matrix, matrix.T.tocsr(), prior
+    def __init__(
+        self, matrix: csr_matrix, transposed: csr_matrix, measured: np.ndarray, lattice: Lattice, prior: Prior
+    ) -> None:
+        self.matrix, self.transposed, self.prior = matrix, transposed, prior
         self.inside = lattice.inside().numpy()
         self.right = self.transposed @ measured.astype(np.float32)
         self.diagonal = np.asarray(matrix.power(2).sum(0)).ravel().astype(np.float32)

@@ -18,9 +18,9 @@ from autoint.runs.schedule import learning_rate
 from autoint.runs.seeding import generator
 from autoint.runs.steps import StepLoader
 from autoint.tomography import evaluation as sinogram_evaluation
-from autoint.tomography.data.sinograms import Scan, seen_views
+from autoint.tomography.data.sinograms import Scan, noise_level, seen_views
 from autoint.tomography.models import LatticeObject, LineNetwork, training_lines
-from autoint.tomography.search import Search, most_trials, trials_of
+from autoint.tomography.search import Search, check_prior, most_trials, trials_of
 
 if TYPE_CHECKING:
     from autoint.runs.evaluation import EvaluateConfig
@@ -62,7 +62,7 @@ def ct(
         photons: photons per pixel of a noisy measurement.
         fields: what is trained, one after the other: object and line.
         samples: of Ψ per line, for fit=grad_net.
-        spacing: of the object's lattice in detector pixels; None tries 1 and 0.5, or takes what makes 320 nodes across.
+        spacing: of the object's lattice in detector pixels; None tries 1 and 0.5, or takes what makes 384 nodes across.
         passes: over the object, half as many for each prior that is tried.
         exponent: of the object's prior: 1 is total variation; None chooses by held-out measured views.
         strength: of the object's prior; None chooses by held-out measured views.
@@ -70,12 +70,7 @@ def ct(
     at_least_one(rho=rho, theta=theta, samples=samples, passes=passes)
     for field in fields or [""]:
         one_of("fields", field, FIELDS)
-    if spacing is not None and not 0.25 <= spacing <= 16:
-        raise ValueError(f"spacing={spacing}: detector pixels between the object's nodes; give 0.25 to 16")
-    if exponent is not None and not 0 < exponent <= 2:
-        raise ValueError(f"exponent={exponent} must be above 0 and at most 2")
-    if strength is not None and not strength > 0:
-        raise ValueError(f"strength={strength} must be positive")
+    check_prior(spacing, exponent, strength)
     scan, seen = load_scan(config) if with_data else (Scan(np.ones((2, 2)), np.array([0.0, 1.5]), 0.5), np.arange(2))
     values, angles = scan.values[seen], scan.theta[seen]
     net = build.integral_net(config, 3, 1)
@@ -186,11 +181,15 @@ class Tomography(pl.LightningModule):
             return
         if self.search is not None and self.search.tried:
             spacing, prior = self.search.best
+            found = self.search.object
             log.info(
-                "object, by held-out views: spacing %.3g pixels, exponent %g, strength %g",
+                "object, by held-out views: spacing %.3g pixels, exponent %g, strength %g; noise of the views about "
+                "%.2g %% of the largest value; share of the remainder, from low to high frequencies: %s",
                 spacing * self.scan.radius,
                 prior.exponent,
                 prior.strength,
+                100 * noise_level(self.scan.values[self.measured]) / float(found.scale),
+                " ".join(f"{share:.2g}" for share in found.share()),
             )
         folder = Path(trainer.default_root_dir)
         rows = sinogram_evaluation.write(self.fields, self.scan, self.measured, folder, ("linear",))

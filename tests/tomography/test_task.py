@@ -140,7 +140,10 @@ def test_a_field_with_few_edges_is_found_from_few_views():
     matrix = projection_matrix(lattice, torch.arange(-16, 17) / 16, torch.arange(5) * math.pi / 5)
     errors = {}
     for strength in (1e-12, 1e-5):
-        solver, c = SparseGradient(matrix, matrix @ truth, lattice, Prior(0.5, strength)), np.zeros_like(truth)
+        solver, c = (
+            SparseGradient(matrix, matrix.T.tocsr(), matrix @ truth, lattice, Prior(0.5, strength)),
+            np.zeros_like(truth),
+        )
         for done in range(40):
             c = solver.step(c, done / 40)
         errors[strength] = float(np.abs(c - truth).mean())

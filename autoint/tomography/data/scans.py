@@ -96,7 +96,6 @@ def sinogram(
         raise ValueError(
             f"{file}: the sinogram has shape {values.shape}; expected (angles, detector pixels), each at least 2"
         )
-    _check_numbers(str(file), values)
     values = _rows_are_views(file, values.astype(float), None if degrees is None else np.size(degrees), transpose)
     if degrees is None:
         log.warning(
@@ -106,22 +105,28 @@ def sinogram(
             len(values),
         )
         degrees = np.arange(len(values)) * (180.0 if unit == "degrees" else math.pi) / len(values)
+    check_sinogram(str(file), values)
+    return measured(str(file), values, degrees, center, unit, pixel_size)
+
+
+def check_sinogram(source: str, values: np.ndarray) -> None:
+    """Refuse what is no −log of a transmission; warn of what looks like the transmission itself."""
+    _check_numbers(source, values)
     low, high = float(values.min()), float(values.max())
     if not high > 0 or low == high:
         raise ValueError(
-            f"{file}: all values lie in [{low:g}, {high:g}]: nothing to reconstruct; give −log of the transmission"
+            f"{source}: all values lie in [{low:g}, {high:g}]: nothing to reconstruct; give −log of the transmission"
         )
     if low < -0.1 * high:
         raise ValueError(
-            f"{file}: values go down to {low:.3g} (largest {high:.3g}); give −log of the transmission, not counts"
+            f"{source}: values go down to {low:.3g} (largest {high:.3g}); give −log of the transmission, not counts"
         )
     if mending.looks_like_transmission(values):
         log.warning(
             "%s: the values are largest at both ends of the detector, as the light's are that passes beside an object; "
             "give −log of the transmission",
-            file,
+            source,
         )
-    return measured(str(file), values, degrees, center, unit, pixel_size)
 
 
 def _sizes(values: np.ndarray, transpose: bool | None) -> tuple[int, ...]:
