@@ -203,4 +203,5 @@ COMMANDS: Registry[Any] = Registry(
     "autoint.scenes.data.photos",
     "autoint.scenes.baking",
     "autoint.scenes.look",
+    "autoint.scenes.session",
 )

@@ -28,7 +28,7 @@ NEEDS = {
     "a network": r"pip install|autoint download",
     "data": r"autoint (photos|look)|data_dir=|scene=(?!procedural)|path=|"
     r"experiment=(lego|table1|figure5|deepvoxels|systems)",
-    "a trained run": r"runs=|ckpt_path=|autoint export|autoint bake|autoint evaluate|evaluate.py($| [^-])",
+    "a trained run": r"runs=|ckpt_path=|autoint (export|bake|evaluate|view)|evaluate.py($| [^-])",
     "minutes": r"make|benchmarks|tests.files.(fuzz|mutations)|docs/figures.py|experiment=figure3|max_steps=6000|"
     r"python train.py -m task=function",
     "an extra": r"hydra/sweeper=optuna",
@@ -146,6 +146,9 @@ def door(arguments, monkeypatch):
     monkeypatch.setattr("autoint.scenes.data.photos.poses_of_photos", lambda *arguments: "done")
     monkeypatch.setattr("autoint.scenes.look.look", lambda *arguments: "done")
     monkeypatch.setattr("autoint.scenes.look.load_views", lambda *arguments: None)
+    if name == "view":
+        assert set(rest) == {"RUN"}
+        return
     if name == "look":
         rest = [word.replace("scene=FOLDER", "scene=transforms") for word in rest]
     if name == "photos":

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import signal
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from autoint.registry import COMMANDS
 from autoint.reports import pictures
 from autoint.runs import checkpoints, evaluation, report, restoring, resuming, training
 from autoint.runs.command_line.folders import first_free, remove_empty
@@ -21,6 +25,9 @@ from autoint.runs.labels import portable
 from autoint.runs.signals import Stopped
 from autoint.scenes.scene import Camera, Scene, cameras_of
 from autoint.scenes.task import VolumeRendering, load_views
+
+if TYPE_CHECKING:
+    from autoint.scenes.viewer import Viewer
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,18 @@ class Run:
         found = evaluation.evaluated_runs(config, place / "evaluation")
         report.of_evaluation(found, config)
         return found
+
+    def view(self, *, port: int = 8080, host: str = "127.0.0.1") -> Viewer:
+        """Show the scene in a browser at http://127.0.0.1:8080 until ``close()``; needs the extra ``viewer``.
+
+        Args:
+            port: 0 for any that is free; ``address`` of what is returned says which.
+            host: the address to listen at; ``0.0.0.0`` lets other machines in.
+        """
+        from autoint.scenes.viewer import Viewer
+        from autoint.scenes.viewing import Painter
+
+        return Viewer({self.folder.name: Painter(self.module, self.config)}, port, host)
 
 
 def train(
@@ -167,3 +186,26 @@ def load(path: str | Path, *, device: str = "auto", result: dict[str, Any] | Non
         result = resuming.result_of(files[0], checkpoints.load(files[0])) or {}
     settings = EvaluateConfig(runs=str(path), device=device).checked()
     return Run(Path(path), config, evaluation.on_device(module, settings).eval(), result)
+
+
+@COMMANDS.register("view")
+def main(arguments: list[str]) -> None:
+    """Trained scenes in the browser: autoint view RUN."""
+    from autoint.scenes.viewer import Viewer
+    from autoint.scenes.viewing import Painter
+
+    parser = argparse.ArgumentParser(prog="autoint view", description=(main.__doc__ or "").partition(":")[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="runs' folders, folders of runs, or exports")
+    parser.add_argument("--port", type=int, default=8080, help="0 for any that is free (8080)")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
+    given = parser.parse_args(arguments)
+    files = evaluation.find_checkpoints(given.runs)
+    runs = [load(file.parent.parent if file.name == "last.ckpt" else file) for file in files]
+    short = [run.folder.name for run in runs]
+    names = [name if short.count(name) == 1 else str(run.folder) for name, run in zip(short, runs, strict=True)]
+    painters = {name: Painter(run.module, run.config) for name, run in zip(names, runs, strict=True)}
+    viewer = Viewer(painters, given.port, given.host)
+    print(f"{viewer.address}\nCtrl-C ends it", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    viewer.close()
