@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from autoint.networks import IntegralNet as IntegralNet
     from autoint.networks import draw as draw
     from autoint.networks import grad_net as grad_net
+    from autoint.networks import gradient as gradient
     from autoint.scenes import Camera as Camera
     from autoint.scenes import Scene as Scene
     from autoint.scenes import load as load
@@ -34,6 +35,7 @@ __getattr__, __dir__, __all__ = public(
         "fit": "autoint.integrals",
         "fit_density": "autoint.integrals",
         "grad_net": "autoint.networks",
+        "gradient": "autoint.networks",
         "integrate": "autoint.integrals",
         "load": "autoint.scenes",
         "reconstruct": "autoint.tomography",

@@ -181,7 +181,7 @@ def load_plugins() -> None:
             ) from error
 
 
-LIMBS = ("autoint.integrals", "autoint.scenes", "autoint.tomography")
+LIMBS = ("autoint.integrals", "autoint.scenes", "autoint.surfaces", "autoint.tomography")
 ACTIVATIONS: Registry[Any] = Registry("activation", "autoint.networks.activations")
 ENCODINGS: Registry[Any] = Registry("encoding", "autoint.networks.grids")
 GRAD_NETS: Registry[Any] = Registry("grad_net", "autoint.networks.grad_nets")
@@ -191,6 +191,7 @@ COLORS: Registry[Any] = Registry("color", "autoint.scenes.colors")
 MODELS: Registry[Any] = Registry("model", "autoint.scenes.models")
 DATASETS: Registry[Any] = Registry("scene", "autoint.scenes.data")
 PHANTOMS: Registry[Any] = Registry("phantom", "autoint.tomography.data")
+SHAPES: Registry[Any] = Registry("shape", "autoint.surfaces.shapes", "autoint.surfaces.files")
 FUNCTIONS: Registry[Any] = Registry("function", "autoint.integrals.functions")
 LOGGERS: Registry[Any] = Registry("logger", "autoint.runs.loggers")
 TASKS: Registry[Any] = Registry("task", *(f"{limb}.task" for limb in LIMBS))

@@ -24,6 +24,7 @@ SUITE = {
     "ct": "tomography against the classics",
     "loading": "drawing batches of rays",
     "scaling": "with N, pixels, images, width and processes",
+    "gradients": "value and gradient of a network in one pass against autograd",
     "grad_networks": "every builder against the plain network",
 }
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"

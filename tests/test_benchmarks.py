@@ -17,6 +17,7 @@ from benchmarks import (
     break_even,
     gpu,
     grad_networks,
+    gradients,
     integrals,
     loading,
     measure,
@@ -34,6 +35,12 @@ def test_grad_networks(shape):
     tables = grad_networks.measure(grad_networks.SHAPES[shape], 8, width=8, layers=2, compiled=False, rounds=1)
     assert {table["plain network"] for name, table in tables.items() if "plain" in name} == {1.0}
     assert all(ratio > 0 for table in tables.values() for ratio in table.values())
+
+
+def test_gradients():
+    tables = gradients.measure(8, width=8, layers=3, rounds=1)
+    assert all(table["autograd"] == 1.0 and table[gradients.OURS] > 0 for table in tables.values())
+    assert "softplus" in gradients.quoted(tables)
 
 
 def test_integrals(monkeypatch):

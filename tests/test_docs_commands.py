@@ -45,6 +45,7 @@ ALONE = {
 SHRUNK = {
     "volrend": [*TINY, "trainer.max_steps=2"],
     "ct": ["rho=16", "theta=32", "passes=2", "batch_size=16", "trainer.max_steps=2", "network.hidden_features=8"],
+    "surface": ["resolution=12", "num_points=100", "batch_size=16", "trainer.max_steps=2", "network.hidden_features=8"],
     "function": ["points=16", "adam_steps=1", "trainer.max_steps=2"],
 }
 """What makes a training of each task take a second."""
@@ -232,6 +233,8 @@ def test_every_command_is_run_here_or_says_what_it_needs():
         "autoint",
         "python train.py",
         "python train.py task=ct phantom=shepp_logan views=16",
+        "python train.py task=surface shape=csg normals=false",
+        "python train.py task=surface shape=torus",
         "python train.py task=function 'function=sin(x)*exp(-y**2)' 'lower=[0,0]' 'upper=[3,1]'",
         "python train.py task=function function=xcosx lower=-1 upper=1",
     }

@@ -25,17 +25,20 @@ FLOORS = (
     ("networks", "reports"),
     ("runs",),
     ("integrals",),
-    ("scenes", "tomography"),
+    ("scenes", "surfaces", "tomography"),
     ("__main__",),
 )
 """From the ground up: a room imports from the floors below it only. ``docs/design.md`` draws the same."""
 PUBLIC = {
-    "autoint": "Camera Estimate IntegralNet Scene draw fit fit_density grad_net integrate load reconstruct train",
-    "autoint.networks": "AbstractEncoding AbstractGradNet Activation IntegralNet draw grad_net he_init",
+    "autoint": "Camera Estimate IntegralNet Scene draw fit fit_density grad_net gradient integrate load reconstruct "
+    "train",
+    "autoint.networks": "AbstractEncoding AbstractGradNet Activation DistanceNet IntegralNet curvature draw grad_net "
+    "gradient he_init",
     "autoint.integrals": "AbstractAntiderivative Antiderivative Density DensityFitted ErrorReport Estimate Fitted "
     "Piecewise Target fit fit_density gauss_legendre integrate midpoint stratified",
     "autoint.scenes": "AbstractColor AbstractPlacement AbstractSections AbstractVolume Camera Intrinsics Occupancy "
     "Rays RenderedImage Rendering Run Scene Views composite load train",
+    "autoint.surfaces": "AbstractShape",
     "autoint.tomography": "Lattice Reconstruction Scan projection_matrix reconstruct",
     "autoint.runs": "EvaluateConfig Evaluation RunConfig StepLoader Sweep Task generator learning_rate report_layout",
 }

@@ -116,27 +116,44 @@ def swish() -> Activation:
     return Activation(F.silu, _swish_jet, he_init, difference=_swish_difference)
 
 
-def _softplus(x: Tensor) -> Tensor:
-    # The built-in switches to the identity at x = 20, which costs 2e-9: too much for float64.
-    return torch.logaddexp(x, x.new_zeros(()))
-
-
-def _softplus_jet(x: Tensor, order: int) -> list[Tensor]:
-    s = torch.sigmoid(x)
-    return [_softplus(x), *(sigmoid_derivative(s, k) for k in range(order))]
-
-
 def _softplus_difference(x: Tensor, delta: Tensor) -> Tensor:
     """Return log(1 + σ(x)(e^δ − 1)), from the lower of the two points, and from the value itself where δ is large."""
     low, step, sign = _upwards(x, delta)
     small = torch.log1p(torch.sigmoid(low) * torch.expm1(step.clamp_max(1.0)))
-    return sign * torch.where(step < 1, small, _softplus(low + step) - _softplus(low))
+    return sign * torch.where(step < 1, small, F.softplus(low + step, 1, EXACT) - F.softplus(low, 1, EXACT))
+
+
+EXACT = 40.0
+"""Where softplus may become the identity: the built-in does so at 20, which costs 2e-9, too much for float64."""
 
 
 @ACTIVATIONS.register("softplus")
-def softplus() -> Activation:
-    """Softplus, log(1 + eˣ), whose derivatives are those of the logistic function."""
-    return Activation(_softplus, _softplus_jet, he_init, difference=_softplus_difference)
+def softplus(*, beta: float = 1.0) -> Activation:
+    """Softplus, log(1 + exp(βx))/β, whose derivatives are those of the logistic function.
+
+    Args:
+        beta: β, how sharply it bends; 100 is nearly a ReLU, as networks of distances have it (IGR, Sec. 5).
+    """
+    if not 0 < beta <= 1e4:
+        raise ValueError(f"activation.beta={beta} must be above 0 and at most 10000; distances take 100")
+
+    def function(x: Tensor) -> Tensor:
+        return F.softplus(x, beta, EXACT)
+
+    def jet(x: Tensor, order: int) -> list[Tensor]:
+        if order == 0:
+            return [function(x)]
+        s = torch.sigmoid(beta * x)
+        bend = torch.log(torch.abs(s - 0.5) + 0.5)  # −log(1 + exp(−β|x|)), at half the price of the function
+        out = [torch.sub(F.relu(x), bend, alpha=1 / beta), s]
+        if order >= 2:
+            out.append(torch.addcmul(s, s, s, value=-1) * beta)
+        return out + [beta**k * sigmoid_derivative(s, k) for k in range(2, order)]
+
+    def difference(x: Tensor, delta: Tensor) -> Tensor:
+        return _softplus_difference(beta * x, beta * delta) / beta
+
+    return Activation(function, jet, he_init, difference=difference)
 
 
 @ACTIVATIONS.register("relu")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autoint.networks.activations import Activation, activation_of
 from autoint.networks.encodings import AbstractEncoding
+from autoint.networks.layers import Affine, unhooked
 from autoint.networks.steady import steady
 from autoint.registry import ENCODINGS, at_least_one
 
@@ -73,12 +74,18 @@ class IntegralNet(nn.Module):
     @property
     def plain(self) -> bool:
         """Whether ``forward`` is what its weights say, read layer by layer: no hooks, no layers of another kind."""
-        layers = [*self.hidden, self.output]
         if type(self).forward is not IntegralNet.forward or type(self).first is not IntegralNet.first:
             return False
-        if any(type(layer).forward is not nn.Linear.forward or "forward" in layer.__dict__ for layer in layers):
+        layers = [*self.hidden, self.output]
+        if not all(isinstance(layer, nn.Linear) for layer in layers):
             return False
-        return not any(m._forward_hooks or m._forward_pre_hooks for m in (self, *layers, *self.encoding.modules()))
+        return unhooked(self, *layers, *self.encoding.modules())
+
+    def affine(self) -> list[Affine]:
+        """Return the layers: of the first, what the coordinates have a part in."""
+        first, *others = cast(list[nn.Linear], list(self.hidden))
+        inner = [Affine(layer.weight, None, layer.bias) for layer in others]
+        return [Affine(None, first.weight, first.bias), *inner, Affine(self.output.weight, None, None)]
 
     def first(self, encoded: Tensor, condition: Tensor | None) -> Tensor:
         """Return the first pre-activation W_0 γ(x) + W_c γ_c(c) + b_0."""

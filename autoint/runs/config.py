@@ -22,6 +22,7 @@ from autoint.registry import (
     MODELS,
     PHANTOMS,
     PLACEMENTS,
+    SHAPES,
     TASKS,
     Registry,
     at_least_one,
@@ -43,6 +44,7 @@ GROUPS: dict[str, Registry[Any]] = {
     "placement": PLACEMENTS,
     "scene": DATASETS,
     "phantom": PHANTOMS,
+    "shape": SHAPES,
     "logger": LOGGERS,
 }
 LPIPS_NETS = ("none", "alex", "vgg")

@@ -33,6 +33,8 @@ LIMITS = {
     "theta": 2**14,
     "passes": 10**6,
     "points": 2**20,
+    "num_points": 10**7,
+    "resolution": 1024,
     "adam_steps": 10**9,
     "model.nodes": 1024,
     "model.coarse": 2**13,

@@ -18,6 +18,7 @@ from autoint.registry import (
     MODELS,
     PHANTOMS,
     PLACEMENTS,
+    SHAPES,
     TASKS,
 )
 from autoint.runs import build, restoring
@@ -242,7 +243,8 @@ def test_the_command_line_surface():
     assert set(DATASETS.names()) == {"blender", "colmap", "deepvoxels", "llff", "photos", "procedural", "transforms"}
     assert set(PHANTOMS.names()) == {"ellipses", "image", "scan", "shepp_logan", "sinogram"}
     assert set(FUNCTIONS.names()) == {"cos", "gaussian2d", "gaussian3d", "linear", "polynomial", "sinc", "xcosx"}
-    assert set(TASKS.names()) == {"ct", "function", "volrend"}
+    assert set(SHAPES.names()) == {"box", "csg", "gyroid", "mesh", "points", "sphere", "torus"}
+    assert set(TASKS.names()) == {"ct", "function", "surface", "volrend"}
     assert cli.known_keys() == [
         "activation",
         "adam_steps",
@@ -263,18 +265,24 @@ def test_the_command_line_surface():
         "image_size",
         "images_per_batch",
         "logger",
+        "loss",
         "lower",
         "max_image_size",
         "model",
         "network",
         "networks",
+        "noise",
+        "normals",
+        "num_points",
         "optimizer",
         "passes",
         "phantom",
         "photons",
         "placement",
         "points",
+        "radius",
         "report",
+        "resolution",
         "resume",
         "rho",
         "samples",
@@ -282,6 +290,7 @@ def test_the_command_line_surface():
         "scene",
         "sections",
         "seed",
+        "shape",
         "spacing",
         "strength",
         "subsample",
@@ -290,6 +299,7 @@ def test_the_command_line_surface():
         "teacher_only",
         "teacher_views",
         "theta",
+        "threshold",
         "tolerance",
         "trainer",
         "upper",

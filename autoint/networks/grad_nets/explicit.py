@@ -61,7 +61,7 @@ class Explicit(AbstractGradNet):
                 net.first(encoded[0], condition),
                 *(None if stream is None else F.linear(stream, layers[0][0]) for stream in encoded[1:]),
             ]
-        if len(streams) == 2 and _autograd_alone(x.device) and all(bias is not None for _, bias in layers[1:-1]):
+        if len(streams) == 2 and autograd_alone(x.device) and all(bias is not None for _, bias in layers[1:-1]):
             h, tangent = torch.broadcast_tensors(*cast(list[Tensor], streams))
             flat = (s.reshape(-1, s.shape[-1]) for s in (h, tangent))
             inner = [p for layer in layers[1:-1] for p in layer]
@@ -87,7 +87,7 @@ class Explicit(AbstractGradNet):
         return value.new_zeros(*value.shape[:-1], len(weight)) if last is None else F.linear(last, weight)
 
 
-def _autograd_alone(device: torch.device) -> bool:
+def autograd_alone(device: torch.device) -> bool:
     """Whether autograd, and neither a compiler nor a function transform nor autocast, looks at what is computed."""
     return (
         torch.is_grad_enabled()

@@ -1,0 +1,104 @@
+"""Meshes and clouds of points in files, by trimesh: read from strangers, and written whole."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoint.files.whole_files import write_whole
+
+KINDS = (".ply", ".glb", ".obj")
+MAX_BYTES = 2**30
+
+
+def library() -> Any:
+    """Return trimesh; ``ValueError`` names the extra where it is not installed."""
+    try:
+        import trimesh
+    except ImportError as error:
+        raise ValueError("trimesh is not installed: pip install 'autoint[surfaces]'") from error
+    return trimesh
+
+
+def check_kind(file: Path, kinds: tuple[str, ...] = KINDS) -> None:
+    """Refuse a file whose ending is none of ``kinds``."""
+    if file.suffix.lower() not in kinds:
+        raise ValueError(f"{file}: '{file.suffix}' is no kind of mesh that is known; give {', '.join(kinds)}")
+
+
+def read(file: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Return vertices (V, 3), the normals that the file has (V, 3), or None, and faces (F, 3), or None for a cloud.
+
+    What else a file names, such as textures, is not looked at.
+
+    Raises:
+        ValueError: names the file, and what is wrong with it.
+    """
+    check_kind(file)
+    trimesh = library()
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file; give the whole path of a {', '.join(KINDS)}")
+    if file.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{file}: {file.stat().st_size} bytes, more than {MAX_BYTES}; thin it out")
+    options = {"skip_materials": True} if file.suffix.lower() == ".obj" else {}
+    try:
+        kind = file.suffix[1:].lower()
+        loaded = trimesh.load(BytesIO(file.read_bytes()), file_type=kind, process=False, **options)
+        if isinstance(loaded, trimesh.Scene):
+            loaded = loaded.to_geometry()
+    except Exception as error:  # of many kinds, from many parsers
+        text = " ".join(str(error).split())
+        raise ValueError(f"{file}: cannot be read as {file.suffix}: {text or type(error).__name__:.200}") from error
+    vertices = np.asarray(getattr(loaded, "vertices", ()), dtype=np.float64)
+    if vertices.ndim != 2 or vertices.shape[1:] != (3,) or not len(vertices):
+        raise ValueError(f"{file}: there are no points in it; give a mesh, or a cloud of points")
+    faces = np.asarray(getattr(loaded, "faces", ()), dtype=np.int64)
+    if faces.size and not (faces.min() >= 0 and faces.max() < len(vertices)):
+        raise ValueError(f"{file}: its triangles name vertices that are not there, of {len(vertices)}")
+    return vertices, _normals(loaded, len(vertices)), faces if faces.size else None
+
+
+def _normals(loaded: Any, count: int) -> np.ndarray | None:
+    """Return the normals of a PLY's vertices, which trimesh leaves as they were read."""
+    raw = (getattr(loaded, "metadata", None) or {}).get("_ply_raw", {}).get("vertex", {}).get("data")
+    if raw is None or any(key not in ((getattr(raw, "dtype", None) and raw.dtype.names) or raw) for key in NORMAL):
+        return None
+    normals = np.stack([np.asarray(raw[key], dtype=np.float64).reshape(-1) for key in NORMAL], axis=1)
+    return normals if len(normals) == count else None
+
+
+NORMAL = ("nx", "ny", "nz")
+
+
+def write(
+    file: Path,
+    vertices: np.ndarray,
+    faces: np.ndarray | None = None,
+    normals: np.ndarray | None = None,
+    colors: np.ndarray | None = None,
+) -> None:
+    """Write a mesh, or a cloud of points where there are no ``faces``, whole or not at all.
+
+    Args:
+        file: ``.ply``, ``.glb`` or ``.obj``.
+        vertices: (V, 3).
+        faces: (F, 3), counter-clockwise seen from outside.
+        normals: at the vertices, (V, 3).
+        colors: at the vertices, in [0, 1], (V, 3).
+    """
+    check_kind(file)
+    trimesh = library()
+    rgba = None if colors is None else np.round(255 * np.c_[colors.clip(0, 1), np.ones(len(colors))]).astype(np.uint8)
+    if faces is None:
+        made = trimesh.PointCloud(vertices, colors=rgba)
+    else:
+        made = trimesh.Trimesh(vertices, faces, vertex_normals=normals, vertex_colors=rgba, process=False)
+    options: dict[str, Any] = {}
+    if faces is not None and file.suffix.lower() != ".glb":
+        options = {"vertex_normal" if file.suffix.lower() == ".ply" else "include_normals": normals is not None}
+    data = made.export(file_type=file.suffix[1:].lower(), **options)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, data.encode() if isinstance(data, str) else data)

@@ -1,0 +1,51 @@
+"""From a shape to what a network is trained on, in a cube of side 2 about the origin."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from autoint.surfaces.losses import REACH, Samples
+from autoint.surfaces.shapes import AbstractShape
+
+NEIGHBOURS = 50
+PART = 20_000
+"""Points whose neighbours are looked for; others look around as far as the nearest of these."""
+NEAR = 0.1
+POOL = 2**18
+"""Points that are labelled inside or outside."""
+
+
+def on_surface(shape: AbstractShape, count: int | None, normals: bool, noise: float, seed: int) -> Samples:
+    """Return points on a shape, in units of half its cube's side.
+
+    Args:
+        shape: what is sampled.
+        count: of the points; None takes all of a cloud, and 10,000 of others.
+        normals: whether to take normals, where there are some.
+        noise: standard deviation of the points' error, as a share of the cube's side.
+        seed: of the choice.
+    """
+    points, slopes = shape.sample(count, seed)
+    x = (points - shape.center) / shape.half
+    if noise:
+        x = x + 2 * noise * np.random.default_rng([seed, 1]).standard_normal(x.shape)
+    part = x if len(x) <= PART else x[np.random.default_rng(seed).choice(len(x), PART, replace=False)]
+    near = cKDTree(part)
+    spread = near.query(part, k=[min(NEIGHBOURS, len(part) - 1) + 1])[0]
+    if part is not x:
+        spread = spread[near.query(x)[1]]
+    known = None if slopes is None or not normals else torch.as_tensor(slopes, dtype=torch.float32)
+    return Samples(torch.as_tensor(x, dtype=torch.float32), known, torch.as_tensor(spread, dtype=torch.float32))
+
+
+def labelled(shape: AbstractShape, seed: int) -> Samples:
+    """Return points inside and outside of a closed shape: a half anywhere, a half near its surface."""
+    rng = np.random.default_rng([seed, 2])
+    near, _ = shape.sample(POOL // 2, seed)
+    near = (near - shape.center) / shape.half + NEAR * rng.standard_normal((len(near), 3)) * rng.random((len(near), 1))
+    x = np.concatenate([near, REACH * (2 * rng.random((POOL // 2, 3)) - 1)])
+    inside = shape.inside(x * shape.half + shape.center)
+    assert inside is not None
+    return Samples(torch.as_tensor(x, dtype=torch.float32), None, None, torch.as_tensor(inside.astype(np.float32)))
