@@ -142,7 +142,11 @@ def door(arguments, monkeypatch):
         return {"train": train, "evaluate": evaluate}[name]([a for a in rest if a != "…"])
     if not rest:  # the command's name alone, in a sentence
         return None
-    for work in ("autoint.runs.export.export", "autoint.scenes.data.download.download"):
+    for work in (
+        "autoint.runs.export.export",
+        "autoint.runs.export.export_mesh",
+        "autoint.scenes.data.download.download",
+    ):
         monkeypatch.setattr(work, lambda *arguments, **options: "done")
     monkeypatch.setattr("autoint.scenes.data.photos.poses_of_photos", lambda *arguments: "done")
     monkeypatch.setattr("autoint.scenes.look.look", lambda *arguments: "done")

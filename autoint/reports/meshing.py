@@ -38,6 +38,14 @@ class Mesh:
         return np.cross(b - a, c - a)
 
     @property
+    def vertex_normals(self) -> np.ndarray:
+        """The normals at the vertices, the mean of their triangles' by area, (V, 3)."""
+        out = np.zeros_like(self.vertices)
+        for k in range(3):
+            np.add.at(out, self.faces[:, k], self.face_normals)
+        return out / np.linalg.norm(out, axis=1, keepdims=True).clip(1e-30)
+
+    @property
     def watertight(self) -> bool:
         """Whether every edge belongs to two triangles that pass it in opposite directions."""
         edges = np.concatenate([self.faces[:, [i, j]] for i, j in ((0, 1), (1, 2), (2, 0))]).astype(np.int64)

@@ -17,10 +17,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 import autoint
+from autoint.files import meshes
 from autoint.files.whole_files import new_part
 from autoint.runs import checkpoints, restoring
 from autoint.runs.config import RunConfig
 
+LARGEST = 1024
 OF_THE_RUN_ALONE = ("data_dir", "ckpt_path", "resume", "logger", "report", "trainer")
 
 
@@ -41,6 +43,39 @@ def export(run: str, to: str | None = None, code: Collection[str] = ()) -> Path:
     folder = Path(to) if to else beside(run, "export")
     steps = contents.get("global_step", 0)
     return write(folder, contents["state_dict"], config, steps)
+
+
+def export_mesh(run: str, to: str, resolution: int = 256, code: Collection[str] = ()) -> str:
+    """Write the surface of a run's last checkpoint, or of a given one, as a mesh; return what is to be said of it.
+
+    Args:
+        run: a run's folder, or a checkpoint, of a surface, or of a scene with a density at points.
+        to: the new file, .ply, .glb or .obj.
+        resolution: cells along the longest side of the box that is looked at.
+        code: the run's own function, where it has one.
+
+    Raises:
+        ValueError: for a run that has no surface, a file that exists, and one of another kind.
+    """
+    out = Path(to)
+    meshes.check_kind(out)
+    meshes.library()
+    if out.exists():
+        raise ValueError(f"{out} exists; remove it, or name another file")
+    if not 8 <= resolution <= LARGEST:
+        raise ValueError(f"--resolution={resolution} must be between 8 and {LARGEST}")
+    file = Path(run) / "checkpoints" / "last.ckpt" if Path(run).is_dir() else Path(run)
+    config, module = restoring.restored(file, code, f"autoint export {shlex.quote(run)} {shlex.quote(to)}")
+    find: Any = getattr(module, "surface", None)
+    if find is None:
+        raise ValueError(f"{run}: task={config.task} has no surface; give a run of task=surface or task=volrend")
+    try:
+        mesh, told = find(resolution)
+    except ValueError as error:
+        raise ValueError(f"{run}: {error}") from error
+    meshes.write(out, mesh.vertices, mesh.faces, mesh.normals, mesh.colors)
+    closed = "watertight" if mesh.watertight else "not watertight: it is cut by the box, or has holes"
+    return f"{out}: {len(mesh.vertices)} vertices, {len(mesh.faces)} triangles, at {told}; {closed}"
 
 
 def beside(run: str, name: str) -> Path:

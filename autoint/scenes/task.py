@@ -20,6 +20,7 @@ from autoint.files.machine import installed_memory, peak_flops
 from autoint.networks.encodings import AbstractEncoding
 from autoint.registry import DATASETS, MODELS, TASKS, at_least_one, one_of
 from autoint.reports import metrics, pictures
+from autoint.reports.meshing import Mesh
 from autoint.runs import build, trainers
 from autoint.runs.config import Optimizer, RunConfig
 from autoint.runs.schedule import learning_rate, used_budget
@@ -28,6 +29,7 @@ from autoint.scenes import evaluation as view_evaluation
 from autoint.scenes import video
 from autoint.scenes.data.batches import Batch, ViewsData
 from autoint.scenes.data.views import Views
+from autoint.scenes.meshes import mesh_of
 from autoint.scenes.occupancy import Occupancy, visual_hull
 from autoint.scenes.teacher import taught
 from autoint.scenes.volume import AbstractVolume
@@ -240,6 +242,10 @@ class VolumeRendering(pl.LightningModule):
                 "optimizer.lr, or another seed",
                 share,
             )
+
+    def surface(self, resolution: int) -> tuple[Mesh, str]:
+        """Return the mesh of the scene, and what is to be said of it."""
+        return mesh_of(self.volume, resolution)
 
     columns = view_evaluation.COLUMNS
 

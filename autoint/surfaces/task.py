@@ -90,6 +90,8 @@ def surface(
     if not with_data:
         return build.Task(module, None)
     module.shape = load_shape(config)
+    module.center.copy_(torch.as_tensor(module.shape.center))
+    module.extent.fill_(module.shape.half)
     module.samples = load_samples(config, module.shape)
     return build.Task(module, Steps(trainers.total_steps(config)))
 
@@ -136,11 +138,15 @@ class SurfaceFitting(pl.LightningModule):
     columns = surface_evaluation.COLUMNS
     shape: AbstractShape
     samples: Samples
+    center: torch.Tensor
+    extent: torch.Tensor
 
     def __init__(self, net: DistanceNet, *, loss: str, level: float, resolution: int, config: RunConfig) -> None:
         super().__init__()
         self.normals = {"igr": "if given", "siren_sdf": "yes"}.get(loss, "no") if config.options["normals"] else "no"
         self.net = net
+        self.register_buffer("center", torch.zeros(3, dtype=torch.float64))
+        self.register_buffer("extent", torch.ones((), dtype=torch.float64))
         self.loss, self.level, self.resolution = loss, level, resolution
         self.seed, self.batch_size, self.val_every = config.seed, config.batch_size, config.val_every
         self.optimizer: Optimizer = config.optimizer
@@ -183,6 +189,11 @@ class SurfaceFitting(pl.LightningModule):
     def mesh(self, resolution: int | None = None) -> Mesh:
         """Return the surface in a cube of side 2; ``ValueError`` where there is none."""
         return surface_evaluation.mesh_of(Gradient(self.net), resolution or self.resolution, self.level)
+
+    def surface(self, resolution: int) -> tuple[Mesh, str]:
+        """Return the mesh in the units of the input, and what is to be said of it."""
+        mesh = self.mesh(resolution).moved(float(self.extent), self.center.cpu().numpy())
+        return mesh, f"f = {self.level:g}" if self.level else "f = 0"
 
     def row(self, shape: AbstractShape, folder: Path) -> dict[str, Any]:
         """Return the row of the table, and write the mesh and the pictures into ``folder``."""

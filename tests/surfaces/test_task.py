@@ -61,6 +61,14 @@ def test_a_sphere_is_learned_and_evaluated_in_another_run(extra, worst, program,
     mesh = trimesh.load(run / "mesh.ply", process=False)
     assert len(mesh.vertices) == row["vertices"]
     assert (mesh.volume > 0) or not row["watertight"]
+    for kind in ("ply", "obj", "glb") if not extra else ():
+        made = tmp_path / f"made.{kind}"
+        status, out, err = program("autoint", "export", str(run), str(made), "--resolution=20")
+        assert status == 0, err
+        assert "watertight" in out
+        mesh = trimesh.load(made, process=False, force="mesh")
+        assert np.linalg.norm(mesh.vertices, axis=1).mean() == pytest.approx(0.4, abs=0.05)
+        assert "exists; remove it" in program("autoint", "export", str(run), str(made))[2]
     status, out, err = program("evaluate", f"runs={run}", "hydra.run.dir=evaluation")
     assert status == 0, err
     assert f"| {row['distance']:.1e}" in out

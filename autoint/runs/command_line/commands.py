@@ -74,18 +74,33 @@ def _evaluate(arguments: list[str]) -> None:
 
 @COMMANDS.register("export")
 def _export(arguments: list[str]) -> None:
-    """A trained model as model.safetensors and config.json, to be passed on: autoint export RUN."""
-    from autoint.runs.export import export
+    """A trained model, to be passed on, or its mesh: autoint export RUN, or autoint export RUN mesh.ply."""
+    from autoint.files.meshes import KINDS
+    from autoint.runs.export import export, export_mesh
 
     parser = argparse.ArgumentParser(prog="autoint export", description=(_export.__doc__ or "").partition(":")[0])
     parser.add_argument("run", help="a run's folder, or a checkpoint")
     parser.add_argument("--to", help="the new folder; RUN/export by default")
     parser.add_argument("--function", action="append", default=[], help="the run's, where it is code of your own")
-    parser.add_argument("named", nargs="*", metavar="function=module:callable", help="the same, as for evaluate")
+    parser.add_argument("--resolution", type=int, default=256, help="of a mesh: cells along the box's longest side")
+    parser.add_argument(
+        "named", nargs="*", metavar="MESH | function=module:callable", help="a mesh; the run's own code"
+    )
     given = parser.parse_args(arguments)
+    files = [text for text in given.named if Path(text).suffix.lower() in KINDS and "=" not in text]
     for text in given.named:
+        if text in files:
+            continue
         key, _, value = text.partition("=")
         if key != "function":
-            raise ValueError(f"'{text}': not an argument of export; give RUN, --to FOLDER, function=module:callable")
+            raise ValueError(
+                f"'{text}': not an argument of export; give RUN, a mesh ({', '.join(KINDS)}), --to FOLDER, "
+                "function=module:callable"
+            )
         given.function += value.strip("[]").split(",")
+    if len(files) + (given.to is not None and bool(files)) > 1:
+        raise ValueError(f"{' '.join(files)}: one export makes one mesh, and --to is for folders; give them one by one")
+    if files:
+        print(export_mesh(given.run, files[0], given.resolution, given.function))
+        return
     print(export(given.run, given.to, given.function))

@@ -41,6 +41,11 @@ class Nerf(AbstractVolume):
     def colors(self) -> int:
         return self.coarse + self.fine
 
+    def radiance(self, points: Tensor, directions: Tensor, length: float) -> tuple[Tensor, Tensor]:
+        density, rgb = self.fields[1](self.in_cube(points)[:, None], directions)
+        assert rgb is not None
+        return rendering.density_from_mean(density[:, 0]), rgb[:, 0]
+
     def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
         t = quadrature.midpoint(edges, self.coarse)[0][:, 0]
         coarse = self._composite(0, rays, t, edges, background, with_color=False)
