@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib.util
 import json
 import os
 import tempfile
@@ -22,6 +23,12 @@ def installed_memory(device: str = "cpu") -> int:
     if device == "cuda":
         return torch.cuda.get_device_properties(0).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@functools.cache
+def has_numba() -> bool:
+    """Whether loops can be compiled for the CPU: ``pip install autoint[fast]``."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def peak_memory(action: Callable[[], Any], device: torch.device) -> int:

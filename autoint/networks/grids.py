@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoint.files.machine import has_numba
 from autoint.networks.encodings import AbstractEncoding, Positional, gauss_legendre
 from autoint.registry import ENCODINGS, at_least_one
 
@@ -126,15 +127,27 @@ class Grid(AbstractEncoding):
 
     def _average(self, level: int, x: Tensor) -> Tensor:
         """Return the mean (…, F) of the interpolated features over the points x (…, S, D)."""
+        table = self.tables[level]
+        if self._looped(x, table):
+            from autoint.networks.grid_kernel import Interpolation
+
+            points = x.reshape(-1, *x.shape[-2:]).contiguous()
+            found = Interpolation.apply(table, getattr(self, f"rows_{level}"), points, self.resolutions[level])
+            return cast(Tensor, found).view(*x.shape[:-2], -1)
         cell, fraction = self._cell(x, self.resolutions[level])
         weights, rows = self._weights(fraction, ()) / x.shape[-2], self._rows(cell, level)
-        table = self.tables[level]
         if x.requires_grad or torch._C._are_functorch_transforms_active():
             return (weights[..., None] * F.embedding(rows, table)).sum((-3, -2))
         in_all = x.shape[-2] * len(self.corners)
         out = _Interpolation.apply(table, rows.reshape(-1, in_all), weights.reshape(-1, in_all))
         assert isinstance(out, Tensor)
         return out.reshape(*x.shape[:-2], -1)
+
+    def _looped(self, x: Tensor, table: Tensor) -> bool:
+        """Whether the kernel of ``autoint[fast]`` can do it."""
+        plain = x.device.type == "cpu" and x.dtype == table.dtype == torch.float32 and self.in_features == 3
+        twice = x.requires_grad or torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
+        return plain and not twice and has_numba()
 
     def _value(self, level: int, x: Tensor) -> Tensor:
         """Return the interpolated features at x, (…, F)."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import itertools
 
 import torch
@@ -40,12 +38,6 @@ def told(sums: Tensor, directions: Tensor) -> Tensor:
     """Return red, green, blue, Σ w and Σ w·t (R, 5) of Σ w, Σ w·t and Σ w·c (R, 2 + 3·K), told the direction."""
     degree = round(((sums.shape[-1] - 2) / 3) ** 0.5) - 1
     return torch.cat([colors(sums[:, 2:], basis(directions, degree)), sums[:, :2]], dim=-1)
-
-
-@functools.cache
-def has_kernel() -> bool:
-    """Whether numba is installed: ``pip install autoint[fast]``."""
-    return importlib.util.find_spec("numba") is not None
 
 
 def march(

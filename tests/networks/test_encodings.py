@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from autoint.networks import AbstractEncoding
+from autoint.networks import AbstractEncoding, grids
 from autoint.registry import ENCODINGS
 
 
@@ -118,3 +118,26 @@ def test_corners_that_are_too_many_share_rows_evenly(told):
 def test_entries_out_of_range(entries):
     with pytest.raises(ValueError, match=f"encoding.entries={entries} must be an integer from 2 to"):
         ENCODINGS.build({"name": "grid", "entries": entries}, 3)
+
+
+@pytest.mark.parametrize("entries", [None, 40])
+def test_the_loops_of_numba_are_what_torch_does(entries, monkeypatch):
+    """Values and gradients of points in and outside of the cube, of none, and of means; on two threads."""
+    pytest.importorskip("numba")
+    from autoint.networks import grid_kernel
+
+    monkeypatch.setattr(grid_kernel, "SHARED", 20)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    torch.manual_seed(0)
+    grid = ENCODINGS.build({"name": "grid", "resolutions": [1, 5], "features": 3, "entries": entries}, 3)
+    a, b = 3 * torch.rand(2, 4, 9, 3) - 1.5
+    a[0, 0, 1] = float("nan")
+    found = []
+    for has in (True, False):
+        monkeypatch.setattr(grids, "has_numba", lambda has=has: has)
+        values = [grid(a.transpose(0, 1)), grid.mean(a, b)]
+        loss = sum(value.nan_to_num().square().sum() for value in values)
+        found.append([*values, *torch.autograd.grad(loss, list(grid.tables))])
+    for ours, torchs in zip(*found, strict=True):
+        assert torch.allclose(ours, torchs, rtol=1e-5, atol=1e-7, equal_nan=True)
+    assert found[0][0].isnan().any(-1).sum() == 1

@@ -13,6 +13,7 @@ from autoint.runs.training import fit
 from autoint.scenes import marching
 from autoint.scenes.baking import tree_of
 from autoint.scenes.data.procedural import solids
+from autoint.scenes.models import nerf_tree
 from autoint.scenes.models.nerf_tree import NerfTree, numbered, occupied_blocks
 from autoint.scenes.occupancy import Occupancy
 from autoint.scenes.rays import Rays
@@ -225,7 +226,7 @@ def test_a_tree_without_numba_is_the_same(monkeypatch):
     )
     with torch.no_grad():
         one = tree.view(rays, torch.ones(3), 9)
-        monkeypatch.setattr(marching, "has_kernel", lambda: False)
+        monkeypatch.setattr(nerf_tree, "has_numba", lambda: False)
         other = tree.view(rays, torch.ones(3), 9)
     for a, b in zip(one, other, strict=True):
         assert torch.allclose(a, b, atol=1e-5)

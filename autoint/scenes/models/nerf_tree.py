@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoint.files.machine import has_numba
 from autoint.registry import MODELS
 from autoint.runs.config import RunConfig
 from autoint.scenes import marching
@@ -69,7 +70,7 @@ class NerfTree(AbstractVolume):
 
     def _fast(self, device: torch.device) -> bool:
         plain = device.type == "cpu" and self.density.dtype == torch.float32 and not torch.is_grad_enabled()
-        return plain and marching.has_kernel()
+        return plain and has_numba()
 
     @property
     def cell(self) -> Tensor:
