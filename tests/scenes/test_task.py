@@ -20,6 +20,7 @@ from autoint.reports import metrics
 from autoint.runs import build, checkpoints, restoring
 from autoint.runs.config import FITS, RunConfig
 from autoint.runs.training import fit
+from autoint.scenes import ray_panel
 from autoint.scenes import task as scenes_task
 from autoint.scenes.task import load_views
 from benchmarks.measure import peak_memory
@@ -148,6 +149,8 @@ def test_evaluation_never_touches_the_grad_net(program, tiny, monkeypatch):
 
     for name in GRAD_NETS.names():
         monkeypatch.setattr(GRAD_NETS[name], "derivative", forbidden)
+    monkeypatch.setattr(ray_panel, "ray_profile", lambda *_: None)  # of the page's ray, which is a picture of Ψ
+    monkeypatch.setattr(ray_panel, "draw_ray", lambda *_: None)
     assert program("evaluate", "runs=run", "max_images=1", "hydra.run.dir=e")[0] == 0
 
 
