@@ -1,15 +1,21 @@
-"""Camera paths through a scene, from the poses of its images alone."""
+"""Camera paths through a scene: from the poses of its images alone, or in nerfstudio's JSON, read and written."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from autoint.files import reading
+from autoint.files.whole_files import write_json
+from autoint.scenes.data.poses import rigid
 from autoint.scenes.data.views import Views
+from autoint.scenes.rays import Intrinsics
 
 
 def look_at(positions: Tensor, target: Tensor, up: Tensor) -> Tensor:
@@ -116,3 +122,58 @@ def spiral(views: Views, frames: int) -> Tensor:
 
 
 PATHS: dict[str, Callable[[Views, int], Tensor]] = {"orbit": orbit, "spiral": spiral}
+NEEDS = "a camera path has render_width, render_height and camera_path, as nerfstudio's viewer saves it"
+LARGEST = 8192
+"""Pixels of a side of the frames that a file may ask for."""
+
+
+def read_path(file: Path) -> tuple[Tensor, Intrinsics, float | None]:
+    """Return the poses (F, 4, 4), the cameras and the frames per second, or None, of a path in nerfstudio's JSON.
+
+    There a frame has ``camera_to_world``, 16 numbers row by row in OpenGL's convention, and ``fov``, vertical and in
+    degrees: the focal length is height/2 / tan(fov/2).
+    """
+    told = reading.read_json(file, NEEDS)
+    frames = told.get("camera_path")
+    width, height = (told.get(f"render_{side}") for side in ("width", "height"))
+    for side, pixels in (("width", width), ("height", height)):
+        if not isinstance(pixels, int) or isinstance(pixels, bool) or not 1 <= pixels <= LARGEST:
+            raise ValueError(
+                f"{file}: render_{side}={pixels!r:.80} must be a number of pixels up to {LARGEST}; {NEEDS}"
+            )
+    if not isinstance(frames, list) or not 1 <= len(frames) <= reading.MAX_FRAMES:
+        raise ValueError(f"{file}: camera_path must list 1 to {reading.MAX_FRAMES} frames; {NEEDS}")
+    if told.get("camera_type", "perspective") != "perspective":
+        raise ValueError(f"{file}: camera_type={told['camera_type']!r:.80} is not supported; use perspective")
+    assert isinstance(width, int)
+    assert isinstance(height, int)
+    found = reading.gathered(lambda i: _frame(frames[i], f"{file}: camera_path[{i}]", height), range(len(frames)))
+    poses = rigid([pose for pose, _ in found], [f"{file}: camera_path[{i}]" for i in range(len(frames))]).float()
+    pinhole = torch.tensor([[focal, focal, width / 2, height / 2] for _, focal in found])
+    fps = told.get("fps")
+    return poses, Intrinsics(pinhole, width, height), float(fps) if reading.is_number(fps) and fps > 0 else None
+
+
+def _frame(frame: Any, where: str, height: int) -> tuple[Tensor, float]:
+    """The pose and the focal length of a frame."""
+    matrix, fov = (frame.get(key) if isinstance(frame, dict) else None for key in ("camera_to_world", "fov"))
+    if not isinstance(matrix, list) or len(matrix) != 16 or not all(map(reading.is_number, matrix)):
+        raise ValueError(f"{where}.camera_to_world must be 16 finite numbers, row by row; {NEEDS}")
+    if not reading.is_number(fov) or not 0 < fov < 180:
+        raise ValueError(f"{where}.fov={fov!r:.80} must be a vertical angle in degrees between 0 and 180")
+    return torch.tensor(matrix, dtype=torch.float64).view(4, 4), 0.5 * height / math.tan(0.5 * math.radians(fov))
+
+
+def write_path(file: Path, poses: Tensor, intrinsics: Intrinsics, fps: float) -> Path:
+    """Write poses (F, 4, 4) and their cameras as nerfstudio's JSON, which :func:`read_path` reads; return ``file``."""
+    frames = []
+    for view, pose in enumerate(poses):
+        focal = float(intrinsics[view].pinhole[0, 1])
+        fov = 2 * math.degrees(math.atan(0.5 * intrinsics.height / focal))
+        matrix = pose.double().flatten().tolist()
+        frames.append({"camera_to_world": matrix, "fov": fov, "aspect": intrinsics.width / intrinsics.height})
+    sizes = {"render_height": intrinsics.height, "render_width": intrinsics.width}
+    told = {"camera_type": "perspective", **sizes, "fps": fps, "seconds": len(frames) / fps, "is_cycle": False}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {**told, "smoothness_value": 0, "crop": None, "camera_path": frames})
+    return file

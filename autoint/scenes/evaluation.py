@@ -57,7 +57,8 @@ class Looking:
 
     Attributes:
         video: a camera path, orbit (a turn around the scene) or spiral (a loop before the mean camera), or none; of
-            cameras on one side both are the spiral, and of those around the scene a spiral is before one of them.
+            cameras on one side both are the spiral, and of those around the scene a spiral is before one of them; or a
+            file, FILE.json, with a path as nerfstudio's viewer saves it.
         video_frames: of the whole path.
         video_fps: frames per second.
         ray: [row, column] of the first view, or auto (its largest error): a panel that shows this ray; or none.
@@ -69,7 +70,8 @@ class Looking:
     ray: Any = "none"
 
     def __post_init__(self) -> None:
-        one_of("video", self.video, ("none", *PATHS))
+        if not self.video.endswith(".json"):
+            one_of("video", self.video, ("none", *PATHS))
         at_least_one(video_frames=self.video_frames, video_fps=self.video_fps)
         pair = isinstance(self.ray, list) and [type(x) for x in self.ray] == [int, int]
         if not pair and self.ray not in ("none", "auto"):

@@ -273,7 +273,7 @@ class VolumeRendering(pl.LightningModule):
         row["rays_per_second"] = views.images[0, ..., 0].numel() / row["seconds_per_frame"]
         row["share_of_peak"] = work / values[0]["seconds_per_frame"] / peak_flops(self.device)
         if flight is not None:
-            video.fly(self.volume, self.canvas(), flight, looking, config.chunk_size, folder / looking.video)
+            video.fly(self.volume, self.canvas(), flight, looking, config.chunk_size, folder / Path(looking.video).stem)
         row |= {"look_ups_per_ray": self.volume.look_ups, "evaluations_per_ray": round(self.volume.made, 1)}
         return row | {"colors_per_ray": self.volume.colors, "images": len(values)}, values
 

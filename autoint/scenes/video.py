@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autoint.reports.pictures import to_bytes
 from autoint.runs.progress import tracked
-from autoint.scenes.camera_paths import PATHS
+from autoint.scenes.camera_paths import PATHS, read_path
 from autoint.scenes.data.batches import WholeImages
 from autoint.scenes.data.views import Views
 from autoint.scenes.volume import AbstractVolume
@@ -84,10 +84,14 @@ def flight(volume: AbstractVolume, views: Views, looking: Looking) -> Views | No
     ``ValueError`` where no ray of the path meets the box.
     """
     name, frames = looking.video, looking.video_frames
-    poses, k = PATHS[name](views, frames), views.intrinsics
+    if name.endswith(".json"):
+        poses, k, _ = read_path(Path(name))
+        frames = len(poses)
+    else:
+        poses, k = PATHS[name](views, frames), views.intrinsics[0]
     blank = torch.zeros(1, 1, 1, 4).expand(frames, k.height, k.width, 4)
     names = tuple(str(i) for i in range(frames))
-    found = replace(views, images=blank, poses=poses, names=names, intrinsics=k[0], mask=None)
+    found = replace(views, images=blank, poses=poses, names=names, intrinsics=k, mask=None)
     lower, upper = volume.occupancy.lower.cpu(), volume.occupancy.upper.cpu()
     if any(bool(volume.hit(found.rays_of(i)).any()) for i in range(frames)):
         return found

@@ -6,11 +6,13 @@ import contextlib
 import functools
 import importlib
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,9 @@ from scipy.spatial.transform import Rotation
 
 from autoint.registry import PLACEMENTS
 from autoint.reports import metrics, pictures
-from autoint.scenes.camera_paths import centre, look_at, up_axis
+from autoint.scenes.camera_paths import centre, look_at, up_axis, write_path
 from autoint.scenes.data.views import Views
+from autoint.scenes.rays import Intrinsics
 from autoint.scenes.scene import cameras_of
 from autoint.scenes.task import load_views
 from autoint.scenes.viewing import FLIP, LARGEST, PLACED, SHOWN, SMALLEST, Look, Painter, camera_of
@@ -29,7 +32,7 @@ from autoint.scenes.viewing import FLIP, LARGEST, PLACED, SHOWN, SMALLEST, Look,
 log = logging.getLogger(__name__)
 REST = 0.15
 """Seconds without a movement after which the fine picture is begun."""
-CAMERAS = 40
+CAMERAS, MOST_REMEMBERED = 40, 1000
 OF_THE_RUN = "as trained"
 
 
@@ -101,12 +104,18 @@ class Viewer:
             self._truth = gui.add_image(np.full((2, 2, 3), 255, np.uint8), label="truth, and rendering")
         with gui.add_folder("ray"):
             self._ray = gui.add_html("click into the picture")
+        with gui.add_folder("path"):
+            remember = gui.add_button("remember this camera")
+            download = gui.add_button("download")
+            self._path: list[tuple[torch.Tensor, Any]] = []
         shot = gui.add_button("screenshot")
         for handle in (self._shown, self._size, self._sections, self._placement):
             handle.on_update(lambda _: self._again())
         self._run.on_update(lambda _: self._choose(str(self._run.value)))
         self._frusta.on_update(lambda _: self._draw_cameras())
         go.on_click(lambda event: self._fly(event.client, int(self._number.value)))
+        remember.on_click(lambda event: self._remember(event.client))
+        download.on_click(lambda event: self._send_path(event.client))
         shot.on_click(lambda event: self._screenshot(event.client))
         self.server.scene.on_click()(self._clicked)
 
@@ -206,6 +215,22 @@ class Viewer:
             stream = BytesIO()
             Image.fromarray(picture).save(stream, "PNG")
             handle.send_file_download(f"{self.name}.png", stream.getvalue())
+
+    def _remember(self, handle: Any) -> None:
+        """Put a browser's camera at the end of the path."""
+        camera = self._camera(handle, int(self._size.value)) if handle is not None else None
+        if camera is not None and len(self._path) < MOST_REMEMBERED:
+            self._path.append((camera.pose, camera.intrinsics))
+
+    def _send_path(self, handle: Any) -> None:
+        """Send the cameras that were remembered as a file, which ``video=FILE.json`` and nerfstudio read."""
+        if handle is not None and self._path:
+            last = self._path[-1][1]
+            pinhole = torch.cat([k.resized(last.width, last.height).pinhole for _, k in self._path])
+            poses = torch.stack([pose for pose, _ in self._path])
+            with tempfile.TemporaryDirectory() as folder:
+                file = write_path(Path(folder) / "path.json", poses, Intrinsics(pinhole, last.width, last.height), 20)
+                handle.send_file_download("camera_path.json", file.read_bytes())
 
     def _connected(self, handle: Any) -> None:
         """Begin to paint for a browser, from the first training camera."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from autoint.reports.pictures import to_bytes
+from autoint.scenes.camera_paths import read_path
 from autoint.scenes.data.procedural import orbit
 from autoint.scenes.rays import Rays
 from autoint.scenes.viewing import Look, Painter, camera_of, normals
@@ -133,7 +134,7 @@ def viewer(trained):
     viewer.close()
 
 
-def test_browsers_get_coarse_pictures_while_moving_and_fine_ones_at_rest(viewer, trained):
+def test_browsers_get_coarse_pictures_while_moving_and_fine_ones_at_rest(viewer, trained, tmp_path):
     assert viewer.address == f"http://127.0.0.1:{viewer.port}"  # and no other machine's
     viewer._size.value = 48
     nonsense = SimpleNamespace(wxyz=[math.nan] * 4, position=[0, 0, 0], fov=0.5, aspect=1.0)
@@ -157,6 +158,18 @@ def test_browsers_get_coarse_pictures_while_moving_and_fine_ones_at_rest(viewer,
     viewer._fly(good, 0)
     assert viewer._truth.image.shape == (12, 24, 3)
     viewer._fly(good, 10**6)
+    sent = {}
+    good.send_file_download = lambda name, content: sent.update({name: content})
+    viewer._remember(good)
+    viewer._remember(confused)
+    viewer._send_path(good)
+    (tmp_path / "p.json").write_bytes(sent["camera_path.json"])
+    poses, k, _ = read_path(tmp_path / "p.json")
+    now = camera_of(good.camera.wxyz, good.camera.position, good.camera.fov, 1.0, 48)
+    assert torch.allclose(poses, now.pose[None], atol=1e-6)
+    assert torch.allclose(k.pinhole, now.intrinsics.pinhole, rtol=1e-6)
+    viewer._screenshot(good)
+    assert sent["run.png"].startswith(b"\x89PNG")
     viewer._clicked(SimpleNamespace(ray_origin=(4.0, 0, 0), ray_direction=(-1.0, 0, 0)))
     assert viewer._ray.content.startswith("<svg")
 
