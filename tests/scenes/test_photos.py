@@ -43,12 +43,17 @@ def test_the_rays_of_a_model_are_those_of_the_cameras(model):
     assert torch.allclose(test.images, DATASETS.build({"name": "colmap", "path": str(folder)}, "", "val", None).images)
 
 
-def test_the_sparse_points_bound_the_scene(model):
+def test_the_sparse_points_bound_the_scene_and_all_rays_meet_it(model):
     folder, poses = model
-    views = DATASETS.build({"name": "colmap", "path": str(folder), "keep": 1.0, "upright": False}, "", "train", None)
-    lower, upper = views.box
+    lower, upper = colmap.bounds(colmap_files.read_model(folder / "sparse" / "0"), 1.0, folder)
     assert torch.allclose(upper, 1.2 * torch.tensor([0.5, 0.6, 0.4]), rtol=0.03)
     assert torch.allclose(lower, -upper, rtol=0.05)
+    views = DATASETS.build({"name": "colmap", "path": str(folder), "keep": 1.0, "upright": False}, "", "train", None)
+    factors = torch.cat([views.box[0] / lower, views.box[1] / upper])
+    assert 1 < float(factors.mean()) <= 3
+    assert float(factors.std()) < 0.1  # the same box, only larger
+    met = torch.cat([views.rays_of(v).clipped_to(*views.box).hit for v in range(len(views))])
+    assert float(met.float().mean()) > 0.99
     distances = poses[:, :3, 3].norm(dim=-1)
     assert 0 < views.near < float(distances.min()) - 0.5
     assert views.far > float(distances.max())

@@ -23,6 +23,9 @@ TRUSTED_VIEWS, TRUSTED_ERROR = 3, 2.0
 """A point bounds the scene if so many images see it, to so many pixels."""
 FEWEST = 20
 MARGIN = 0.1
+RAYS, MET, MOST_GROWN = 9, 0.995, 3.0
+"""The box grows, up to so many times, until such a share of so many rays across each image meets it."""
+FAR_AWAY = 1e6
 
 
 @DATASETS.register("colmap")
@@ -41,8 +44,9 @@ def colmap(
 ) -> Views:
     """Load one split of a capture that COLMAP has placed.
 
-    The scene is where the sparse points are: the box of all but a few of them, grown by a tenth. Lens distortion is
-    taken out of the rays.
+    The scene is where the sparse points are: the box of all but a few of them, grown by a tenth, and further until
+    nearly all rays meet it, as what is seen behind the scene has to be somewhere. Lens distortion is taken out of the
+    rays.
 
     Args:
         data_dir: the folder that holds data sets.
@@ -98,13 +102,15 @@ def placed(
     chosen = [kept[i] for i in evenly(len(kept), at_most)]
     named = [files[there[i]] for i in chosen]
     images, size = read_images(named, image_size)
-    cameras = _cameras(model, [there[i] for i in chosen], size, place)
+    cameras = _cameras(model, there, size, place)
     lower, upper = bounds(model, keep, place)
+    near, _ = _range(model, lower, upper)
+    lower, upper = _seen(Views(torch.empty(0), every, cameras, near, FAR_AWAY, ()), lower, upper)
     near, far = _range(model, lower, upper)
     return Views(
         images,
         every[chosen],
-        cameras.resized(images.shape[2], images.shape[1]),
+        cameras[chosen].resized(images.shape[2], images.shape[1]),
         near,
         far,
         tuple(file.stem for file in named),
@@ -167,6 +173,22 @@ def bounds(model: SparseModel, keep: float, place: Path) -> tuple[Tensor, Tensor
     ends = torch.from_numpy(np.quantile(points.numpy(), [(1 - keep) / 2, (1 + keep) / 2], axis=0))
     grown = MARGIN * (ends[1] - ends[0]).clamp_min(0.05 * float((ends[1] - ends[0]).max()))
     return (ends[0] - grown).float(), (ends[1] + grown).float()
+
+
+def _seen(views: Views, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The box, grown around its middle until the cameras' rays meet it: what is behind the scene has to be somewhere.
+
+    A ray that misses the box shows the background, which photos have not.
+    """
+    k, grid = views.intrinsics, torch.linspace(0, 1, RAYS)
+    x, y = torch.cartesian_prod(grid * k.width, grid * k.height).repeat(len(views), 1).unbind(-1)
+    rays = views.through(torch.arange(len(views)).repeat_interleave(RAYS**2), x, y)
+    middle, half = (lower + upper) / 2, (upper - lower) / 2
+    for step in range(round((MOST_GROWN - 1) / 0.05) + 1):
+        box = middle - (1 + 0.05 * step) * half, middle + (1 + 0.05 * step) * half
+        if float(rays.clipped_to(*box).hit.float().mean()) >= MET:
+            break
+    return box
 
 
 def _range(model: SparseModel, lower: Tensor, upper: Tensor) -> tuple[float, float]:
