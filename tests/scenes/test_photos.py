@@ -169,6 +169,7 @@ def capture(tmp_path_factory):
         exif[0x0112] = 6  # turn it back by 90 degrees
         turned.save(folder / "IMG_004.jpg", exif=exif, quality=97)
     captures.save(folder / "IMG_other.jpg", captures.texture(99, 160))
+    captures.save(folder / "IMG_wide.jpg", captures.texture(99, 160)[:90])
     found = photos.poses_of_photos(folder)
     return folder, poses, found
 
@@ -176,7 +177,7 @@ def capture(tmp_path_factory):
 def test_photos_are_placed_where_they_were_taken(capture):
     """Up to a similarity, to half a percent of the scene's size."""
     folder, truth, found = capture
-    assert (found.placed, found.total) == (9, 11)
+    assert (found.placed, found.total) == (9, 12)
     assert found.error < 1
     views = autoint.Scene(folder).views("train")
     test = autoint.Scene(folder).views("test")
@@ -191,17 +192,35 @@ def test_photos_are_placed_where_they_were_taken(capture):
 def test_what_became_of_each_photo_is_told_by_name(capture, capsys, monkeypatch):
     folder, _, found = capture
     assert found.blurred == ["IMG_004_blurred.jpg"]
-    assert list(found.unplaced) == ["IMG_other.jpg"]
+    assert list(found.unplaced) == ["IMG_wide.jpg", "IMG_other.jpg"]
+    assert found.unplaced["IMG_wide.jpg"] == "it is 160x90, and most are 160x160"
     assert "overlaps no other image" in found.unplaced["IMG_other.jpg"]
     # The model is beside the photos, and used again.
     monkeypatch.setattr(photos, "_mapped", None)
     assert photos.poses_of_photos(folder) == found
     COMMANDS["photos"]([str(folder)])
     out = capsys.readouterr().out
-    assert "9 of 11 images placed" in out
+    assert "9 of 12 images placed" in out
     assert "dropped as blurred: IMG_004_blurred.jpg" in out
     assert f"next: python train.py scene={folder}" in out
     assert not list(folder.glob(".colmap-*"))
+
+
+@pytest.mark.slow
+def test_from_forty_photos_to_a_scene(tmp_path, program, no_lpips):
+    """One command, five minutes of training; as large as a capture is, and with a lens."""
+    pytest.importorskip("pycolmap", reason="pycolmap is not installed: pip install 'autoint[photos]'")
+    truth = captures.around(40)
+    camera = captures.Camera(500.0, 500.0, 200.0, 200.0, 400, 400, (0.03, 0.0, 0.0, 0.0, 0.0))
+    captures.write_photos(tmp_path / "box", camera, truth)
+    status, _, err = program("train", f"scene={tmp_path / 'box'}", "trainer.max_time=5m", "hydra.run.dir=run")
+    assert status == 0, err
+    model = colmap_files.read_model(tmp_path / "box" / "colmap" / "sparse" / "0")
+    assert len(model.images) >= 38
+    ours = np.stack([image.pose[:3, 3].numpy() for image in model.images])
+    theirs = np.stack([truth[int(image.name[4:7]), :3, 3].double().numpy() for image in model.images])
+    assert captures.aligned(ours, theirs)[0].max() < 0.005 * 2.8  # the disc's diameter
+    assert autoint.load("run").evaluate(lpips="none").rows[0]["psnr"] > 24
 
 
 def test_folders_that_hold_no_scene_are_refused(tmp_path, monkeypatch):

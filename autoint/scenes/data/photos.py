@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,14 +122,15 @@ def poses_of_photos(folder: Path, matching: str = "auto", again: bool = False) -
         (part / "images").mkdir()
         video = isinstance(source, Path)
         names = _frames(source, part / "images") if isinstance(source, Path) else _copies(source, part / "images")
+        names, odd = _of_one_size(part / "images", names)
         sharp, blurred = _sharp(part / "images", names)
         sequential = matching == "sequential" or (matching == "auto" and (video or len(sharp) > MANY))
         log.info(
             "%s: %d images, %s matching; some minutes", folder, len(sharp), "sequential" if sequential else "exhaustive"
         )
         model, unplaced = _mapped(colmap, part, sharp, sequential)
-        told = {"error": model.compute_mean_reprojection_error(), "blurred": blurred, "unplaced": unplaced}
-        write_json(part / TOLD, {**told, "source": _stamp(source), "total": len(names)})
+        told = {"error": model.compute_mean_reprojection_error(), "blurred": blurred, "unplaced": {**odd, **unplaced}}
+        write_json(part / TOLD, {**told, "source": _stamp(source), "total": len(names) + len(odd)})
         shutil.rmtree(kept, ignore_errors=True)
         part.rename(kept)
     except OSError as error:
@@ -231,6 +233,18 @@ def _frames(video: Path, to: Path) -> list[str]:
             best[number // every] = sharpness, f"frame_{number:06d}.png"
             image.save(to / best[number // every][1])
     return [name for _, name in sorted(best.values(), key=lambda item: item[1])]
+
+
+def _of_one_size(folder: Path, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The names of the images of the commonest size, and why the others, which are removed, are left out."""
+    sizes = {name: image_size_of(folder / name) for name in names}
+    [((width, height), _)] = Counter(sizes.values()).most_common(1)
+    odd = {
+        n: f"it is {w}x{h}, and most are {width}x{height}" for n, (w, h) in sizes.items() if (w, h) != (width, height)
+    }
+    for name in odd:
+        (folder / name).unlink()
+    return [name for name in names if name not in odd], odd
 
 
 def _sharpness(image: Image.Image) -> float:
