@@ -159,12 +159,12 @@ def _loops(value: Any, contents: dict[str, Any], automatic: bool) -> str:
     manual = {"total": none if automatic else taken, "current": none if automatic else taken}
     expected["epoch_loop.manual_optimization.optim_step_progress"] = manual
     for name, wanted in expected.items():
-        if loop.get(name) != wanted or not _ints(loop[name]):
-            return f"say {name}={loop.get(name)!r:.120}, after {steps} steps it must be {wanted!r:.120}"
+        if not _ints(found := loop.get(name)) or found != wanted:
+            return f"say {name}={found!r:.120}, after {steps} steps it must be {wanted!r:.120}"
     optim = loop.get("epoch_loop.automatic_optimization.optim_progress")
     if not isinstance(optim, dict) or not isinstance(optim.get("optimizer"), dict):
         return "lack the progress of the optimizer"
-    if optim["optimizer"].get("step") != step["step"] or not _counters(optim, ("optimizer", "step", "zero_grad")):
+    if not _counters(optim, ("optimizer", "step", "zero_grad")) or optim["optimizer"].get("step") != step["step"]:
         return f"say optimizer={optim['optimizer']!r:.120}, after {steps} steps it must be {step!r:.120}"
     for name in ("epoch_loop.scheduler_progress", "epoch_loop.val_loop.batch_progress"):
         if not _counters(loop.get(name), ()):

@@ -173,7 +173,7 @@ def _names(frame: Frame) -> set[str]:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return ", ".join(f"{name:.120}" for name in names[:8]) + (", …" if len(names) > 8 else "")
 
 
 def _present(file: Path, missing: str) -> tuple[list[Frame], list[Frame]]:
