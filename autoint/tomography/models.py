@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
 from autoint.integrals import quadrature
@@ -17,6 +18,7 @@ from autoint.tomography.projector import Lattice, projection_matrix, resampled
 from autoint.tomography.remainder import BANDS, earned_share, foretold, shared
 from autoint.tomography.sparse_gradient import Prior, SparseGradient
 
+SMOOTH = 1.5  # pixels: of the values in the weights of counts
 BLOCK = 64  # views whose matrix is in memory at once, where it is used once
 MARGIN = 2  # mirrored views beyond each end of the half turn: they tell a network that the circle closes
 
@@ -97,6 +99,7 @@ class LatticeObject(nn.Module):
         values: c_k on the nodes of a lattice inside the unit disc, (K,).
         seen, theta, rho: the measured views (A, P), their angles, and the lines of their pixels.
         spacing: h, in units of the disc's radius.
+        counted: whether the values are −log of counts, so that a line counts by the light that it lets through.
     """
 
     label = "object"
@@ -107,8 +110,11 @@ class LatticeObject(nn.Module):
     spacing: Tensor
     scale: Tensor
 
-    def __init__(self, seen: np.ndarray, theta: np.ndarray, rho: np.ndarray, spacing: float = 1.0) -> None:
+    def __init__(
+        self, seen: np.ndarray, theta: np.ndarray, rho: np.ndarray, spacing: float = 1.0, counted: bool = False
+    ) -> None:
         super().__init__()
+        self.counted = counted
         double = {"seen": seen, "theta": theta, "rho": rho, "spacing": spacing}
         for name, value in double.items():
             self.register_buffer(name, torch.as_tensor(np.asarray(value, dtype=float)))
@@ -159,7 +165,21 @@ class LatticeObject(nn.Module):
     def solver(self, views: np.ndarray, prior: Prior) -> SparseGradient:
         """Return what fits the object to these of the measured views."""
         measured = (self.seen.cpu().numpy()[views] / float(self.scale)).ravel()
-        return SparseGradient(*self.part(views), measured, self.lattice, prior)
+        weights = self.weights()
+        own = None if weights is None else weights[views].ravel()
+        return SparseGradient(*self.part(views), measured, self.lattice, prior, own)
+
+    def weights(self) -> np.ndarray | None:
+        """Return exp(−s) in terms of its mean, (A, P), s smoothed along the detector; None where all weigh alike.
+
+        The variance of −log of N counts is 1/N, and N is in proportion to exp(−s) (Sauer and Bouman, A local update
+        strategy for iterative reconstruction from projections, 1993); smoothed, because a value's own noise in its
+        weight would favour the values that are too small.
+        """
+        if not self.counted:
+            return None
+        light = np.exp(-gaussian_filter1d(self.seen.cpu().numpy(), SMOOTH, axis=1))
+        return np.asarray(light / light.mean())
 
     def score(self, views: np.ndarray, held_out: np.ndarray) -> float:
         """Return the mean squared error at views that the fit to ``views`` has not seen, in units of scale²."""
@@ -168,7 +188,9 @@ class LatticeObject(nn.Module):
         remainder = seen[views] / float(self.scale) - (self.part(views)[0] @ c).reshape(shape)
         guess = interpolated(remainder, theta[views], rho, theta[held_out])
         found = seen[held_out] / float(self.scale) - (self.rows(held_out) @ c).reshape(shape)
-        return float(np.square(found - shared(guess, earned_share(guess, found))).mean())
+        error = np.square(found - shared(guess, earned_share(guess, found)))
+        weights = self.weights()
+        return float(error.mean() if weights is None else (weights[held_out] * error).mean())
 
     def remainder(self) -> np.ndarray:
         """Return what the integrals of Ψ leave of the measured views, (A, P)."""

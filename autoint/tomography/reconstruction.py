@@ -106,6 +106,7 @@ def reconstruct(
     spacing: float | None = None,
     exponent: float | None = None,
     strength: float | None = None,
+    counted: bool = False,
     passes: int = 60,
     progress: bool = True,
 ) -> Reconstruction:
@@ -124,6 +125,7 @@ def reconstruct(
         spacing: of the lattice in pixels; None chooses, as for the next two.
         exponent: p, 1 for total variation and less for sparser gradients.
         strength: λ, of a sinogram whose largest value is 1.
+        counted: weigh lines by the light that they let through, exp(−s): for the noise of few photons.
         passes: of the last fit.
         progress: whether to draw a bar.
 
@@ -150,7 +152,7 @@ def reconstruct(
         scan = scan.centred(np.arange(len(scan.theta)))
     except ValueError as error:
         raise ValueError(str(error).replace("phantom.", "")) from None
-    obj = LatticeObject(scan.values, scan.theta, scan.rho)
+    obj = LatticeObject(scan.values, scan.theta, scan.rho, counted=counted)
     search = Search(obj, trials_of(spacing, exponent, strength, scan.radius), passes)
     for step in trange(search.steps, desc="passes", leave=False, disable=not progress):
         search.advance(step)

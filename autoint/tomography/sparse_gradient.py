@@ -22,7 +22,7 @@ class Prior:
 
 
 class SparseGradient:
-    """Minimises ½|A c − y|² + λ/p Σ_k (|∇c|_k² + ε²)^{p/2} + ½μ|min(c, 0)|², by least squares of changing weights.
+    """Minimises ½ Σ w (A c − y)² + λ/p Σ_k (|∇c|_k² + ε²)^{p/2} + ½μ|min(c, 0)|², by least squares of changing weights.
 
     Each pass replaces the prior by the parabola that touches it from above at the present c, and takes a few steps of
     conjugate gradients, preconditioned by the diagonal, towards the minimum of the sum. μ is the mean diagonal of AᵀA.
@@ -33,15 +33,24 @@ class SparseGradient:
         measured: y, (M,), of largest magnitude 1 or so, as ε and λ are.
         lattice: whose K nodes c lives on; it is zero outside.
         prior: p and λ.
+        weights: w, (M,), of mean 1 or so; None weighs all alike.
     """
 
     def __init__(
-        self, matrix: csr_matrix, transposed: csr_matrix, measured: np.ndarray, lattice: Lattice, prior: Prior
+        self,
+        matrix: csr_matrix,
+        transposed: csr_matrix,
+        measured: np.ndarray,
+        lattice: Lattice,
+        prior: Prior,
+        weights: np.ndarray | None = None,
     ) -> None:
         self.matrix, self.transposed, self.prior = matrix, transposed, prior
         self.inside = lattice.inside().numpy()
-        self.right = self.transposed @ measured.astype(np.float32)
-        self.diagonal = np.asarray(matrix.power(2).sum(0)).ravel().astype(np.float32)
+        w = np.ones(len(measured), np.float32) if weights is None else weights.astype(np.float32)
+        self.weights = None if weights is None else w
+        self.right = self.transposed @ (w * measured.astype(np.float32))
+        self.diagonal = np.asarray(self.transposed.power(2) @ w).astype(np.float32)
 
     def step(self, c: np.ndarray, done: float) -> np.ndarray:
         """Return the field after one pass; ``done`` is the share of the passes before it."""
@@ -61,7 +70,10 @@ class SparseGradient:
             total = -right - down
             total[:, 1:] += right[:, :-1]
             total[1:] += down[:-1]
-            return self.transposed @ (self.matrix @ v) + total[self.inside] + negative * v
+            lines = self.matrix @ v
+            if self.weights is not None:
+                lines *= self.weights
+            return self.transposed @ lines + total[self.inside] + negative * v
 
         return _conjugate_gradients(times, self.right, c, steepness)
 

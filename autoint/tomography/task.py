@@ -41,6 +41,7 @@ def ct(
     subsample: int | None = None,
     gaussian: float = 0.0,
     photons: float | None = None,
+    counted: bool | None = None,
     fields: list[str] = list(FIELDS),  # noqa: B006 (copied by the registry)
     samples: int = 64,
     spacing: float | None = None,
@@ -60,6 +61,7 @@ def ct(
         subsample: every so manieth view is measured. Neither: every 8th.
         gaussian: noise of the measured views, as a share of the largest value.
         photons: photons per pixel of a noisy measurement.
+        counted: weigh lines by the light that they let through, as the noise of counting has it; None: with photons=.
         fields: what is trained, one after the other: object and line.
         samples: of Ψ per line, for fit=grad_net.
         spacing: of the object's lattice in detector pixels; None tries 1 and 0.5, or takes what makes 384 nodes across.
@@ -76,7 +78,11 @@ def ct(
     net = build.integral_net(config, 3, 1)
     line = LineNetwork(net, build.grad_net(config, net), samples if config.fit == "grad_net" else None)
     line.scale.fill_(float(np.abs(values).max()))
-    obj = LatticeObject(values, angles, scan.rho)
+    counted = photons is not None if counted is None else counted
+    obj = LatticeObject(values, angles, scan.rho, counted=counted)
+    if with_data and counted and "object" in fields:
+        light = np.exp(-values)
+        log.info("least squares weighted by the light of each line, exp(-s), %.2g to %.2g", light.min(), light.max())
     trials, places = trials_of(spacing, exponent, strength, scan.radius), most_trials(spacing, exponent, strength)
     module = Tomography(
         Search(obj, trials, passes, places) if "object" in fields else None,

@@ -253,6 +253,7 @@ def test_the_command_line_surface():
         "ckpt_path",
         "color",
         "compile",
+        "counted",
         "data_dir",
         "direction_encoding",
         "encoding",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+from scipy.ndimage import median_filter
 
 log = logging.getLogger(__name__)
 MOST_DEAD = 0.1  # share of detector columns that may be mended
@@ -45,6 +46,45 @@ def mended(source: str, values: np.ndarray) -> np.ndarray:
     log.warning("%s: dead detector columns %s were interpolated from their neighbours", source, shown)
     alive = np.flatnonzero(~dead)
     return np.stack([np.interp(np.arange(len(dead)), alive, view[alive]) for view in values])
+
+
+def without_rings(source: str, values: np.ndarray, columns: int) -> np.ndarray:
+    """Return views (A, P) without the stripes of pixels that answer differently, which become rings in the image.
+
+    Each column is sorted, the sorted columns are smoothed by a median over ``columns`` of them, and what comes out is
+    put back where it was (Vo, Atwood and Drakopoulos, Optics Express 26, 28396, 2018, algorithm 3).
+    """
+    if not 3 <= columns <= values.shape[1] or columns % 2 == 0:
+        raise ValueError(
+            f"phantom.rings={columns}: an odd number of columns for the median; give 3 to {values.shape[1]}"
+        )
+    order = np.argsort(values, axis=0, kind="stable")
+    smooth = median_filter(np.take_along_axis(values, order, 0), (1, columns), mode="nearest")
+    out = np.empty_like(values)
+    np.put_along_axis(out, order, smooth, 0)
+    change = float(np.abs(out - values).mean(0).max() / np.abs(values).max())
+    log.info(
+        "%s: rings removed by sorting, median over %d columns; at most %.2g %% of the largest value in a column",
+        source,
+        columns,
+        100 * change,
+    )
+    return out
+
+
+def without_spikes(source: str, values: np.ndarray, share: float) -> np.ndarray:
+    """Return views (A, P) with single bad pixels replaced by the median of the 3 × 3 about them, and told of.
+
+    Bad is what lies farther from that median than ``share`` of the values' 99th percentile.
+    """
+    if not 0 < share < 1:
+        raise ValueError(
+            f"phantom.spikes={share}: how far off a bad pixel is, as a share of the largest values; give 0.1"
+        )
+    middle = median_filter(values, 3, mode="nearest")
+    bad = np.abs(values - middle) > share * np.percentile(values, 99)
+    log.info("%s: %d bad pixels (%.2g %%) replaced by the median about them", source, bad.sum(), 100 * bad.mean())
+    return np.where(bad, middle, values)
 
 
 def dead_columns(values: np.ndarray) -> np.ndarray:

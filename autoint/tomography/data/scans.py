@@ -28,6 +28,8 @@ def scan(
     center: float | None = None,
     unit: str = "degrees",
     pixel_size: float | None = None,
+    rings: int | None = None,
+    spikes: float | None = None,
 ) -> Scan:
     """One slice of a scan in the Data Exchange layout: ``exchange/{data, data_white, data_dark, theta}``.
 
@@ -41,11 +43,13 @@ def scan(
         center: pixel of the axis of rotation; None finds it.
         unit: of the angles.
         pixel_size: of the detector; the slice is written per this unit of length, and per pixel if None.
+        rings: columns of a median over sorted columns, 21 or so, which removes stripes; None leaves them.
+        spikes: share of the largest values, 0.1 or so, by which bad pixels are off the median; None repairs none.
     """
     file = _file(data_dir, path, "scan", rho, theta)
     data, white, dark, angles = read_exchange(file, row)
     values = absorption(file, data, white, dark)
-    return measured(str(file), values, angles, center, unit, pixel_size)
+    return measured(str(file), values, angles, center, unit, pixel_size, rings, spikes)
 
 
 @PHANTOMS.register("sinogram")
@@ -62,6 +66,8 @@ def sinogram(
     row: int | None = None,
     transpose: bool | None = None,
     pixel_size: float | None = None,
+    rings: int | None = None,
+    spikes: float | None = None,
 ) -> Scan:
     """A sinogram, one row per view: ``.npy``, ``.npz`` (``sinogram`` and ``theta``) or ``.tif``; or one of a stack.
 
@@ -77,6 +83,8 @@ def sinogram(
         row: of the detector, where the file is a stack of views.
         transpose: whether the file has one column per view; None takes rows, unless they cannot be views.
         pixel_size: of the detector; the slice is written per this unit of length, and per pixel if None.
+        rings: columns of a median over sorted columns, 21 or so, which removes stripes; None leaves them.
+        spikes: share of the largest values, 0.1 or so, by which bad pixels are off the median; None repairs none.
     """
     file = _file(data_dir, path, "sinogram", rho, theta)
     found = arrays.contents(file)
@@ -106,7 +114,7 @@ def sinogram(
         )
         degrees = np.arange(len(values)) * (180.0 if unit == "degrees" else math.pi) / len(values)
     check_sinogram(str(file), values)
-    return measured(str(file), values, degrees, center, unit, pixel_size)
+    return measured(str(file), values, degrees, center, unit, pixel_size, rings, spikes)
 
 
 def check_sinogram(source: str, values: np.ndarray) -> None:
@@ -158,6 +166,8 @@ def measured(
     center: float | None,
     unit: str,
     pixel_size: float | None = None,
+    rings: int | None = None,
+    spikes: float | None = None,
 ) -> Scan:
     """Return the scan of these views (A, P) at these angles, in order; repeated angles are averaged and told of."""
     one_of("phantom.unit", unit, UNITS)
@@ -185,6 +195,8 @@ def measured(
         raise ValueError(f"{source}: the angles span {span:.4g} {unit}, more than one turn; {mend}")
     live = mending.live_views(source, values)
     values, angles, count = mending.mended(source, values[live]), angles[live], len(live)
+    values = values if spikes is None else mending.without_spikes(source, values, spikes)
+    values = values if rings is None else mending.without_rings(source, values, rings)
     theta = np.deg2rad(angles) if unit == "degrees" else angles
     if (np.diff(theta) < 0).any():
         log.warning("%s: the angles are not in order; the views were sorted by angle", source)
