@@ -22,7 +22,7 @@ NO_OBJECT = Prior(1.0, math.inf)  # nothing but interpolation, which no object m
 MOST_NODES = 384  # across the object, unless asked for: a lattice finer than this costs minutes
 MOST_FINER = 160  # pixels of the radius up to which a finer one is tried
 LITTLE = 5e-5  # a prior that does best at more than this is one for noise, which hides what lies between the nodes
-WARM = 0.5  # share of a trial's passes that is made if its lattice has been tried with another prior before
+WARM = 0.5  # share of its passes that a trial makes if its exponent has been tried before
 
 
 def coarse_spacing(radius: float) -> float:
@@ -59,8 +59,8 @@ def most_trials(spacing: float | None, exponent: float | None, strength: float |
 class Search(nn.Module):
     """Fits an object to three quarters of the measured views by each trial, and to all of them by the best.
 
-    A trial begins with what the one before it has found, in half of the passes, and is left out if the trials before it
-    tell that it would do worse: see :meth:`promising`. Its passes do nothing then.
+    A trial begins with what the one before it has found, in half of the passes, if one before had its exponent; it is
+    left out if the trials before it tell that it would do worse: see :meth:`promising`. Its passes do nothing then.
 
     Args:
         obj: the object.
@@ -129,6 +129,12 @@ class Search(nn.Module):
         coarser = [(s, p.strength) for h, p, s in scored if h > spacing]
         return not (above and prior.strength < min(above)[1] / 4) and not (coarser and min(coarser)[1] > LITTLE)
 
+    def _tried_before(self, turn: int) -> bool:
+        """Return whether a trial before had this exponent, so that its answer is near; others' are in other valleys."""
+        known = zip(self.trials[:turn], self.scores[:turn].tolist(), strict=True)
+        exponents = [p.exponent for (_, p), score in known if math.isfinite(score) and math.isfinite(p.strength)]
+        return self.trials[turn][1].exponent in exponents
+
     def advance(self, step: int) -> None:
         """Make pass number ``step``: of the trial whose turn it is, or of the last fit."""
         views = np.arange(len(self.object.theta))
@@ -141,7 +147,7 @@ class Search(nn.Module):
             turn, done = self.tried, step - self.tried * self.each
         (spacing, prior), of = (self.trials[turn], self.each) if trying else (self.best, self.passes)
         start, fitted = 0, math.isfinite(prior.strength)
-        if trying and fitted and bool(self.scores.isfinite().any()):
+        if trying and fitted and self._tried_before(turn):
             start = min(int(self.each * (1 - WARM)), self.each - 1)
         if done == start:
             self.object.begin(spacing, warm=start > 0)
