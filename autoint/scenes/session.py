@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autoint.registry import COMMANDS
 from autoint.reports import pictures
-from autoint.runs import checkpoints, evaluation, report, restoring, resuming, training
+from autoint.runs import checkpoints, evaluation, export, report, restoring, resuming, training
 from autoint.runs.command_line.folders import first_free, remove_empty
 from autoint.runs.command_line.from_python import composed, words_of
 from autoint.runs.config import RunConfig
@@ -99,6 +99,15 @@ class Run:
         found = evaluation.evaluated_runs(config, place / "evaluation")
         report.of_evaluation(found, config)
         return found
+
+    def mesh(self, file: str | Path, *, resolution: int = 256) -> str:
+        """Write the scene's surface as a mesh, as ``autoint export RUN FILE`` does; return what is to be said of it.
+
+        Args:
+            file: the new file, ``.ply``, ``.glb`` or ``.obj``.
+            resolution: cells along the box's longest side.
+        """
+        return export.export_mesh(str(self.folder), str(file), resolution)
 
     def view(self, *, port: int = 8080, host: str = "127.0.0.1") -> Viewer:
         """Show the scene in a browser at http://127.0.0.1:8080 until ``close()``; needs the extra ``viewer``.

@@ -47,6 +47,11 @@ def test_a_camera_of_the_scene_sees_what_evaluation_writes(trained, no_lpips):
     assert trained.render(own.resized(6, 4)).rgb.shape == (4, 6, 3)
 
 
+def test_a_mesh_is_that_of_the_export(trained, monkeypatch):
+    monkeypatch.setattr("autoint.runs.export.export_mesh", lambda *arguments: arguments)
+    assert trained.mesh("out.glb", resolution=32) == (str(trained.folder), "out.glb", 32)
+
+
 def test_a_camera_that_looks_at_a_point_has_it_in_the_middle():
     camera = autoint.Camera.looking_at((1, 2, 3), position=(4, -2, 5), fov=0.5, width=31, height=21)
     rays = camera.rays()
