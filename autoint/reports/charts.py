@@ -160,11 +160,11 @@ class _Paper:
         for tick in self.x.ticks():
             x = self.x(tick)
             parts.append(f'<path d="M{x:.1f} {height - 34}v4" stroke="#999"/>')
-            parts.append(_text(x, height - 19, f"{tick:.3g}", "middle"))
+            parts.append(_text(x, height - 19, _number(tick), "middle"))
         for tick in self.y.ticks():
             y = self.y(tick)
             parts.append(f'<path d="M52 {y:.1f}H{width - 8}" stroke="#ddd" stroke-width="0.5"/>')
-            parts.append(_text(48, y + 4, f"{tick:.3g}", "end"))
+            parts.append(_text(48, y + 4, _number(tick), "end"))
         return parts
 
     def drawn(self, parts: Sequence[str], height: int | None = None) -> str:
@@ -172,6 +172,10 @@ class _Paper:
         width, tall = self.size[0], height or self.size[1]
         style = f'viewBox="0 0 {width} {tall}" width="{width}" height="{tall}" font-family="sans-serif" font-size="11"'
         return f'<svg xmlns="http://www.w3.org/2000/svg" {style}>{"".join(parts)}</svg>'
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
 
 
 def _text(x: float, y: float, text: str, anchor: str, color: str = "#333") -> str:

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import platform
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -140,8 +141,8 @@ def _page(title: str, runs: Sequence[_Run]) -> Page:
 def _said(run: _Run) -> RunOfPage:
     """What is said of a run: the command that does the same, its differences from the defaults, time and steps."""
     differences = _differences(run.config)
-    words = [shlex.quote(word) for key, here, _ in differences for word in words_of({key: _elsewhere(here)})]
-    words = [word.removeprefix("++") if word[2:].startswith(KNOWN) else word for word in words]
+    words = [word for key, here, _ in differences for word in words_of({key: _elsewhere(here)})]
+    words = [_typed(word.removeprefix("++") if word[2:].startswith(KNOWN) else word) for word in words]
     told = [(key, _shown(here), _shown(there)) for key, here, there in differences]
     facts = []
     if isinstance(steps := run.result.get("steps"), int):
@@ -152,6 +153,11 @@ def _said(run: _Run) -> RunOfPage:
     if weights.is_file():
         facts.append(("checkpoint", f"{weights.stat().st_size / 1e6:.1f} MB"))
     return RunOfPage(run.name, " ".join(["python train.py", f"task={run.config.task}", *words]), told, facts)
+
+
+def _typed(word: str) -> str:
+    """A word as a shell takes it: where Hydra needs single quotes, in double ones, as long as nothing in it means more."""
+    return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word)
 
 
 def _differences(config: RunConfig) -> list[tuple[str, Any, Any]]:

@@ -75,6 +75,12 @@ def test_the_command_on_the_page_composes_the_same_run(trained):
     assert "<td>3</td>" in text  # its steps
 
 
+def test_words_are_typed_as_a_shell_and_hydra_take_them():
+    for word in ("a=b", "path='a b'", "f='x\"y'", "s='$HOME'", "w='a\\b'", "lower=[-1,-1]"):
+        assert shlex.split(report._typed(word)) == [word]
+    assert report._typed("path='a b'") == "\"path='a b'\""
+
+
 def test_texts_of_strangers_are_texts(tmp_path):
     name = pictures.row_of({EVIL: torch.rand(4, 4, 3), "truth": torch.rand(4, 4, 3), "rendering": torch.rand(4, 4, 3)})
     said = pictures.PngInfo()

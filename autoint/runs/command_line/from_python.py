@@ -23,7 +23,7 @@ from autoint.runs.command_line.scene_folders import with_scene_folders
 from autoint.runs.command_line.words import as_typed
 from autoint.runs.config import RunConfig
 
-PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
+PLAIN = re.compile(r"[A-Za-z_][\w./-]*|\d+[smh]")
 LITERALS = ("null", "true", "false", "inf", "nan")
 
 
