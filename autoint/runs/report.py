@@ -156,7 +156,7 @@ def _said(run: _Run) -> RunOfPage:
 
 
 def _typed(word: str) -> str:
-    """A word as a shell takes it: where Hydra needs single quotes, in double ones, as long as nothing in it means more."""
+    """A word as a shell takes it: with what Hydra quotes in double quotes, where nothing in it means more."""
     return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word)
 
 
