@@ -13,18 +13,18 @@ SIDES = {
     "from the right": (1.0, 0.25, 0.15),
     "from behind, below": (-0.5, 0.9, -0.7),
 }
-SAMPLES = 400_000
-"""Points of the surface that are drawn, some ten for every pixel of a picture."""
+SAMPLES = 800_000
+"""Points of the surface that are drawn, some twenty for every pixel of a picture."""
 
 
 def seen(mesh: Mesh, values: np.ndarray, direction: tuple[float, float, float], size: int) -> np.ndarray:
     """Return the colours (V, 3) at the corners, seen in parallel projection from a direction, (size, size, 3)."""
-    rng = np.random.default_rng(0)
     normals = mesh.face_normals
     towards = np.array(direction) / np.linalg.norm(direction)
     area = np.abs(normals @ towards)  # as it is seen
-    face = rng.choice(len(mesh.faces), SAMPLES, p=area / area.sum())
-    u, v = rng.random((2, SAMPLES, 1), dtype=np.float32)
+    k = np.arange(SAMPLES) + 0.5  # evenly over the faces, and within each, so that hardly a pixel is missed
+    face = np.searchsorted(np.cumsum(area) / area.sum(), k / SAMPLES).clip(0, len(area) - 1)
+    u, v = ((k * step % 1).astype(np.float32)[:, None] for step in (0.7548776662466927, 0.5698402909980532))
     u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
     weights = (1 - u - v, u, v)
     corners = mesh.faces[face]

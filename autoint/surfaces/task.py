@@ -202,6 +202,8 @@ class SurfaceFitting(pl.LightningModule):
         row: dict[str, Any] = {"shape": shape.name, "loss": self.loss, "normals": self.normals}
         row |= {key: math.nan for key, (_, form) in self.columns.items() if form}  # of what nobody knows
         row |= surface_evaluation.measured(net, mesh, shape, self.level, self.seed)
+        if self.loss == "occupancy":  # whose f is no distance
+            row["eikonal"] = math.nan
         surface_evaluation.write_pictures(folder, net, mesh, shape, self.level)
         moved = mesh.moved(shape.half, shape.center)
         meshes.write(folder / "mesh.ply", moved.vertices, moved.faces, moved.normals)
