@@ -129,11 +129,12 @@ class Search(nn.Module):
         coarser = [(s, p.strength) for h, p, s in scored if h > spacing]
         return not (above and prior.strength < min(above)[1] / 4) and not (coarser and min(coarser)[1] > LITTLE)
 
-    def _tried_before(self, turn: int) -> bool:
-        """Return whether a trial before had this exponent, so that its answer is near; others' are in other valleys."""
+    def _warm(self, turn: int) -> bool:
+        """Return whether a trial begins with what the last one found: if that is an object, and one of its exponent."""
         known = zip(self.trials[:turn], self.scores[:turn].tolist(), strict=True)
-        exponents = [p.exponent for (_, p), score in known if math.isfinite(score) and math.isfinite(p.strength)]
-        return self.trials[turn][1].exponent in exponents
+        before = [prior for (_, prior), score in known if math.isfinite(score)]
+        exponents = [prior.exponent for prior in before if math.isfinite(prior.strength)]
+        return bool(before) and math.isfinite(before[-1].strength) and self.trials[turn][1].exponent in exponents
 
     def advance(self, step: int) -> None:
         """Make pass number ``step``: of the trial whose turn it is, or of the last fit."""
@@ -147,7 +148,7 @@ class Search(nn.Module):
             turn, done = self.tried, step - self.tried * self.each
         (spacing, prior), of = (self.trials[turn], self.each) if trying else (self.best, self.passes)
         start, fitted = 0, math.isfinite(prior.strength)
-        if trying and fitted and self._tried_before(turn):
+        if trying and fitted and self._warm(turn):
             start = min(int(self.each * (1 - WARM)), self.each - 1)
         if done == start:
             self.object.begin(spacing, warm=start > 0)

@@ -241,7 +241,7 @@ def test_the_command_line_surface():
     ours = {"autoint", "section_means", "nerf", "efficient_nerf", "nerf_tree", "light_field", "neural_volumes"}
     assert set(MODELS.names()) == ours
     assert set(DATASETS.names()) == {"blender", "colmap", "deepvoxels", "llff", "photos", "procedural", "transforms"}
-    assert set(PHANTOMS.names()) == {"ellipses", "image", "scan", "shepp_logan", "sinogram"}
+    assert set(PHANTOMS.names()) == {"dicom", "ellipses", "image", "scan", "shepp_logan", "sinogram"}
     assert set(FUNCTIONS.names()) == {"cos", "gaussian2d", "gaussian3d", "linear", "polynomial", "sinc", "xcosx"}
     assert set(SHAPES.names()) == {"box", "csg", "gyroid", "mesh", "points", "sphere", "torus"}
     assert set(TASKS.names()) == {"ct", "function", "surface", "volrend"}

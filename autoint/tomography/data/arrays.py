@@ -26,6 +26,7 @@ MOST_PAGES = 20000
 SINOGRAMS = ("sinogram", "sinograms", "sino")
 ANGLES = re.compile(r"theta|angle|degree|radian|(^|_)(ang|phi|deg|rad)s?($|_)")
 GREY = ("L", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
+NUMBERS = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 REDUCED = 1  # bit of TIFF's NewSubfileType: this page is another one's small copy
 
 
@@ -213,6 +214,32 @@ def _read_npz(file: Path) -> Contents:
     return Contents(read(named[0]), {k: v for k, v in shapes.items() if k != named[0]}, read, "arrays")
 
 
+def _read_mat(file: Path) -> Contents:
+    """Read MATLAB's format of before 7.3: plain arrays of numbers, whose sizes are known before they are read."""
+    from scipy.io import loadmat, whosmat
+
+    try:
+        found = {name: (shape, kind) for name, shape, kind in whosmat(file)}
+    except NotImplementedError as error:
+        raise ValueError(f"{file}: MATLAB's format 7.3; save it with -v7, or as .npz") from error
+    kinds = {name: kind for name, (_, kind) in found.items()}
+    shapes = {name: shape for name, (shape, kind) in found.items() if kind in NUMBERS}
+    named = [name for name in shapes if name.lower() in SINOGRAMS]
+    if len(named) != 1:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none"
+        raise ValueError(f"{file}: no array 'sinogram' in it, or several (found: {listed}); save it under that name")
+
+    def read(name: str) -> np.ndarray:
+        if name not in shapes:
+            raise ValueError(f"{file}: {unknown('phantom.angles', name, shapes)}")
+        _check_size(file, shapes[name], 8)
+        values = np.asarray(loadmat(file, variable_names=[name])[name])
+        check_kind(file, name, values.dtype)
+        return values
+
+    return Contents(read(named[0]), {k: v for k, v in shapes.items() if k != named[0]}, read, "arrays")
+
+
 def _read_npy(file: Path) -> Contents:
     values = read_npy(file, "give the sinogram's file")
     _check_size(file, values.shape, 1)
@@ -271,6 +298,7 @@ def _check_described(file: Path, description: str, pages: int) -> None:
 READERS: dict[str, Callable[[Path], Contents]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
+    ".mat": _read_mat,
     ".tif": _read_tif,
     ".tiff": _read_tif,
     ".txt": _read_text,
