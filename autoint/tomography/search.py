@@ -22,6 +22,7 @@ NO_OBJECT = Prior(1.0, math.inf)  # nothing but interpolation, which no object m
 MOST_NODES = 384  # across the object, unless asked for: a lattice finer than this costs minutes
 MOST_FINER = 160  # pixels of the radius up to which a finer one is tried
 LITTLE = 5e-5  # a prior that does best at more than this is one for noise, which hides what lies between the nodes
+ALIKE = 1.07  # squared errors within this factor, 0.3 dB, are no reason for a stronger prior
 WARM = 0.5  # share of its passes that a trial makes if its exponent has been tried before
 
 
@@ -59,8 +60,9 @@ def most_trials(spacing: float | None, exponent: float | None, strength: float |
 class Search(nn.Module):
     """Fits an object to three quarters of the measured views by each trial, and to all of them by the best.
 
-    A trial begins with what the one before it has found, in half of the passes, if one before had its exponent; it is
-    left out if the trials before it tell that it would do worse: see :meth:`promising`. Its passes do nothing then.
+    A fit begins with what the one before it has found, and a trial makes half of the passes if its exponent has been
+    tried before; it is left out, and its passes do nothing, if the trials before it tell that it would do worse: see
+    :meth:`promising`.
 
     Args:
         obj: the object.
@@ -101,8 +103,19 @@ class Search(nn.Module):
 
     @property
     def best(self) -> Trial:
-        """The trial that did best at the held-out views; the first, if there were none."""
-        return self.trials[int(self.scores.argmin()) if self.tried else 0]
+        """The trial that did best at the held-out views; the first, if there were none.
+
+        Of those of its spacing and exponent that are hardly worse the weakest: each went on from the answer of a weaker
+        one, and so has had more passes.
+        """
+        if not self.tried:
+            return self.trials[0]
+        least, (spacing, prior) = float(self.scores.min()), self.trials[int(self.scores.argmin())]
+        scored = zip(self.trials, self.scores.tolist(), strict=False)
+        alike = [
+            t for t, score in scored if score <= ALIKE * least and (t[0], t[1].exponent) == (spacing, prior.exponent)
+        ]
+        return min(alike, key=lambda t: t[1].strength)
 
     @property
     def held_out_psnr(self) -> float | None:
@@ -129,12 +142,10 @@ class Search(nn.Module):
         coarser = [(s, p.strength) for h, p, s in scored if h > spacing]
         return not (above and prior.strength < min(above)[1] / 4) and not (coarser and min(coarser)[1] > LITTLE)
 
-    def _warm(self, turn: int) -> bool:
-        """Return whether a trial begins with what the last one found: if that is an object, and one of its exponent."""
+    def _found(self, turn: int) -> list[Prior]:
+        """Return the priors of the trials before this one that found an object."""
         known = zip(self.trials[:turn], self.scores[:turn].tolist(), strict=True)
-        before = [prior for (_, prior), score in known if math.isfinite(score)]
-        exponents = [prior.exponent for prior in before if math.isfinite(prior.strength)]
-        return bool(before) and math.isfinite(before[-1].strength) and self.trials[turn][1].exponent in exponents
+        return [prior for (_, prior), score in known if math.isfinite(score) and math.isfinite(prior.strength)]
 
     def advance(self, step: int) -> None:
         """Make pass number ``step``: of the trial whose turn it is, or of the last fit."""
@@ -147,20 +158,32 @@ class Search(nn.Module):
         if not trying:
             turn, done = self.tried, step - self.tried * self.each
         (spacing, prior), of = (self.trials[turn], self.each) if trying else (self.best, self.passes)
-        start, fitted = 0, math.isfinite(prior.strength)
-        if trying and fitted and self._warm(turn):
-            start = min(int(self.each * (1 - WARM)), self.each - 1)
-        if done == start:
-            self.object.begin(spacing, warm=start > 0)
-        if fitted and done >= start:
-            if self._solver is None or self._solver[0] != turn:
-                self._solver = turn, self.object.solver(kept if trying else views, prior)
-            values = self.object.values.detach()
-            values.copy_(torch.from_numpy(self._solver[1].step(values.cpu().numpy(), done / of)))
-        if trying and done == of - 1:
-            self.scores[turn] = self.object.score(kept, held_out)
+        if math.isfinite(prior.strength):
+            found = self._found(turn)
+            again = trying and prior.exponent in [before.exponent for before in found]
+            start = min(int(self.each * (1 - WARM)), self.each - 1) if again else 0
+            if done == start:
+                self.object.begin(spacing, warm=bool(found))
+            if done >= start:
+                self._pass(turn, kept if trying else views, prior, done / of)
+            if trying and done == of - 1:
+                self.scores[turn] = self.object.score(kept, held_out)
+        elif done == of - 1:
+            self.object.begin(spacing, warm=True)
+            before = self.object.values.detach().clone()
+            self.object.begin(spacing)
+            if trying:
+                self.scores[turn] = self.object.score(kept, held_out)
+                self.object.values.data.copy_(before)  # which the next trial begins with
         if step == self.steps - 1:
             self._solver = None
+
+    def _pass(self, turn: int, views: np.ndarray, prior: Prior, done: float) -> None:
+        """Make a pass over these views."""
+        if self._solver is None or self._solver[0] != turn:
+            self._solver = turn, self.object.solver(views, prior)
+        values = self.object.values.detach()
+        values.copy_(torch.from_numpy(self._solver[1].step(values.cpu().numpy(), done)))
 
 
 def _add_places(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

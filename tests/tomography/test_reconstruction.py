@@ -33,7 +33,7 @@ def test_the_object_and_the_views_between(scan, tmp_path):
     unseen = np.arange(96) % 6 > 0
     error = np.sqrt(np.square(found.sinogram - scan.values)[unseen].mean())
     linear = interpolated(scan.values[::6], scan.theta[::6], scan.rho, scan.theta)
-    assert error < 0.3 * np.sqrt(np.square(linear - scan.values)[unseen].mean())
+    assert error < 0.4 * np.sqrt(np.square(linear - scan.values)[unseen].mean())
     assert error / 2 < found.held_out_error < 8 * error
     assert found.explained > 0.9999
     assert found.image.sum() == pytest.approx(scan.values.sum(1).mean(), rel=0.01)  # per pixel
