@@ -144,7 +144,7 @@ class SurfaceFitting(pl.LightningModule):
     def __init__(self, net: DistanceNet, *, loss: str, level: float, resolution: int, config: RunConfig) -> None:
         super().__init__()
         self.normals = {"igr": "if given", "siren_sdf": "yes"}.get(loss, "no") if config.options["normals"] else "no"
-        self.net = net
+        self.net, self.collapsed = net, False
         self.register_buffer("center", torch.zeros(3, dtype=torch.float64))
         self.register_buffer("extent", torch.ones((), dtype=torch.float64))
         self.loss, self.level, self.resolution = loss, level, resolution
@@ -179,7 +179,12 @@ class SurfaceFitting(pl.LightningModule):
         if trainer.fast_dev_run or self.global_rank != 0:
             return
         folder = Path(trainer.default_root_dir)
-        row = self.row(self.shape, folder)
+        try:
+            row = self.row(self.shape, folder)
+        except ValueError as error:
+            log.warning("%s; try a lower optimizer.lr, or another seed", error)
+            self.collapsed = True
+            return
         numbers = {f"test/{key}": float(v) for key, v in row.items() if isinstance(v, (float, bool)) and v == v}
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()})
         known = {key: head for key, head in self.columns.items() if key in row and row[key] == row[key]}

@@ -88,6 +88,16 @@ def test_a_resumed_run_is_the_run_itself(tmp_path):
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_a_training_that_ends_without_a_surface_is_whole_and_says_so(program, tmp_path, monkeypatch):
+    from autoint.surfaces import evaluation
+
+    monkeypatch.setattr(evaluation, "values", lambda net, x: np.ones(len(x)))
+    status, out, err = program("train", *QUICK, "trainer.max_steps=2", f"hydra.run.dir={tmp_path / 'run'}")
+    assert status == 0, err
+    assert "there is no surface: nothing crosses 0" in out + err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["collapsed"]
+
+
 def cloud(count=400, units=1.0):
     shape = SHAPES.build("sphere", "")
     points, normals = shape.sample(count, 0)
