@@ -19,7 +19,7 @@ BAD = {
     "sectons=16": "unknown key 'sectons'; did you mean 'sections'?",
     "+sectons=16": "unknown key 'sectons'; did you mean 'sections'?",
     "+foo=1": "unknown key 'foo'",
-    "task=volrnd": "task='volrnd' is unknown; did you mean 'volrend'? (available: ct, function, volrend)",
+    "task=volrnd": "task='volrnd' is unknown; did you mean 'volrend'? (available: ct, function, surface, volrend)",
     "scene=legoo": "scene='legoo' is unknown; did you mean 'lego'?",
     "scene=lego": "scene folder not found: data/nerf_synthetic/lego",
     "activation=swihs": "activation='swihs' is unknown; did you mean 'swish'?",
@@ -92,7 +92,7 @@ def test_help_tells_what_can_be_chosen(program):
     status, out, _ = program("train", "--help")
     assert status == 0
     for line in (
-        "activation: relu, sine, slow_sine, softplus, swish",
+        "activation: relu, sharp_softplus, sine, slow_sine, softplus, swish",
         "encoding: fine_grid, finest_grid, grid, identity, normalized_positional, positional",
         "grad_net: double_backward, explicit, graph, jvp",
         "placement: occupied, predicted, proposal, uniform",
@@ -113,14 +113,16 @@ def composed(*overrides):
 
 
 FILES = {group.name: sorted(f"{group.name}='{p.stem}'" for p in group.glob("*.yaml")) for group in CONF.glob("*/")}
+SURFACES = [f"method='{p.stem}'" for p in CONF.glob("method/*.yaml") if "Of task=surface" in p.read_text()]
 ALONE = ["experiment", "faithful", "task"]
 """Groups of files that choose much themselves; of the others one each goes together."""
-TOGETHER = itertools.zip_longest(*(files for group, files in sorted(FILES.items()) if group not in ALONE))
-
-
-@pytest.mark.parametrize(
-    "choices", [*([one] for group in ALONE for one in FILES[group]), *map(list, TOGETHER)], ids=str
+TOGETHER = itertools.zip_longest(
+    *([f for f in files if f not in SURFACES] for group, files in sorted(FILES.items()) if group not in ALONE)
 )
+SINGLY = [[file] for group in ALONE for file in FILES[group]] + [["task=surface", file] for file in SURFACES]
+
+
+@pytest.mark.parametrize("choices", [*SINGLY, *map(list, TOGETHER)], ids=str)
 def test_every_file_of_conf_composes(choices):
     composed(*filter(None, choices))
 
