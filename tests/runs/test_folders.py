@@ -53,21 +53,21 @@ def test_trainings_and_evaluations_of_the_same_second_have_folders_of_their_own(
     program, one_second, tmp_path, monkeypatch
 ):
     """A function's colon is none in a folder's name; what does not run claims nothing."""
-    (tmp_path / "mine.py").write_text("def f(x):\n    return x[:, 0]\n")
+    (tmp_path / "ours.py").write_text("def f(x):\n    return x[:, 0]\n")
     monkeypatch.syspath_prepend(tmp_path)
-    mine = (*QUICK, "function=mine:f")
+    mine = (*QUICK, "function=ours:f")
     for seed in (0, 1):
         assert program("train", *mine, f"seed={seed}")[0] == 0
-    places = [Path(f"outputs/function/mine.f/2026-01-01_12-00-00{end}") for end in ("", "_1")]
-    assert sorted(Path("outputs/function/mine.f").iterdir()) == places
+    places = [Path(f"outputs/function/ours.f/2026-01-01_12-00-00{end}") for end in ("", "_1")]
+    assert sorted(Path("outputs/function/ours.f").iterdir()) == places
     for seed, place in enumerate(places):
         assert OmegaConf.load(place / ".hydra" / "config.yaml").seed == seed
         assert (place / "checkpoints" / "last.ckpt").is_file()
         assert not (place / "checkpoints_0").exists()
     assert program("train", *mine, "sections=3")[0] == 2
-    assert sorted(Path("outputs/function/mine.f").iterdir()) == places
+    assert sorted(Path("outputs/function/ours.f").iterdir()) == places
     assert program("train", *mine, "--cfg", "job")[0] == 0
-    assert sorted(Path("outputs/function/mine.f").iterdir()) == places
+    assert sorted(Path("outputs/function/ours.f").iterdir()) == places
 
 
 def test_a_sweep_has_a_folder_of_its_own_with_jobs_named_by_what_is_swept(program, one_second):
