@@ -47,7 +47,7 @@ DISC = ("scene=blender", "scene.path=nerf_synthetic/disc", "data_dir=data", *SMA
 CONFIG = [
     Row(1, ("section=8",), "unknown key 'section'; did you mean 'sections'?"),
     Row(2, ("task=volrnd",), "task='volrnd' is unknown; did you mean 'volrend'?"),
-    Row(3, ("activation=siren",), "activation='siren' is unknown; did you mean 'sine'? (available: relu, sharp_softplus"),
+    Row(3, ("activation=siren",), "activation='siren' is unknown; did you mean 'sine'? (available: relu, sharp"),
     Row(4, ("sections=",), "sections='' does not fit: expected int"),
     Row(4, ("sections=null",), "sections=None does not fit: expected int"),
     # and 6: the same check
