@@ -14,7 +14,7 @@ KINDS = (".ply", ".glb", ".obj")
 MAX_BYTES = 2**30
 
 
-def library() -> Any:
+def load_trimesh() -> Any:
     """Return trimesh; ``ValueError`` names the extra where it is not installed."""
     try:
         import trimesh
@@ -38,7 +38,7 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         ValueError: names the file, and what is wrong with it.
     """
     check_kind(file)
-    trimesh = library()
+    trimesh = load_trimesh()
     if not file.is_file():
         raise ValueError(f"{file}: no such file; give the whole path of a {', '.join(KINDS)}")
     if file.stat().st_size > MAX_BYTES:
@@ -90,7 +90,7 @@ def write(
         colors: at the vertices, in [0, 1], (V, 3).
     """
     check_kind(file)
-    trimesh = library()
+    trimesh = load_trimesh()
     rgba = None if colors is None else np.round(255 * np.c_[colors.clip(0, 1), np.ones(len(colors))]).astype(np.uint8)
     if faces is None:
         made = trimesh.PointCloud(vertices, colors=rgba)

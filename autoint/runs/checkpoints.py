@@ -102,6 +102,11 @@ def _assert_plain(value: Any, where: str) -> None:
             _assert_plain(item, f"{where}[{i}]")
 
 
+def last(run: str | Path) -> Path:
+    """Return the last checkpoint of a run's folder; any other path is that of a checkpoint itself."""
+    return Path(run) / "checkpoints" / "last.ckpt" if Path(run).is_dir() else Path(run)
+
+
 def load(path: str | Path) -> dict[str, Any]:
     """Return the contents of a checkpoint, on the CPU; ``ValueError`` if it is missing, damaged or not ours.
 

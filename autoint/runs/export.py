@@ -37,7 +37,7 @@ def export(run: str, to: str | None = None, code: Collection[str] = ()) -> Path:
     Raises:
         ValueError: where there is no checkpoint, where it is no good, and for a folder that exists.
     """
-    file = Path(run) / "checkpoints" / "last.ckpt" if Path(run).is_dir() else Path(run)
+    file = checkpoints.last(run)
     contents = checkpoints.load(file)
     config, _ = restoring.restored(file, code, f"autoint export {shlex.quote(run)}")
     folder = Path(to) if to else beside(run, "export")
@@ -59,12 +59,12 @@ def export_mesh(run: str, to: str, resolution: int = 256, code: Collection[str] 
     """
     out = Path(to)
     meshes.check_kind(out)
-    meshes.library()
+    meshes.load_trimesh()
     if out.exists():
         raise ValueError(f"{out} exists; remove it, or name another file")
     if not 8 <= resolution <= LARGEST:
         raise ValueError(f"--resolution={resolution} must be between 8 and {LARGEST}")
-    file = Path(run) / "checkpoints" / "last.ckpt" if Path(run).is_dir() else Path(run)
+    file = checkpoints.last(run)
     config, module = restoring.restored(file, code, f"autoint export {shlex.quote(run)} {shlex.quote(to)}")
     find: Any = getattr(module, "surface", None)
     if find is None:

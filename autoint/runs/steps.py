@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytorch_lightning as pl
+
 
 class StepLoader:
     """An iterable of ``total`` batches, the k-th of which is ``sample(k)``.
@@ -30,3 +32,14 @@ class StepLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.step = state["step"]
+
+
+class Steps(pl.LightningDataModule):
+    """The numbers of the steps, for a task that draws its batches where it uses them."""
+
+    def __init__(self, total_steps: int) -> None:
+        super().__init__()
+        self.total_steps = total_steps
+
+    def train_dataloader(self) -> StepLoader:
+        return StepLoader(lambda step: step, self.total_steps)

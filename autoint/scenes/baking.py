@@ -55,7 +55,7 @@ def bake(
     Raises:
         ValueError: for what is no scene, a model without a density at points, and a tree that is empty or too large.
     """
-    file = Path(run) / "checkpoints" / "last.ckpt" if Path(run).is_dir() else Path(run)
+    file = checkpoints.last(run)
     config, module = restoring.restored(file, code, f"autoint bake {shlex.quote(run)}")
     if config.task != "volrend":
         raise ValueError(f"{run}: task={config.task} trains no scene; give a run of task=volrend")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoint.runs import restoring
+from autoint.runs import checkpoints, restoring
 from autoint.runs.config import RunConfig
 from autoint.runs.progress import tracked
 from autoint.runs.seeding import generator
@@ -33,7 +33,7 @@ def taught(views: Views, config: RunConfig) -> Views:
     """
     options = config.options
     run, start = Path(options["teacher"]), time.perf_counter()
-    file = run / "checkpoints" / "last.ckpt" if run.is_dir() else run
+    file = checkpoints.last(run)
     if not file.is_file():
         raise ValueError(f"teacher={run}: no run is there; give the folder of one, with checkpoints/last.ckpt in it")
     stored, module = restoring.restored(file)

@@ -59,7 +59,9 @@ class MeshShape(AbstractShape):
 
     @cached_property
     def _library(self) -> Any:
-        return meshes.library().Trimesh(self.mesh.vertices, self.mesh.faces)  # merges vertices, as OBJ and GLB need
+        return meshes.load_trimesh().Trimesh(
+            self.mesh.vertices, self.mesh.faces
+        )  # merges vertices, as OBJ and GLB need
 
     def sample(self, count: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return points, uniform by area, and the normals of their triangles."""
@@ -67,7 +69,7 @@ class MeshShape(AbstractShape):
 
     def distance(self, x: np.ndarray) -> np.ndarray:
         """Return the distance to the nearest triangle, negative inside of a closed mesh."""
-        _, away, _ = meshes.library().proximity.closest_point(self._library, x)
+        _, away, _ = meshes.load_trimesh().proximity.closest_point(self._library, x)
         inside = self.inside(x)
         return away if inside is None else np.where(inside, -away, away)
 

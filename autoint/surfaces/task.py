@@ -23,7 +23,7 @@ from autoint.runs.callbacks import diverged
 from autoint.runs.config import Optimizer, RunConfig
 from autoint.runs.schedule import learning_rate
 from autoint.runs.seeding import generator
-from autoint.runs.steps import StepLoader
+from autoint.runs.steps import Steps
 from autoint.surfaces import evaluation as surface_evaluation
 from autoint.surfaces import sampling
 from autoint.surfaces.losses import LOSSES, Samples
@@ -234,14 +234,3 @@ class SurfaceFitting(pl.LightningModule):
         adam = torch.optim.Adam(self.net.parameters(), lr=self.optimizer.lr, betas=(beta_1, beta_2), fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, learning_rate(self.trainer, self.optimizer))
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class Steps(pl.LightningDataModule):
-    """The numbers of the steps: points are drawn where they are used."""
-
-    def __init__(self, total_steps: int) -> None:
-        super().__init__()
-        self.total_steps = total_steps
-
-    def train_dataloader(self) -> StepLoader:
-        return StepLoader(lambda step: step, self.total_steps)

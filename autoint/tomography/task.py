@@ -16,7 +16,7 @@ from autoint.runs import build, trainers
 from autoint.runs.config import Optimizer, RunConfig
 from autoint.runs.schedule import learning_rate
 from autoint.runs.seeding import generator
-from autoint.runs.steps import StepLoader
+from autoint.runs.steps import Steps
 from autoint.tomography import evaluation as sinogram_evaluation
 from autoint.tomography.data.sinograms import Scan, noise_level, seen_views
 from autoint.tomography.models import LatticeObject, LineNetwork, training_lines
@@ -243,14 +243,3 @@ class Passes(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Make the pass."""
         closure()
-
-
-class Steps(pl.LightningDataModule):
-    """The numbers of the steps: batches of lines are drawn where they are used."""
-
-    def __init__(self, total_steps: int) -> None:
-        super().__init__()
-        self.total_steps = total_steps
-
-    def train_dataloader(self) -> StepLoader:
-        return StepLoader(lambda step: step, self.total_steps)
