@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 U = TypeVar("U")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
+VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
+OTHER_PHOTOS = (".heic", ".heif", ".avif", ".webp", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".tif", ".tiff")
+"""What else cameras save, in small letters; it is not read."""
 SHOWN = 20
 """How many findings are listed."""
 MOST_FINDINGS = 100

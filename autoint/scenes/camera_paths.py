@@ -17,6 +17,9 @@ from autoint.scenes.data.poses import rigid
 from autoint.scenes.data.views import Views
 from autoint.scenes.rays import Intrinsics
 
+TURNED = 0.3
+"""By so much another side of a camera has to be nearer to the common up than its own, of 1, to be taken for it."""
+
 
 def look_at(positions: Tensor, target: Tensor, up: Tensor) -> Tensor:
     """Return camera-to-world poses (F, 4, 4), in OpenGL's convention, at positions (F, 3) looking at ``target``."""
@@ -30,10 +33,16 @@ def look_at(positions: Tensor, target: Tensor, up: Tensor) -> Tensor:
 def up_axis(poses: Tensor) -> Tensor:
     """Return the scene's up (3,): what the cameras' horizontal axes are perpendicular to, if they turn; else mean up.
 
-    Cameras that look down from all sides have no common up of their own, but nobody tilts a camera sideways.
+    Cameras that look down from all sides have no common up of their own, but nobody tilts a camera sideways, other than
+    by a quarter turn, which is taken back.
     """
-    mean_up = normalize(poses[:, :3, 1].mean(0), dim=0)
-    right = poses[:, :3, 0]
+    clockwise = torch.stack([poses[:, :3, 1], poses[:, :3, 0], -poses[:, :3, 1], -poses[:, :3, 0]], dim=1)
+    mean_up, every = normalize(poses[:, :3, 1].mean(0), dim=0), torch.arange(len(poses))
+    for _ in range(3):  # each is held so that its up is the side that is nearest to that of all
+        along = clockwise @ mean_up
+        held = torch.where(along.amax(1) > along[:, 0] + TURNED, along.argmax(1), 0)
+        right = clockwise[every, (held + 1) % 4]
+        mean_up = normalize(clockwise[every, held].mean(0), dim=0)
     spread, axes = torch.linalg.eigh(right.T @ right / len(right))
     if spread[1] < 10 * spread[0] + 0.02:  # all of them point the same way, or cameras are held at all angles
         return mean_up

@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 import autoint
 from autoint.registry import COMMANDS, DATASETS
 from autoint.runs.command_line.scene_folders import kind_of
+from autoint.scenes.camera_paths import up_axis
 from autoint.scenes.data import colmap, colmap_files, photos
 from tests.scenes import captures
 
@@ -221,6 +222,30 @@ def test_from_forty_photos_to_a_scene(tmp_path, program, no_lpips):
     theirs = np.stack([truth[int(image.name[4:7]), :3, 3].double().numpy() for image in model.images])
     assert captures.aligned(ours, theirs)[0].max() < 0.005 * 2.8  # the disc's diameter
     assert autoint.load("run").evaluate(lpips="none").rows[0]["psnr"] > 24
+
+
+@pytest.mark.slow
+def test_a_walk_with_a_phone_ends_where_it_began(tmp_path):
+    """So many that neighbours alone are compared, some held upright, in other light, with names as people give them."""
+    pytest.importorskip("pycolmap", reason="pycolmap is not installed: pip install 'autoint[photos]'")
+    folder, truth, rng = tmp_path / "Ferien in Köln", captures.around(110), np.random.default_rng(0)
+    captures.write_photos(folder, captures.Camera(310.0, 310.0, 160.0, 120.0, 320, 240), truth)
+    for i, file in enumerate(sorted(folder.iterdir())):
+        with Image.open(file) as image:
+            light = rng.uniform(0.7, 1.2)
+            image = image.point(lambda value, light=light: min(255, int(value * light)))
+            image = image.transpose(Image.Transpose.ROTATE_270) if i % 4 == 3 else image
+            image.save(folder / f"Bild {i:03d} ä.jpg", quality=92)
+        file.unlink()
+    found = photos.poses_of_photos(folder)
+    assert found.placed >= 105
+    model = colmap_files.read_model(folder / "colmap" / "sparse" / "0")
+    ours = np.stack([image.pose[:3, 3].numpy() for image in model.images])
+    theirs = np.stack([truth[int(image.name[5:8]), :3, 3].double().numpy() for image in model.images])
+    assert captures.aligned(ours, theirs)[0].max() < 0.005 * 2.8
+    views = autoint.Scene(folder).views("train", 64)
+    assert views.images.shape[1:3] == (48, 64)
+    assert abs(float(up_axis(views.poses)[2])) > 0.999
 
 
 def test_folders_that_hold_no_scene_are_refused(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoint.files.reading import SUFFIXES, scene_folder
+from autoint.files.reading import OTHER_PHOTOS, SUFFIXES, VIDEOS, scene_folder
 from autoint.registry import DATASETS
 
 SIGNS = {
@@ -87,10 +87,9 @@ def kind_of(folder: Path) -> str:
     below = [e.name for e in entries if e.is_dir() and any((e / sign).is_file() for sign in SIGNS)]
     if below:
         raise ValueError(f"scene={folder}: a folder of scenes; give one of them: {', '.join(below[:8])}")
-    pictures = [e for e in entries if e.suffix in SUFFIXES]
-    pictures += [p for e in entries if e.is_dir() and e.name == "images" for p in e.iterdir() if p.suffix in SUFFIXES]
-    if pictures:
-        return "photos"  # whose poses are to be found
+    files = [*entries, *(p for e in entries if e.is_dir() and e.name == "images" for p in e.iterdir())]
+    if any(p.suffix.lower() in (*SUFFIXES, *VIDEOS, *OTHER_PHOTOS) for p in files):
+        return "photos"  # whose poses are to be found, or which are refused there
     signs = "transforms.json, transforms_train.json, poses_bounds.npy, intrinsics.txt, sparse/0, photos or a video"
     raise ValueError(f"scene={folder}: no scene there: none of {signs}")
 

@@ -7,35 +7,29 @@ import contextlib
 import importlib
 import logging
 import os
+import shlex
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
-
 from autoint.files import reading
-from autoint.files.images import FORMATS, image_size_of, images_in
 from autoint.files.whole_files import new_part, write_json
 from autoint.registry import COMMANDS, DATASETS, one_of
 from autoint.scenes.data.colmap import placed
 from autoint.scenes.data.colmap_files import find_model, read_model
-from autoint.scenes.data.views import Views
+from autoint.scenes.data.photo_files import prepared, source_of
+from autoint.scenes.data.views import Views, evenly
 
 log = logging.getLogger(__name__)
 KEPT, TOLD = "colmap", "photos.json"
 """The folder beside the photos that holds what was found, and the file in it that says what became of every photo."""
-LARGEST, SHARPNESS_SIZE = 1600, 640
-"""Longer side of the images that are matched and trained on, and of those that are looked at for blur."""
-BLURRED = 0.2
-"""An image is blurred whose edges are so many times coarser than those of the median image."""
-MANY, FRAMES = 100, 100
-"""Of more images than this only neighbours are matched; of a video so many frames are taken."""
-FEW_FEATURES, FEW_MATCHES = 100, 30
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".MP4", ".MOV")
+MANY, KEYS = 100, 32
+"""Of more images than this only neighbours are compared, and so many, evenly spaced, with each other: a walk around
+something ends where it began."""
+FEWEST, FEW_FEATURES, FEW_MATCHES = 3, 100, 30
 MATCHING = ("auto", "exhaustive", "sequential")
 
 
@@ -113,24 +107,26 @@ def poses_of_photos(folder: Path, matching: str = "auto", again: bool = False) -
         again: whether to find anew what was found before.
     """
     one_of("scene.matching", matching, MATCHING)
-    kept, source = folder / KEPT, _source(folder)
+    kept, source = folder / KEPT, source_of(folder)
     if not again and (known := _known(kept, source)):
         return known
     colmap = _pycolmap()
     part = new_part(folder, f".{KEPT}-", directory=True)
     try:
         (part / "images").mkdir()
+        sharp, blurred, odd = prepared(source, part / "images")
+        if len(sharp) < FEWEST:
+            why = "; ".join(
+                [*(f"{name} is blurred" for name in blurred[:3]), *(f"{n}: {w}" for n, w in odd.items())][:3]
+            )
+            raise ValueError(
+                f"{folder}: {len(sharp)} usable images{f' ({why})' if why else ''}; it takes {FEWEST}, better 30"
+            )
         video = isinstance(source, Path)
-        names = _frames(source, part / "images") if isinstance(source, Path) else _copies(source, part / "images")
-        names, odd = _of_one_size(part / "images", names)
-        sharp, blurred = _sharp(part / "images", names)
         sequential = matching == "sequential" or (matching == "auto" and (video or len(sharp) > MANY))
-        log.info(
-            "%s: %d images, %s matching; some minutes", folder, len(sharp), "sequential" if sequential else "exhaustive"
-        )
         model, unplaced = _mapped(colmap, part, sharp, sequential)
         told = {"error": model.compute_mean_reprojection_error(), "blurred": blurred, "unplaced": {**odd, **unplaced}}
-        write_json(part / TOLD, {**told, "source": _stamp(source), "total": len(names) + len(odd)})
+        write_json(part / TOLD, {**told, "source": _stamp(source), "total": len(sharp) + len(blurred) + len(odd)})
         shutil.rmtree(kept, ignore_errors=True)
         part.rename(kept)
     except OSError as error:
@@ -143,18 +139,6 @@ def poses_of_photos(folder: Path, matching: str = "auto", again: bool = False) -
     assert found is not None
     log.info("%s", found)
     return found
-
-
-def _source(folder: Path) -> list[Path] | Path:
-    """The photos of a folder, or its only video."""
-    for place in (folder / "images", folder):
-        if place.is_dir() and any(p.suffix in reading.SUFFIXES for p in place.iterdir()):
-            return images_in(place)
-    videos = [p for p in sorted(folder.iterdir()) if p.suffix in VIDEOS]
-    if len(videos) != 1:
-        found = f"{len(videos)} videos" if videos else "no PNG or JPEG images, and no video"
-        raise ValueError(f"{folder}: {found} there; give a folder of photos, or with one video")
-    return videos[0]
 
 
 def _stamp(source: list[Path] | Path) -> list[list[Any]]:
@@ -192,101 +176,34 @@ def _pycolmap() -> Any:
     return colmap
 
 
-def _copies(files: Sequence[Path], to: Path) -> list[str]:
-    """Write the photos upright and at most ``LARGEST`` pixels long; return their names."""
-    names = []
-    for file in files:
-        image_size_of(file)  # refuses what is too large before it is decoded
-        with Image.open(file, formats=FORMATS) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright is image and max(image.size) <= LARGEST:
-                shutil.copyfile(file, to / file.name)
-            else:
-                upright.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX, reducing_gap=3)
-                upright.info.pop("exif", None)
-                upright.save(to / file.name, quality=95)
-        names.append(file.name)
-    return names
-
-
-def _frames(video: Path, to: Path) -> list[str]:
-    """Write evenly spaced frames of a video, of each stretch the sharpest of a few; return their names."""
-    try:
-        ffmpeg = importlib.import_module("imageio_ffmpeg")
-    except ImportError as error:
-        raise ValueError(f"{video}: a video needs imageio-ffmpeg ({error}); pip install 'autoint[video]'") from error
-    count, _ = ffmpeg.count_frames_and_secs(str(video))
-    every = max(1, count // FRAMES)
-    looked_at = {k * every + j * max(1, every // 4) for k in range(count // every) for j in range(4)}
-    reader = ffmpeg.read_frames(str(video))
-    size = next(reader)["size"]
-    best: dict[int, tuple[float, str]] = {}
-    for number, raw in enumerate(reader):
-        if number not in looked_at:
-            continue
-        image = Image.frombytes("RGB", size, raw)
-        image.thumbnail((LARGEST, LARGEST))
-        sharpness = _sharpness(image)
-        if sharpness > best.get(number // every, (-1.0, ""))[0]:
-            if number // every in best:
-                (to / best[number // every][1]).unlink()
-            best[number // every] = sharpness, f"frame_{number:06d}.png"
-            image.save(to / best[number // every][1])
-    return [name for _, name in sorted(best.values(), key=lambda item: item[1])]
-
-
-def _of_one_size(folder: Path, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The names of the images of the commonest size, and why the others, which are removed, are left out."""
-    sizes = {name: image_size_of(folder / name) for name in names}
-    [((width, height), _)] = Counter(sizes.values()).most_common(1)
-    odd = {
-        n: f"it is {w}x{h}, and most are {width}x{height}" for n, (w, h) in sizes.items() if (w, h) != (width, height)
-    }
-    for name in odd:
-        (folder / name).unlink()
-    return [name for name in names if name not in odd], odd
-
-
-def _sharpness(image: Image.Image) -> float:
-    """How fine the edges of an image are: the energy of its second differences over that of its first ones."""
-    grey = image.convert("L")
-    grey.thumbnail((SHARPNESS_SIZE, SHARPNESS_SIZE))
-    values = np.asarray(grey, dtype=np.float64)
-    first = sum(float(np.square(np.diff(values, axis=k)).mean()) for k in (0, 1))
-    second = sum(float(np.square(np.diff(values, n=2, axis=k)).mean()) for k in (0, 1))
-    return second / (first + 1e-9)
-
-
-def _sharp(folder: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names of images that are sharp, and of those that are not, which are removed."""
-    values = {}
-    for name in names:
-        with Image.open(folder / name) as image:
-            values[name] = _sharpness(image)
-    least = BLURRED * float(np.median([*values.values()]))
-    blurred = [name for name in names if values[name] < least]
-    for name in blurred:
-        (folder / name).unlink()
-    return [name for name in names if name not in blurred], blurred
-
-
 def _mapped(colmap: Any, folder: Path, names: Sequence[str], sequential: bool) -> tuple[Any, dict[str, str]]:
     """Find the poses of the images in a folder, keep them in ``sparse/0``, and say why some have none."""
     database, images, threads = folder / "database.db", folder / "images", len(os.sched_getaffinity(0))
     options = colmap.FeatureExtractionOptions()
     options.num_threads, options.sift.max_num_features, options.use_gpu = threads, 4096, False
+    log.info("%d images: looking for features; some minutes in all", len(names))
     camera = colmap.ImageReaderOptions()
     camera.camera_model = "OPENCV" if len(names) >= 20 else "SIMPLE_RADIAL"
     colmap.extract_features(database, images, [*names], colmap.CameraMode.SINGLE, camera, options, colmap.Device.cpu)
     matching = colmap.FeatureMatchingOptions()
     matching.num_threads, matching.use_gpu = threads, False
-    match = colmap.match_sequential if sequential else colmap.match_exhaustive
-    match(database, matching, device=colmap.Device.cpu)
+    log.info("%d images: comparing %s", len(names), "neighbours" if sequential else "all pairs")
+    if sequential:
+        colmap.match_sequential(database, matching, device=colmap.Device.cpu)
+        keys = [names[i] for i in evenly(len(names), KEYS)]
+        pairs = colmap.ImportedPairingOptions()
+        pairs.match_list_path = folder / "pairs.txt"
+        pairs.match_list_path.write_text("".join(f"{a} {b}\n" for a, b in combinations(keys, 2)), encoding="utf-8")
+        colmap.match_image_pairs(database, matching, pairs, device=colmap.Device.cpu)
+        pairs.match_list_path.unlink()
+    else:
+        colmap.match_exhaustive(database, matching, device=colmap.Device.cpu)
+    log.info("%d images: placing one after the other", len(names))
     mapping = colmap.IncrementalPipelineOptions()
     mapping.num_threads, mapping.random_seed, mapping.min_model_size = threads, 0, 3
     (folder / "sparse").mkdir()
     models = colmap.incremental_mapping(database, images, folder / "sparse", mapping)
-    reasons = _reasons(colmap, database)
+    reasons = _reasons(colmap, database, sequential)
     if not models:
         why = "; ".join(f"{name}: {reason}" for name, reason in [*reasons.items()][:5])
         mend = "take photos that overlap by two thirds, of something with texture, from different places"
@@ -306,8 +223,9 @@ def _mapped(colmap: Any, folder: Path, names: Sequence[str], sequential: bool) -
     return model, unplaced
 
 
-def _reasons(colmap: Any, database: Path) -> dict[str, str]:
+def _reasons(colmap: Any, database: Path, sequential: bool) -> dict[str, str]:
     """Why an image may not have been placed, by its name."""
+    compared = " that it was compared with; --again --matching exhaustive compares all" if sequential else ""
     with contextlib.closing(colmap.Database.open(database)) as opened:
         images = opened.read_all_images()
         features = {image.image_id: opened.num_keypoints_for_image(image.image_id) for image in images}
@@ -321,7 +239,7 @@ def _reasons(colmap: Any, database: Path) -> dict[str, str]:
         if count < FEW_FEATURES:
             reasons[image.name] = f"it shows little texture ({count} features)"
         elif matches < FEW_MATCHES:
-            reasons[image.name] = f"it overlaps no other image (at most {matches} matches)"
+            reasons[image.name] = f"it overlaps no other image{compared} (at most {matches} matches)"
         else:
             reasons[image.name] = f"its matches (at most {matches}) contradict the rest: what moves, or repeats itself?"
     return reasons
@@ -339,4 +257,4 @@ def main(arguments: list[str]) -> None:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give that of the photos")
     found = poses_of_photos(folder, given.matching, given.again)
-    print(f"{found}\nnext: python train.py scene={folder}")
+    print(f"{found}\nnext: python train.py {shlex.quote(f'scene={folder}')}")
