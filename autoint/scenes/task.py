@@ -115,7 +115,7 @@ def volrend(
     if with_data:
         check_memory(config, volume)
         if teacher is not None:
-            train = taught(train, config)
+            train = taught(train, config, occupancy)
         steps = trainers.total_steps(config)
         data = ViewsData(
             train,

@@ -16,17 +16,19 @@ from autoint.runs.config import RunConfig
 from autoint.runs.progress import tracked
 from autoint.runs.seeding import generator
 from autoint.scenes.data.views import Views
+from autoint.scenes.occupancy import Occupancy
 from autoint.scenes.rays import Intrinsics
 
 log = logging.getLogger(__name__)
 NEIGHBOURS, BEYOND = 8, 0.25
 
 
-def taught(views: Views, config: RunConfig) -> Views:
+def taught(views: Views, config: RunConfig, occupancy: Occupancy) -> Views:
     """Return the training views together with ``teacher_views`` of the run ``teacher``, or, ``teacher_only``, those.
 
     The teacher renders on the device that the training will take, colours premultiplied and with its opacity, so that
-    what its pupil sees is an image like the real ones.
+    what its pupil sees is an image like the real ones. What the teacher has learned of where the scene is, its pupil's
+    ``occupancy`` is told, if their boxes are the same.
 
     Raises:
         ValueError: for a teacher that is no finished run of the same scene, naming it.
@@ -42,6 +44,9 @@ def taught(views: Views, config: RunConfig) -> Views:
         raise ValueError(f"teacher={run} has learned {of}, and this run is to learn {options['scene']}")
     device = "cuda" if torch.cuda.is_available() and config.trainer.get("accelerator") != "cpu" else "cpu"
     volume: Any = module.to(device).volume  # an AbstractVolume, of any model
+    known = volume.occupancy
+    if torch.equal(known.lower.cpu(), occupancy.lower) and torch.equal(known.upper.cpu(), occupancy.upper):
+        occupancy.density.copy_(known.density)
     chosen, poses = novel_poses(views.poses, options["teacher_views"], generator(config.seed, "teacher"))
     # Cameras of their own, even where one serves all real views.
     unseen = dataclasses.replace(views, poses=poses, intrinsics=_each(views.intrinsics, chosen), mask=None)

@@ -8,10 +8,12 @@ import logging
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoint.integrals.definite import BLOCK
 from autoint.networks.compilation import Compiled
+from autoint.networks.encodings import AbstractEncoding
 from autoint.scenes import sections
 from autoint.scenes.occupancy import Occupancy
 from autoint.scenes.rays import Rays
@@ -131,6 +133,22 @@ class AbstractVolume(nn.Module, abc.ABC):
     def in_cube(self, points: Tensor) -> Tensor:
         """Return where ``points`` (…, 3) are once the box's longest side is [−1, 1] and its middle the origin."""
         return (points - (self.occupancy.lower + self.occupancy.upper) / 2) * self.scale
+
+    def restrict(self, encoding: AbstractEncoding) -> None:
+        """Tell ``encoding`` where something may be, now and after loading: in the visual hull and a cell around."""
+        encoding.restrict(self._near_hull)
+        self.register_load_state_dict_post_hook(lambda model, _: encoding.restrict(model._near_hull))
+
+    def _near_hull(self, points: Tensor) -> Tensor:
+        """Return which ``points`` (…, 3), in the cube of ``in_cube``, are in cells of the hull or beside them, (…)."""
+        near = F.max_pool3d((self.occupancy.density > 0).float()[None], 3, 1, 1)[0] > 0
+        lower, upper = self.occupancy.lower, self.occupancy.upper
+        size, scale = len(near), 0.5 * (upper - lower).max()
+        # To the last bit as ever, since the rows of trained tables are counted by it.
+        cells = ((points * scale + 0.5 * (lower + upper) - lower) * (size / (upper - lower))).floor().long()
+        within = ((cells >= -1) & (cells <= size)).all(dim=-1)
+        x, y, z = cells.clamp(0, size - 1).unbind(-1)
+        return near[x, y, z] & within
 
     @torch.no_grad()
     def view(self, rays: Rays, background: Tensor, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:

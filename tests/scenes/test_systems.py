@@ -143,26 +143,49 @@ def test_what_is_decoded_is_decoded_once_and_anew_after_training():
     assert volume._decoded is None
 
 
+def light_field(**options):
+    from autoint.runs import build
+
+    return build.task(tiny_config(model={"name": "light_field"}, sections=4, **options), with_data=False).module.volume
+
+
+def through_the_middle(count, seed):
+    d = torch.nn.functional.normalize(torch.randn(count, 3, generator=torch.Generator().manual_seed(seed)), dim=-1)
+    return Rays(0.5 - 3 * d, d, torch.zeros(count), torch.full((count,), 9.0))
+
+
 def test_a_light_field_is_one_network_of_the_ray():
-    full = composed("model=light_field", "scale=full")
     from autoint.runs import build
 
     with torch.device("meta"):
-        volume = build.task(full, with_data=False).module.volume
-    layers = [m for m in volume.modules() if isinstance(m, nn.Linear)]
-    assert len(layers) == 88
-    assert volume.width == 256
-    small = build.task(tiny_config(model={"name": "light_field", "points": 4}), with_data=False).module.volume
-    small.occupancy.lower.fill_(-1)
-    d = torch.nn.functional.normalize(torch.randn(5, 3), dim=-1)
-    rays = Rays(-3 * d, d, torch.zeros(5), torch.full((5,), 9.0))
+        volume = build.task(composed("model=light_field", "scale=full"), with_data=False).module.volume
+    assert len([m for m in volume.modules() if isinstance(m, nn.Linear)]) == 88
+    assert (volume.width, volume.look_ups, volume.evaluations) == (256, 16, 1)
+    small = light_field()
     with torch.no_grad():
         small.tail.weight.zero_()
         small.tail.bias.copy_(torch.tensor([0.0, 1.0, -1.0, 2.0]))
-        rgb, _, acc = small.view(rays, torch.ones(3), 2)
+        rgb, _, acc = small.view(through_the_middle(5, 0), torch.ones(3), 2)
     expected = torch.sigmoid(torch.tensor([0.0, 1.0, -1.0, 2.0]))
     assert torch.allclose(acc, expected[3].expand(5))
     assert torch.allclose(rgb, (expected[3] * expected[:3] + 1 - expected[3]).expand(5, 3))
+
+
+def test_a_light_field_averages_what_its_encoding_learns_and_samples_what_is_fixed():
+    rays = through_the_middle(5, 1)
+    given = []
+    for encoding, learned in (("grid", True), ("normalized_positional", False)):
+        volume = light_field(encoding={"name": encoding})
+        hook = volume.head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].view(5, 4, -1)))
+        with torch.no_grad():
+            volume.render(rays, volume.edges(rays), torch.ones(3))
+            x = volume.points(rays, volume.edges(rays))[0]
+            a, b = x[:, :-1], x[:, 1:]
+            mean, middle = volume.encoding.mean(a, b), volume.encoding(0.5 * (a + b))
+        hook.remove()
+        expected, other = (mean, middle) if learned else (middle, mean)
+        assert torch.allclose(given[-1], expected, atol=1e-6), encoding
+        assert not torch.allclose(given[-1], other, atol=1e-2), encoding
 
 
 def test_a_deep_sum_of_residuals_begins_near_its_input():
@@ -183,7 +206,7 @@ def test_a_deep_sum_of_residuals_begins_near_its_input():
         ({"name": "nerf_tree", "degree": 3}, "model.degree=3 must be 0, 1 or 2"),
         ({"name": "neural_volumes", "resolution": 48}, "model.resolution=48 must be 8, 16, 32, 64 or 128"),
         ({"name": "neural_volumes", "smooth": -1.0}, "model.smooth=-1.0 cannot be negative"),
-        ({"name": "light_field", "points": 0}, "model.points=0 must be an integer of at least 1"),
+        ({"name": "light_field", "depth": 0}, "model.depth=0 must be an integer of at least 1"),
     ],
 )
 def test_bad_values_are_named(choice, said):

@@ -1,5 +1,6 @@
 """Views that a finished run renders for another to learn from."""
 
+import copy
 import logging
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from autoint.runs.config import RunConfig
 from autoint.runs.seeding import generator
 from autoint.runs.training import fit
+from autoint.scenes import volume
+from autoint.scenes.occupancy import Occupancy, visual_hull
 from autoint.scenes.teacher import novel_poses, taught
 from tests.scenes.test_task import tiny_config
 
@@ -15,7 +18,10 @@ from tests.scenes.test_task import tiny_config
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
-    fit(tiny_config(model="section_means", trainer={"max_steps": 30, "log_every_n_steps": 10}), folder)
+    options = {"model": "section_means", "placement": "occupied"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(volume, "LOOK_AFTER", 0)
+        fit(tiny_config(**options, trainer={"max_steps": 30, "log_every_n_steps": 10}), folder)
     return folder
 
 
@@ -46,15 +52,20 @@ def test_the_pupil_sees_what_the_teacher_renders(teacher, caplog):
     config = tiny_config(teacher=str(teacher), teacher_views=3)
     real = load_views(config, "train")
     with caplog.at_level(logging.INFO):
-        both = taught(real, config)
+        hull = visual_hull(real)
+        occupancy, other = copy.deepcopy(hull), Occupancy(hull.lower - 1, hull.upper, hull.density > 0)
+        both = taught(real, config, occupancy)
     assert f"3 views of {teacher} beside {len(real)} real ones" in caplog.text
     assert len(both) == len(real) + 3 == len(both.names) == len(both.intrinsics.pinhole)
     assert torch.equal(both.images[: len(real)], real.images)
     _, module = restoring.restored(teacher / "checkpoints" / "last.ckpt")
+    assert torch.equal(occupancy.density, module.volume.occupancy.density)  # of the same box
+    assert not torch.equal(occupancy.density, hull.density)
     rgb, _, acc = module.volume.view(both.rays_of(len(real) + 1), torch.zeros(3), 4096)
     seen = torch.cat([rgb, acc[:, None]], dim=-1).clamp(0, 1)
     assert torch.allclose(both.images[len(real) + 1].reshape(-1, 4), seen, atol=1e-6)
-    alone = taught(real, tiny_config(teacher=str(teacher), teacher_views=3, teacher_only=True))
+    alone = taught(real, tiny_config(teacher=str(teacher), teacher_views=3, teacher_only=True), other)
+    assert torch.equal(other.density, Occupancy(hull.lower - 1, hull.upper, hull.density > 0).density)
     assert torch.equal(alone.images, both.images[len(real) :])
 
 
@@ -66,8 +77,8 @@ def test_a_pupil_of_any_model_trains(teacher, tmp_path):
 def test_a_teacher_that_is_none_is_refused(teacher, tmp_path):
     real = None
     with pytest.raises(ValueError, match=r"teacher=.*nowhere: no run is there; give the folder of one"):
-        taught(real, tiny_config(teacher=str(tmp_path / "nowhere")))
+        taught(real, tiny_config(teacher=str(tmp_path / "nowhere")), None)
     other = tiny_config(teacher=str(teacher), scene={"name": "procedural", "num_solids": 2})
     assert isinstance(other, RunConfig)
     with pytest.raises(ValueError, match=r"has learned .*procedural.*, and this run is to learn"):
-        taught(real, other)
+        taught(real, other, None)

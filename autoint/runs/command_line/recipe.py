@@ -26,12 +26,12 @@ SUITED: dict[str, dict[str, tuple[str, int | None, int]]] = {
     "laptop": {MODEL: ("fine_grid", None, 2), "autoint": ("grid", None, 0), "nerf": (BANDS, 6, 2)},
     "cpu": {MODEL: ("fine_grid", None, 2), "autoint": ("grid", None, 0), "nerf": (BANDS, 4, 0)},
     "gpu": {MODEL: ("finest_grid", None, 4), "autoint": ("grid", None, 0), "nerf": (BANDS, 10, 4)},
-    "full": {MODEL: ("finest_grid", None, 4), "autoint": (BANDS, 10, 4), "nerf": (BANDS, 10, 4)},
+    "full": {m: (BANDS, 10, 4) for m in ("autoint", "nerf", "light_field")} | {MODEL: ("finest_grid", None, 4)},
     "tiny": {MODEL: (BANDS, 3, 1), "autoint": (BANDS, 3, 1), "nerf": (BANDS, 3, 1)},
 }
 """By scale and model: the encoding, its bands if not its own, and the bands of the direction."""
-LIKE = {"efficient_nerf": "nerf", "light_field": "nerf"}
-"""Models that are suited by what suits another."""
+LIKE = {"efficient_nerf": "nerf", "light_field": MODEL}
+"""Models that are suited by what suits another, where nothing else is said of them."""
 
 
 class Recipe(NamedTuple):
@@ -101,13 +101,17 @@ class Loader(ConfigLoaderImpl):
             store.store(name="recipe", node={"defaults": defaults, **values}, package="_global_")
 
 
+def _of(column: Mapping[str, tuple[str, int | None, int]], model: str) -> tuple[str, int | None, int] | None:
+    return column.get(model) or column.get(LIKE.get(model, model))
+
+
 def _guess(named: Mapping[str, str]) -> Recipe:
     """Return the recipe that suits what the command line names by itself."""
     machine = machine_of({"accelerator": named.get("trainer.accelerator")})
     model = "autoint" if of_integral_networks(named) else MODEL
     column = SUITED.get(named.get("scale", ""), SUITED[machine])
     given = named.get("model", model)
-    encoding, bands, directions = column.get(LIKE.get(given, given), column[model])
+    encoding, bands, directions = _of(column, given) or column[model]
     if bands is not None:  # which hold unless the encoding is named, and that is not known yet
         encoding, bands = SUITED["laptop"][model][0], None
     return Recipe(model, encoding, bands, directions, machine, "trainer.max_steps" not in named)
@@ -119,7 +123,7 @@ def _suited(config: DictConfig, guess: Recipe, named: Mapping[str, str]) -> Reci
     machine = machine_of(config.get("trainer") or {})
     column = SUITED.get(str(choices.scale), SUITED[machine])
     model = str(OmegaConf.select(config, "model.name"))
-    encoding, bands, directions = column.get(LIKE.get(model, model), (BANDS, None, 4))
+    encoding, bands, directions = _of(column, model) or (BANDS, None, 4)
     chosen = "encoding" in named or choices.encoding != guess.encoding
     return Recipe(
         guess.model,

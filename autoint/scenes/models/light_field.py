@@ -1,4 +1,4 @@
-"""R2L: a light field, from a ray to its colour by one deep residual network, without density or integral."""
+"""R2L: a light field, from a ray to its colour by one deep residual network, without density or rendering integral."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from autoint.integrals import quadrature
 from autoint.networks.activations import Activation
 from autoint.networks.encodings import AbstractEncoding
-from autoint.registry import ACTIVATIONS, ENCODINGS, MODELS, at_least_one
+from autoint.registry import ACTIVATIONS, ENCODINGS, MODELS, PLACEMENTS, at_least_one
 from autoint.runs.config import RunConfig
+from autoint.scenes import sections
 from autoint.scenes.occupancy import Occupancy
 from autoint.scenes.rays import Rays
 from autoint.scenes.rendering import Rendering
@@ -34,15 +34,18 @@ class Residual(nn.Module):
 
 
 class LightField(AbstractVolume):
-    """A ray's colour from γ of K of its points together, by one deep residual network (Wang et al., ECCV 2022).
+    """A ray's colour from γ of its N sections together, by one deep residual network (R2L; Wang et al., ECCV 2022).
 
-    The points are the middles of K equal parts of the ray within the scene's box, and anywhere in each part while
-    training. The background is seen through what the network does not call opaque. There is no density: the depth is
-    that of the middle of the box.
+    As in the paper, a γ that is fixed is evaluated at a point of each section: its middle, or any while training.
+    A γ that is learned, as on grids, is averaged over each section in closed form, so that nothing between two points
+    is missed, and the rays that cross somewhere learn of each other there.
+
+    The background is seen through what the network does not call opaque. There is no density: the depth is that of the
+    middle of what is occupied.
 
     Args:
-        encoding: γ, of each point.
-        points: K.
+        encoding: γ, of the position.
+        placement: chooses the sections.
         width, depth: of the network; there is one layer before, and one after, (depth − 2)/2 residual blocks.
         activation: within them.
         occupancy: where the scene is.
@@ -51,18 +54,20 @@ class LightField(AbstractVolume):
     def __init__(
         self,
         encoding: AbstractEncoding,
-        points: int,
+        placement: sections.AbstractPlacement,
         width: int,
         depth: int,
         activation: Activation,
         occupancy: Occupancy,
     ) -> None:
         super().__init__(occupancy)
-        self.encoding, self.count, self.width, self.activation = encoding, points, width, activation
-        self.head = nn.Linear(points * encoding.out_features, width)
+        self.encoding, self.placement, self.width, self.activation = encoding, placement, width, activation
+        self.learned = any(True for _ in encoding.parameters())
+        self.head = nn.Linear(placement.sections * encoding.out_features, width)
         activation.init(self.head, True)
         self.body = nn.Sequential(*(Residual(width, activation) for _ in range(max(1, (depth - 2) // 2))))
         self.tail = nn.Linear(width, 4)
+        self.restrict(encoding)
 
     @property
     def nets(self) -> Iterable[nn.Module]:
@@ -74,54 +79,59 @@ class LightField(AbstractVolume):
 
     @property
     def look_ups(self) -> int:
-        return self.count
+        return self.placement.sections * (1 + self.learned)
 
     @property
     def fit(self) -> str:
-        return "none"
+        return self.encoding.mean_rule if self.learned else "none"
+
+    def edges(self, rays: Rays) -> Tensor:
+        return self.placement(rays.clipped_to(self.occupancy.lower, self.occupancy.upper))
 
     def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
-        return self._rendered(rays, edges, quadrature.midpoint(edges, self.count)[0][:, 0], background)
+        return self._rendered(rays, edges, 0.5, background)
 
     def renderings(
         self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
     ) -> tuple[list[Rendering], float]:
-        t = quadrature.stratified(edges, draw("samples", len(rays), 1, self.count))[0][:, 0]
-        return [self._rendered(rays, edges, t, background)], 0.0
+        if self.learned:
+            edges = sections.jittered(edges, draw("edges", *edges[:, 1:-1].shape))
+        return [self._rendered(rays, edges, draw("samples", *edges[:, 1:].shape), background)], 0.0
 
-    def _rendered(self, rays: Rays, edges: Tensor, t: Tensor, background: Tensor) -> Rendering:
-        h = self.activation.function(self.head(self.encoding(self.points(rays, t)[0]).flatten(1)))
+    def _rendered(self, rays: Rays, edges: Tensor, share: Tensor | float, background: Tensor) -> Rendering:
+        """Return colours by the means over sections, or by the points that have this ``share`` of each before them."""
+        if self.learned:
+            x = self.points(rays, edges)[0]
+            gamma = self.encoding.mean(x[:, :-1], x[:, 1:])
+        else:
+            gamma = self.encoding(self.points(rays, edges[:, :-1] + share * edges.diff(dim=-1))[0])
+        h = self.activation.function(self.head(gamma.flatten(1)))
         rgba = torch.sigmoid(self.tail(h + self.body(h)))
         acc = rgba[:, 3]
         rgb = acc[:, None] * rgba[:, :3] + (1 - acc)[:, None] * background
-        return Rendering(rgb, edges.mean(dim=-1), acc, acc[:, None])
+        return Rendering(rgb, 0.5 * (edges[:, 0] + edges[:, -1]), acc, acc[:, None])
 
 
 @MODELS.register("light_field")
 def light_field(
-    config: RunConfig,
-    occupancy: Occupancy,
-    *,
-    points: int = 16,
-    width: int | None = None,
-    depth: int | None = None,
+    config: RunConfig, occupancy: Occupancy, *, width: int | None = None, depth: int | None = None
 ) -> AbstractVolume:
     """R2L's light field (Wang et al. 2022): one evaluation of a deep residual network per ray.
 
     Args:
-        config: the run's configuration; with scale=full this is the paper's 88 layers of 256.
+        config: the run's configuration; with scale=full this is the paper's 88 layers of 256, of 16 points.
         occupancy: where the scene is.
-        points: of a ray, which the network is told together.
-        width: of the network; None takes network.hidden_features.
-        depth: of the network; None takes 11 · network.num_layers.
+        width: of the network; None takes network.hidden_features, or twice that where the encoding is learned.
+        depth: of the network; None takes 11 · network.num_layers, or 2 more than network.num_layers there.
     """
-    at_least_one(**{"model.points": points, "model.width": width, "model.depth": depth})
-    bands = {"name": "positional", "num_frequencies": config.encoding.get("num_frequencies", 10)}
+    at_least_one(**{"model.width": width, "model.depth": depth})
+    options, size, encoding = config.options, config.network, ENCODINGS.build(config.encoding, 3)
+    learned = any(True for _ in encoding.parameters())  # which then does most of the work
     return LightField(
-        ENCODINGS.build(bands, 3),
-        points,
-        width or config.network.hidden_features,
-        depth or 11 * config.network.num_layers,
+        encoding,
+        PLACEMENTS.build(options["placement"], options["sections"], occupancy),
+        width or size.hidden_features * (1 + learned),
+        depth or (size.num_layers + 2 if learned else 11 * size.num_layers),
         ACTIVATIONS.build(config.activation),
         occupancy,
     )

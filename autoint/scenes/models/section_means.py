@@ -99,22 +99,7 @@ class SectionMeans(AbstractSections):
     def __init__(self, field: SectionField, placement: sections.AbstractPlacement, occupancy: Occupancy) -> None:
         super().__init__(placement, occupancy)
         self.field, self.width = field, field.section.out_features
-        self.register_load_state_dict_post_hook(lambda model, _: model._restrict())
-        self._restrict()
-
-    def _restrict(self) -> None:
-        """Tell γ where something may be: in cells of the visual hull and those beside them."""
-        near = F.max_pool3d((self.occupancy.density > 0).float()[None], 3, 1, 1)[0] > 0
-        lower, upper = self.occupancy.lower, self.occupancy.upper
-        size, scale = len(near), 0.5 * (upper - lower).max()
-
-        def inside(points: Tensor) -> Tensor:
-            cells = ((points * scale + 0.5 * (lower + upper) - lower) * (size / (upper - lower))).floor().long()
-            within = ((cells >= -1) & (cells <= size)).all(dim=-1)
-            x, y, z = cells.clamp(0, size - 1).unbind(-1)
-            return near[x, y, z] & within
-
-        self.field.encoding.restrict(inside)
+        self.restrict(field.encoding)
 
     @property
     def nets(self) -> Iterable[nn.Module]:
