@@ -108,7 +108,7 @@ class EfficientNerf(AbstractVolume):
         valid = self.valid(rays, t, uniform)
         coarse = self._composite(0, rays, t, bounds, valid, background, follow=True)
         pivotal = self.pivotal(coarse.weights.detach())
-        bounds, t, mask = self._refined(bounds, pivotal, draw("fine", len(rays), sampling.coarse * sampling.fine))
+        bounds, t, mask = self._refined(bounds, pivotal, draw)
         return [coarse, self._composite(1, rays, t, bounds, mask, background)], 0.0
 
     def valid(self, rays: Rays, t: Tensor, uniform: Tensor | bool = False) -> Tensor:
@@ -132,12 +132,20 @@ class EfficientNerf(AbstractVolume):
         place = ((points - lower) * (size / (upper - lower))).long().clamp(0, size - 1)
         return (place[..., 0] * size + place[..., 1]) * size + place[..., 2]
 
-    def _refined(self, bounds: Tensor, pivotal: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut the parts of ``bounds`` (R, N+1) into ``fine`` each: bounds, samples and which of them are wanted."""
-        fine = self.sampling.fine
-        bounds = sections.subdivided(bounds, fine)
-        t = torch.lerp(bounds[:, :-1], bounds[:, 1:], torch.full_like(bounds[:, 1:], 0.5) if u is None else u)
-        return bounds, t, pivotal.repeat_interleave(fine, dim=-1)
+    def _refined(self, bounds: Tensor, pivotal: Tensor, draw: Draw | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Cut the pivotal parts of ``bounds`` (R, N+1) into ``fine`` each: bounds, samples and which of them are wanted.
+
+        What lies between two such parts is one of its own, and not wanted.
+        """
+        fine, most = self.sampling.fine, min(self.sampling.most, pivotal.shape[-1])
+        part = pivotal.byte().topk(most, dim=-1, sorted=False).indices.sort(dim=-1).values
+        share = torch.linspace(0, 1, fine + 1, device=bounds.device)
+        cut = torch.lerp(bounds.gather(-1, part)[..., None], bounds.gather(-1, part + 1)[..., None], share).flatten(1)
+        cut = torch.cat([cut, bounds[:, -1:]], dim=-1)
+        u = torch.full_like(cut[:, 1:], 0.5) if draw is None else draw("fine", *cut[:, 1:].shape)
+        wanted = torch.arange(fine + 1, device=bounds.device) < fine
+        mask = pivotal.gather(-1, part)[..., None] & wanted
+        return cut, torch.lerp(cut[:, :-1], cut[:, 1:], u), mask.flatten(1)
 
     def _composite(
         self,
