@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytorch_lightning as pl
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 from autoint.files.machine import keep_freed, peak_flops, peak_memory
 from autoint.files.whole_files import write_json, write_whole
 from autoint.integrals.definite import integrate
-from autoint.registry import GRAD_NETS
+from autoint.registry import ENCODINGS, GRAD_NETS
 from autoint.reports import metrics
 from autoint.runs import build, restoring, trainers
 from autoint.runs.command_line import recipe
@@ -183,6 +184,18 @@ def steps(sizes: Sizes, note: Note, compiled: bool) -> None:
             note(f"{label}: peak memory in MB", peak_memory(step, DEVICE) / 1e6)
 
 
+def look_ups(sizes: Sizes, note: Note) -> None:
+    """Note milliseconds of means over sections on fine grids, there and back, by compiled loops and by torch alone."""
+    n = max(sizes.sections)
+    for rays in sizes.rays:
+        grid = ENCODINGS.build({"name": "grid", "resolutions": [64, 128], "entries": 2**19}, 3).to(DEVICE)
+        a, b = (2 * torch.rand(2, n * rays, 3, device=DEVICE) - 1).unbind(0)
+        step = lambda: grid.mean(a, b).square().mean().backward()  # noqa: E731
+        for how, chosen in (("compiled", grid._kernel), ("torch", lambda x, table: None)):
+            with mock.patch.object(grid, "_kernel", chosen):
+                note(f"N = {n}, {rays} rays, {how}: ms", 1e3 * fastest({"step": step}, sizes.rounds)["step"])
+
+
 def frames(sizes: Sizes, note: Note) -> None:
     """Note milliseconds of a frame, its share of the measured peak, and its peak memory."""
     volumes, rays = rendering.untrained(sizes.image, sizes.width, sizes.layers, "procedural")
@@ -297,6 +310,7 @@ class Row:
 ROWS = {
     "agreement with the CPU": Row(60, agreement),
     "training step": Row(30, lambda sizes, note: steps(sizes, note, compiled=False)),
+    "grids' look-ups": Row(15, look_ups),
     "frame": Row(60, frames),
     "Lego, N = 32": Row(270, lambda sizes, note: lego(sizes, note, 32)),
     "Lego, N = 8": Row(270, lambda sizes, note: lego(sizes, note, 8)),

@@ -31,6 +31,12 @@ def has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+@functools.cache
+def has_triton() -> bool:
+    """Whether kernels can be compiled for the GPU; torch brings Triton along where it was built for one."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def peak_memory(action: Callable[[], Any], device: torch.device) -> int:
     """Return by how many bytes of tensors ``action`` exceeds, at its worst moment, what was allocated before it.
 

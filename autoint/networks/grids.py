@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoint.files.machine import has_numba
+from autoint.files.machine import has_numba, has_triton
 from autoint.networks.encodings import AbstractEncoding, Positional, gauss_legendre
 from autoint.registry import ENCODINGS, at_least_one
 
@@ -128,11 +128,10 @@ class Grid(AbstractEncoding):
     def _average(self, level: int, x: Tensor) -> Tensor:
         """Return the mean (…, F) of the interpolated features over the points x (…, S, D)."""
         table = self.tables[level]
-        if self._looped(x, table):
-            from autoint.networks.grid_kernel import Interpolation
-
+        kernel = self._kernel(x, table)
+        if kernel is not None:
             points = x.reshape(-1, *x.shape[-2:]).contiguous()
-            found = Interpolation.apply(table, getattr(self, f"rows_{level}"), points, self.resolutions[level])
+            found = kernel.apply(table, getattr(self, f"rows_{level}"), points, self.resolutions[level])
             return cast(Tensor, found).view(*x.shape[:-2], -1)
         cell, fraction = self._cell(x, self.resolutions[level])
         weights, rows = self._weights(fraction, ()) / x.shape[-2], self._rows(cell, level)
@@ -143,11 +142,21 @@ class Grid(AbstractEncoding):
         assert isinstance(out, Tensor)
         return out.reshape(*x.shape[:-2], -1)
 
-    def _looped(self, x: Tensor, table: Tensor) -> bool:
-        """Whether the kernel of ``autoint[fast]`` can do it."""
-        plain = x.device.type == "cpu" and x.dtype == table.dtype == torch.float32 and self.in_features == 3
+    def _kernel(self, x: Tensor, table: Tensor) -> type[torch.autograd.Function] | None:
+        """The compiled loops that can do it, if any: numba's on a CPU (``autoint[fast]``), Triton's on a GPU."""
+        plain = x.dtype == table.dtype == torch.float32 and self.in_features == 3 and type(x) is Tensor
         twice = x.requires_grad or torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
-        return plain and not twice and has_numba()
+        if not plain or twice:
+            return None
+        if x.device.type == "cpu" and has_numba():
+            from autoint.networks import grid_kernel
+
+            return grid_kernel.Interpolation
+        if x.device.type == "cuda" and has_triton() and not torch.are_deterministic_algorithms_enabled():
+            from autoint.networks import grid_triton
+
+            return grid_triton.Interpolation
+        return None
 
     def _value(self, level: int, x: Tensor) -> Tensor:
         """Return the interpolated features at x, (…, F)."""

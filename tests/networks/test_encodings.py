@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -141,3 +144,51 @@ def test_the_loops_of_numba_are_what_torch_does(entries, monkeypatch):
     for ours, torchs in zip(*found, strict=True):
         assert torch.allclose(ours, torchs, rtol=1e-5, atol=1e-7, equal_nan=True)
     assert found[0][0].isnan().any(-1).sum() == 1
+
+
+INTERPRETED = """
+import torch
+from autoint.networks import grid_triton
+from autoint.networks.grids import Grid
+
+torch.manual_seed(0)
+for entries in (None, 40):
+    grid = Grid(3, resolutions=[1, 5], features=3, entries=entries)
+    a, b = 3 * torch.rand(2, 20, 9, 3) - 1.5
+    a[0, 1, 1] = float("nan")
+    found = []
+    for kernel in (grid_triton.Interpolation, None):
+        grid._kernel = lambda x, table: kernel
+        values = [grid(a), grid.mean(a, b)]
+        loss = sum(value.nan_to_num().square().sum() for value in values)
+        found.append([*values, *torch.autograd.grad(loss, list(grid.tables))])
+    for ours, torchs in zip(*found, strict=True):
+        assert torch.allclose(ours, torchs, rtol=1e-5, atol=1e-7, equal_nan=True)
+    assert found[0][0].isnan().any(-1).sum() == 1
+"""
+
+
+def test_the_kernels_of_triton_are_what_torch_does():
+    """As Triton's interpreter runs them on a CPU."""
+    pytest.importorskip("triton")
+    subprocess.run([sys.executable, "-c", INTERPRETED], check=True, env=os.environ | {"TRITON_INTERPRET": "1"})
+
+
+@pytest.mark.parametrize("name", ["_interpolate", "_scatter"])
+def test_the_kernels_of_triton_compile_for_a_device_that_is_not_here(name):
+    compiler = pytest.importorskip("triton.compiler")
+    from triton.backends.compiler import GPUTarget
+
+    from autoint.networks import grid_triton
+
+    kernel = getattr(grid_triton, name)
+    given = {"NODES": 2, "FEATURES": 4, "PADDED": 4, "SHARED": True, "BLOCK": grid_triton.BLOCK}
+    types = ["*fp32", "*i32", "*fp32", "*fp32", "i32", "i32"] + ["constexpr"] * len(given)
+    source = compiler.ASTSource(
+        kernel,
+        dict(zip(kernel.arg_names, types, strict=True)),
+        {(kernel.arg_names.index(key),): value for key, value in given.items()},
+    )
+    assembly = compiler.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    assert ("red.global" in assembly or "atom.global" in assembly) == (name == "_scatter")
+    assert "ld.local" not in assembly  # all of it stays in registers

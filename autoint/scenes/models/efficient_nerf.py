@@ -133,7 +133,7 @@ class EfficientNerf(AbstractVolume):
         return (place[..., 0] * size + place[..., 1]) * size + place[..., 2]
 
     def _refined(self, bounds: Tensor, pivotal: Tensor, draw: Draw | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut the pivotal parts of ``bounds`` (R, N+1) into ``fine`` each: bounds, samples and which of them are wanted.
+        """Cut the pivotal parts of ``bounds`` (R, N+1) into ``fine`` each: bounds, samples, and which are wanted.
 
         What lies between two such parts is one of its own, and not wanted.
         """
