@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoint.networks.activations import Activation
+from autoint.networks.compilation import Compiled
 from autoint.networks.encodings import AbstractEncoding
 from autoint.registry import ACTIVATIONS, ENCODINGS, MODELS, PLACEMENTS, at_least_one
 from autoint.runs.config import RunConfig
@@ -104,6 +105,10 @@ class SectionMeans(AbstractSections):
     @property
     def nets(self) -> Iterable[nn.Module]:
         return [self.field]
+
+    def compile_networks(self) -> None:
+        for name in ("decode", "shine"):  # what is learned of positions has loops of its own
+            setattr(self.field, name, Compiled(getattr(self.field, name), self.width))
 
     @property
     def evaluations(self) -> int:
