@@ -190,7 +190,7 @@ def sine(*, omega_0: float = 30.0) -> Activation:
         phase = omega_0 * x
         waves = [torch.sin(phase), torch.cos(phase)] if order else [torch.sin(phase)]
         signs = (1, 1, -1, -1)  # sin, cos, −sin, −cos
-        return [signs[k % 4] * omega_0**k * waves[k % 2] for k in range(order + 1)]
+        return [waves[0], *(signs[k % 4] * omega_0**k * waves[k % 2] for k in range(1, order + 1))]
 
     def difference(x: Tensor, delta: Tensor) -> Tensor:
         half = 0.5 * omega_0 * delta
