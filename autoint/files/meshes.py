@@ -92,6 +92,9 @@ def write(
     check_kind(file)
     trimesh = load_trimesh()
     rgba = None if colors is None else np.round(255 * np.c_[colors.clip(0, 1), np.ones(len(colors))]).astype(np.uint8)
+    if faces is None and file.suffix.lower() == ".ply":
+        write_whole(file, _cloud(vertices, normals, rgba))
+        return
     if faces is None:
         made = trimesh.PointCloud(vertices, colors=rgba)
     else:
@@ -102,3 +105,20 @@ def write(
     data = made.export(file_type=file.suffix[1:].lower(), **options)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, data.encode() if isinstance(data, str) else data)
+
+
+def _cloud(vertices: np.ndarray, normals: np.ndarray | None, rgba: np.ndarray | None) -> bytes:
+    """Return points as a PLY with their normals, which trimesh would leave out."""
+    columns: list[tuple[str, str, str, np.ndarray]] = [
+        (name, "<f4", "float", values[:, k])
+        for names, values in (("x y z", vertices), ("nx ny nz", normals))
+        if values is not None
+        for k, name in enumerate(names.split())
+    ]
+    columns += [] if rgba is None else [(n, "u1", "uchar", rgba[:, k]) for k, n in enumerate(("red", "green", "blue"))]
+    rows = np.empty(len(vertices), dtype=[(name, kind) for name, kind, _, _ in columns])
+    for name, _, _, values in columns:
+        rows[name] = values
+    listed = "".join(f"property {word} {name}\n" for name, _, word, _ in columns)
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(rows)}\n{listed}end_header\n"
+    return head.encode() + rows.tobytes()

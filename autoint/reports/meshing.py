@@ -55,13 +55,30 @@ class Mesh:
 
     def sample(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return points (count, 3), uniform by area, and the normals of their triangles."""
-        normals = self.face_normals
-        area = np.linalg.norm(normals, axis=1)
+        face, weights = self._drawn(count, rng)
+        normals = self.face_normals[face]
+        return self._at(self.vertices, face, weights), normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(
+            1e-30
+        )
+
+    def scattered(self, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Return points (count, 3), uniform by area, with the normals and the colours there, where they are known."""
+        face, weights = self._drawn(count, np.random.default_rng(seed))
+        normals, colors = (None if v is None else self._at(v, face, weights) for v in (self.normals, self.colors))
+        if normals is not None:
+            normals = normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-30)
+        return self._at(self.vertices, face, weights), normals, colors
+
+    def _drawn(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return triangles (count,), drawn by area, and weights of their second and third corners, (2, count, 1)."""
+        area = np.linalg.norm(self.face_normals, axis=1)
         face = rng.choice(len(self.faces), count, p=area / area.sum())
         u, v = rng.random((2, count, 1))
-        u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
-        a, b, c = (self.vertices[self.faces[face, k]] for k in range(3))
-        return a + u * (b - a) + v * (c - a), normals[face] / area[face, None].clip(1e-30)
+        return face, np.stack([np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)])
+
+    def _at(self, values: np.ndarray, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        a, b, c = (values[self.faces[face, k]] for k in range(3))
+        return a + weights[0] * (b - a) + weights[1] * (c - a)
 
     def moved(self, scale: float, shift: np.ndarray) -> Mesh:
         """Return the mesh with its vertices at ``scale·x + shift``."""

@@ -23,6 +23,7 @@ from autoint.runs import checkpoints, restoring
 from autoint.runs.config import RunConfig
 
 LARGEST = 1024
+MOST_POINTS = 10**7
 OF_THE_RUN_ALONE = ("data_dir", "ckpt_path", "resume", "logger", "report", "trainer")
 
 
@@ -45,7 +46,7 @@ def export(run: str, to: str | None = None, code: Collection[str] = ()) -> Path:
     return write(folder, contents["state_dict"], config, steps)
 
 
-def export_mesh(run: str, to: str, resolution: int = 256, code: Collection[str] = ()) -> str:
+def export_mesh(run: str, to: str, resolution: int = 256, code: Collection[str] = (), points: int | None = None) -> str:
     """Write the surface of a run's last checkpoint, or of a given one, as a mesh; return what is to be said of it.
 
     Args:
@@ -53,12 +54,15 @@ def export_mesh(run: str, to: str, resolution: int = 256, code: Collection[str] 
         to: the new file, .ply, .glb or .obj.
         resolution: cells along the longest side of the box that is looked at.
         code: the run's own function, where it has one.
+        points: so many points of the surface, uniform by area, with its normals and colours, instead of triangles.
 
     Raises:
         ValueError: for a run that has no surface, a file that exists, and one of another kind.
     """
     out = Path(to)
-    meshes.check_kind(out)
+    meshes.check_kind(out, meshes.KINDS if points is None else (".ply",))
+    if points is not None and not 1 <= points <= MOST_POINTS:
+        raise ValueError(f"--points={points} must be between 1 and {MOST_POINTS}")
     meshes.load_trimesh()
     if out.exists():
         raise ValueError(f"{out} exists; remove it, or name another file")
@@ -73,6 +77,10 @@ def export_mesh(run: str, to: str, resolution: int = 256, code: Collection[str] 
         mesh, told = find(resolution)
     except ValueError as error:
         raise ValueError(f"{run}: {error}") from error
+    if points is not None:
+        x, normals, colors = mesh.scattered(points)
+        meshes.write(out, x, None, normals, colors)
+        return f"{out}: {points} points of the surface at {told}"
     meshes.write(out, mesh.vertices, mesh.faces, mesh.normals, mesh.colors)
     closed = "watertight" if mesh.watertight else "not watertight: it is cut by the box, or has holes"
     return f"{out}: {len(mesh.vertices)} vertices, {len(mesh.faces)} triangles, at {told}; {closed}"

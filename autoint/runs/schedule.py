@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Timer
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from autoint.networks.encodings import AbstractEncoding
 from autoint.runs.config import Optimizer
 
 CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+):(\d+(?:\.\d+)?)")
@@ -115,6 +118,20 @@ def learning_rate(trainer: Any, optimizer: Optimizer) -> Callable[[int], float]:
         return warm_up * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * used_budget(trainer, step))))
 
     return factor
+
+
+def adam(module: nn.Module, trainer: Any, optimizer: Optimizer) -> dict[str, Any]:
+    """Return what ``configure_optimizers`` is to: Adam, with encodings at a rate of their own, and the schedule."""
+    beta_1, beta_2 = optimizer.betas
+    groups: list[dict[str, Any]] = [{"params": list(module.parameters())}]
+    if optimizer.encoding_lr is not None:
+        learned = [p for m in module.modules() if isinstance(m, AbstractEncoding) for p in m.parameters()]
+        own = {id(p) for p in learned}
+        groups = [{"params": [p for p in module.parameters() if id(p) not in own]}]
+        groups += [{"params": learned, "lr": optimizer.encoding_lr}] if learned else []
+    made = torch.optim.Adam(groups, lr=optimizer.lr, betas=(beta_1, beta_2), fused=True)
+    schedule = LambdaLR(made, learning_rate(trainer, optimizer))
+    return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def used_budget(trainer: Any, step: int) -> float:

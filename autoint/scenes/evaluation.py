@@ -7,12 +7,16 @@ import logging
 import math
 import time
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from autoint.files.machine import flops, peak_memory
+from autoint.files.whole_files import write_whole
 from autoint.registry import EVALUATIONS, at_least_one, one_of
 from autoint.reports import metrics, pictures
 from autoint.runs.config import RunConfig
@@ -62,16 +66,20 @@ class Looking:
         video_frames: of the whole path.
         video_fps: frames per second.
         ray: [row, column] of the first view, or auto (its largest error): a panel that shows this ray; or none.
+        depth: maps of numbers, npz or tiff, a file for each view: the distance from the camera along each pixel's ray,
+            NaN where more is seen of the background than of the scene; or none.
     """
 
     video: str = "none"
     video_frames: int = 60
     video_fps: int = 20
     ray: Any = "none"
+    depth: str = "none"
 
     def __post_init__(self) -> None:
         if not self.video.endswith(".json"):
             one_of("video", self.video, ("none", *PATHS))
+        one_of("depth", self.depth, ("none", "npz", "tiff"))
         at_least_one(video_frames=self.video_frames, video_fps=self.video_fps)
         pair = isinstance(self.ray, list) and [type(x) for x in self.ray] == [int, int]
         if not pair and self.ray not in ("none", "auto"):
@@ -100,7 +108,8 @@ def evaluate(
     """
     images = WholeImages(views)
     metric = metrics.lpips_metric(config.lpips, config.lpips_weights)
-    values, seen, ray = [], 0.0, config.of("volrend").ray
+    values, seen, looking = [], 0.0, config.of("volrend")
+    ray = looking.ray
     way = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("runs", "data_dir")}
     settings = {"run": run.to_plain(), "way": way, "lpips": metric is not None, "ssim": metrics.SSIM_WINDOW}
     unfinished = PartialEvaluation(folder, volume, settings)
@@ -122,6 +131,8 @@ def evaluate(
         values.append({"image": view, **_measured(metric, image, target, valid), "seconds_per_frame": seconds})
         pictures.write(folder / "renders" / f"{view}.png", image)
         pictures.write_view(folder / f"{view}.png", batch.shape, truth, rgb_cpu, depth, acc, batch.valid)
+        if looking.depth != "none":
+            write_depth(folder / "depth" / f"{view}.{looking.depth}", batch.shape, depth, acc)
         if item == 0 and isinstance(volume, AbstractSections):
             error = pictures.root_mean_square(rgb_cpu, truth)
             error = error if valid is None else torch.where(valid, error, 0)
@@ -139,6 +150,18 @@ def evaluate(
     if seen < 1e-3:
         log.warning("%s: nothing but background was rendered; the training has collapsed", name)
     return values
+
+
+def write_depth(file: Path, shape: tuple[int, int], depth: torch.Tensor, acc: torch.Tensor) -> None:
+    """Write depth and opacity (H·W,) of a view as an ``.npz`` of both, or the depth alone as a ``.tiff`` of floats."""
+    known, opacity = (v.float().cpu().reshape(shape).numpy() for v in (torch.where(acc >= 0.5, depth, math.nan), acc))
+    stream = BytesIO()
+    if file.suffix == ".npz":
+        np.savez_compressed(stream, depth=known, opacity=opacity)
+    else:
+        Image.fromarray(known).save(stream, "TIFF")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, stream.getvalue())
 
 
 def _measured(

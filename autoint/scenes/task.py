@@ -17,13 +17,12 @@ from torch import Tensor
 from autoint.files import reading
 from autoint.files.images import AtMost
 from autoint.files.machine import installed_memory, peak_flops
-from autoint.networks.encodings import AbstractEncoding
 from autoint.registry import DATASETS, MODELS, TASKS, at_least_one, one_of
 from autoint.reports import metrics, pictures
 from autoint.reports.meshing import Mesh
 from autoint.runs import build, trainers
 from autoint.runs.config import Optimizer, RunConfig
-from autoint.runs.schedule import learning_rate, used_budget
+from autoint.runs.schedule import adam, used_budget
 from autoint.runs.seeding import generator
 from autoint.scenes import evaluation as view_evaluation
 from autoint.scenes import video
@@ -286,14 +285,4 @@ class VolumeRendering(pl.LightningModule):
         return f"split {config.split}, {pixels}, background {shown}, 8-bit sRGB values over 255, mean over images"
 
     def configure_optimizers(self) -> Any:
-        beta_1, beta_2 = self.optimizer.betas
-        groups: list[dict[str, Any]] = [{"params": list(self.parameters())}]
-        if self.optimizer.encoding_lr is not None:
-            learned = [p for m in self.modules() if isinstance(m, AbstractEncoding) for p in m.parameters()]
-            own = {id(p) for p in learned}
-            groups = [{"params": [p for p in self.parameters() if id(p) not in own]}]
-            groups += [{"params": learned, "lr": self.optimizer.encoding_lr}] if learned else []
-        adam = torch.optim.Adam(groups, lr=self.optimizer.lr, betas=(beta_1, beta_2), fused=True)
-        factor = learning_rate(self.trainer, self.optimizer)
-        schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adam(self, self.trainer, self.optimizer)

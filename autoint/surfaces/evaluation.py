@@ -128,23 +128,25 @@ def write_pictures(folder: Path, net: Gradient, mesh: Mesh, shape: AbstractShape
 
 def _write_slice(file: Path, net: Gradient, shape: AbstractShape, level: float, size: int = 200) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     t = np.linspace(-REACH, REACH, size)
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     axes = figure.subplots(1, 3)
-    for k, (place, name) in enumerate(zip(axes, ("x = 0", "y = 0", "z = 0"), strict=True)):
-        u, v = np.meshgrid(t, t)
-        x = np.insert(np.stack([u, v], axis=-1).reshape(-1, 2), k, 0.0, axis=1)
-        f = values(net, x).reshape(size, size) / 2
-        most = float(np.abs(f).max())
-        shown = place.contourf(t / 2, t / 2, f, np.linspace(-most, most, 21), cmap="RdBu")
+    plane = np.stack(np.meshgrid(t, t), axis=-1).reshape(-1, 2)
+    points = [np.insert(plane, k, 0.0, axis=1) for k in range(3)]
+    fields = [values(net, x).reshape(size, size) / 2 for x in points]
+    most = float(np.abs(fields).max())
+    levels = MaxNLocator(16, symmetric=True).tick_values(-most, most)  # of all three, as the bar beside them
+    for place, name, x, f in zip(axes, ("x = 0", "y = 0", "z = 0"), points, fields, strict=True):
+        shown = place.contourf(t / 2, t / 2, f, levels, cmap="RdBu")
         place.contour(t / 2, t / 2, f, [level / 2], colors="black", linewidths=1.5)
         truth = shape.inside(x * shape.half + shape.center)
         if truth is not None:
             place.contour(t / 2, t / 2, truth.reshape(size, size), [0.5], colors="tab:orange", linewidths=0.8)
         place.set_title(f"f at {name}; black: f = 0" + ("; orange: the truth" if truth is not None else ""), fontsize=9)
         place.set_aspect("equal")
-    figure.colorbar(shown, ax=axes, shrink=0.8)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="f, in sides of the cube")
     pictures.write_figure(file, figure, dpi=90)
 
 

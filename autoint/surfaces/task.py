@@ -21,12 +21,12 @@ from autoint.reports.tables import markdown
 from autoint.runs import build, trainers
 from autoint.runs.callbacks import diverged
 from autoint.runs.config import Optimizer, RunConfig
-from autoint.runs.schedule import learning_rate
+from autoint.runs.schedule import adam
 from autoint.runs.seeding import generator
 from autoint.runs.steps import Steps
 from autoint.surfaces import evaluation as surface_evaluation
-from autoint.surfaces import sampling
-from autoint.surfaces.losses import LOSSES, Samples
+from autoint.surfaces import losses, sampling
+from autoint.surfaces.losses import Samples
 from autoint.surfaces.shapes import AbstractShape
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def surface(
         resolution: cells of the mesh along the cube's side.
         radius: of the sphere that the training begins with, in halves of the cube's side.
     """
-    one_of("loss", loss, LOSSES)
+    one_of("loss", loss, losses.LOSSES)
     at_least_one(num_points=num_points, resolution=resolution)
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold} must be between 0 and 1")
@@ -85,6 +85,9 @@ def surface(
         skip=not sine,
         radius=None if sine else radius,
     )
+    if sine:  # which begins as waves that the losses leave as sheets far from the points
+        x = losses.REACH * (2 * torch.rand(4096, 3) - 1)
+        net.begin_as(x, x.norm(dim=-1) - radius)
     level = -math.log(threshold / (1 - threshold)) if loss == "occupancy" else 0.0
     module = SurfaceFitting(net, loss=loss, level=level, resolution=resolution, config=config)
     if not with_data:
@@ -153,7 +156,7 @@ class SurfaceFitting(pl.LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> torch.Tensor:
         g = generator(self.seed, batch_idx, "points")
-        value = LOSSES[self.loss](Gradient(self.net), self.samples, self.batch_size, g)
+        value = losses.LOSSES[self.loss](Gradient(self.net), self.samples, self.batch_size, g)
         trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:
             if not math.isfinite(value.detach()):
@@ -230,7 +233,4 @@ class SurfaceFitting(pl.LightningModule):
         return row, [row]
 
     def configure_optimizers(self) -> Any:
-        beta_1, beta_2 = self.optimizer.betas
-        adam = torch.optim.Adam(self.net.parameters(), lr=self.optimizer.lr, betas=(beta_1, beta_2), fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(adam, learning_rate(self.trainer, self.optimizer))
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adam(self.net, self.trainer, self.optimizer)

@@ -116,6 +116,24 @@ def test_it_is_a_distance_to_a_sphere_at_first():
     assert float(torch.nn.functional.cosine_similarity(slope, x, dim=-1).mean()) > 0.9
 
 
+def test_waves_begin_as_what_is_nearest_by_least_squares():
+    """No output layer is nearer, and with so many waves it is near."""
+    torch.manual_seed(0)
+    net = DistanceNet(3, 2, 128, 2, {"name": "sine", "omega_0": 5.0}, skip=False)
+    other = net.output.weight[1].clone()
+    x = 2 * torch.rand(2000, 3) - 1
+    y = x.norm(dim=-1) - 0.5
+    net.begin_as(x, y)
+    assert torch.equal(net.output.weight[1], other)  # features are left alone
+    with torch.no_grad():
+        error = float((net(x)[:, 0] - y).square().mean())
+        assert error < 0.1**2
+        for step in (1e-3, -1e-3):
+            net.output.bias[0] += step
+            assert float((net(x)[:, 0] - y).square().mean()) > error
+            net.output.bias[0] -= step
+
+
 def test_curvatures_of_a_torus():
     """Inner and outer equator, where they are known: mean ½(1/r + 1/(R ± r)·±1), Gaussian ±1/(r(R ± r))."""
     ring, tube = 2.0, 0.5

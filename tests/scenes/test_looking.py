@@ -186,8 +186,12 @@ def test_evaluate_writes_a_video_and_a_ray(program, run, monkeypatch):
     monkeypatch.setattr(metrics, "lpips_metric", lambda net, weights: None)
     monkeypatch.setattr(video, "video_format", lambda: "gif")
     arguments = (f"runs={run}", "max_images=1", "device=cpu", "hydra.run.dir=e")
-    status, out, err = program("evaluate", *arguments, "video=orbit", "video_frames=5", "video_fps=10", "ray=[6,5]")
+    status, out, err = program(
+        "evaluate", *arguments, "video=orbit", "video_frames=5", "video_fps=10", "ray=[6,5]", "depth=tiff"
+    )
     assert status == 0, err
+    with Image.open("e/images/00_procedural_4/depth/test_000.tiff") as written:
+        assert (written.mode, written.size) == ("F", (12, 12))
     assert "/e/images/00_procedural_4/orbit.gif" in out + err
     assert "100%" not in err  # nobody looks at a log as it grows
     with Image.open("e/images/00_procedural_4/orbit.gif") as written:
@@ -198,12 +202,25 @@ def test_evaluate_writes_a_video_and_a_ray(program, run, monkeypatch):
     for wrong, words in (
         ("video=orbitt", "video='orbitt' is unknown; did you mean 'orbit'? (available: none, orbit, spiral)"),
         ("video_frames=0", "video_frames=0 must be an integer of at least 1"),
+        ("depth=exr", "depth='exr' is unknown (available: none, npz, tiff)"),
         ("ray=[1]", "ray=[1] must be none, auto (the largest error of the first view) or [row,column]"),
         ("ray=[99,0]", "ray=[99,0] must be [row,column] inside the image, which has 12 x 12"),
     ):
         status, _, err = program("evaluate", *arguments, wrong)
         assert status == 2
         assert words in err.strip().splitlines()[-1]
+
+
+def test_depth_is_known_where_something_is_seen(tmp_path):
+    depth, acc = torch.arange(6.0), torch.tensor([1.0, 0.9, 0.4, 0.0, 0.5, 1.0])
+    for kind in ("npz", "tiff"):
+        evaluation.write_depth(tmp_path / f"d.{kind}", (2, 3), depth, acc)
+    expected = np.array([[0, 1, np.nan], [np.nan, 4, 5]], dtype=np.float32)
+    with np.load(tmp_path / "d.npz") as arrays:
+        assert np.array_equal(arrays["depth"], expected, equal_nan=True)
+        assert np.array_equal(arrays["opacity"], acc.view(2, 3).numpy())
+    with Image.open(tmp_path / "d.tiff") as written:
+        assert np.array_equal(np.asarray(written), expected, equal_nan=True)
 
 
 def profiled(volume, atol=1e-6):

@@ -1,6 +1,8 @@
 """task=surface from the command line: training, evaluation, resuming, and files of strangers."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -11,17 +13,20 @@ from autoint.reports import mesh_pictures
 from autoint.runs import restoring
 from autoint.runs.config import RunConfig
 from autoint.runs.training import fit
-from autoint.surfaces import sampling
+from autoint.surfaces import evaluation, sampling
+from autoint.surfaces.task import SurfaceFitting
 
 trimesh = pytest.importorskip("trimesh")
 SMALL = ("task=surface", "shape=sphere", "network.hidden_features=32", "network.num_layers=3", "batch_size=128")
 QUICK = (*SMALL, "resolution=32", "trainer.max_steps=150", "optimizer.lr=0.005", "+trainer.enable_progress_bar=false")
+FEW = ((mesh_pictures, "SAMPLES", 2000), (sampling, "POOL", 2**13), (evaluation, "SAMPLES", 3000))
+FEW += ((evaluation, "DENSE", 10_000), (evaluation, "MOST_VERTICES", 2000))
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch, one_thread, undrawn):
-    monkeypatch.setattr(mesh_pictures, "SAMPLES", 2000)
-    monkeypatch.setattr(sampling, "POOL", 2**13)
+    for module, name, number in FEW:
+        monkeypatch.setattr(module, name, number)
 
 
 def config(**changes):
@@ -40,57 +45,126 @@ def config(**changes):
     return RunConfig.from_plain({**plain, **changes})
 
 
-@pytest.mark.parametrize(
-    ("extra", "worst"),
-    [
-        ((), 0.03),
-        (("normals=false",), 0.04),
-        (("method=occupancy",), 0.08),
-        (("method=siren_sdf", "optimizer.lr=0.001", "activation.omega_0=10"), 0.08),
-    ],
-)
-def test_a_sphere_is_learned_and_evaluated_in_another_run(extra, worst, program, tmp_path):
-    run = tmp_path / "run"
-    status, _, err = program("train", *QUICK, *extra, f"hydra.run.dir={run}", "val_every=100")
-    assert status == 0, err
-    row = json.loads((run / "errors.json").read_text())
-    assert row["distance"] < worst
-    assert row["iou"] > 0.6
-    assert row["normal_consistency"] > 0.85
-    assert (run / "validation" / "step_0000100.png").is_file()
-    mesh = trimesh.load(run / "mesh.ply", process=False)
+def learned(folder, **changes):
+    """A sphere, learned in a second: the run's row of the table."""
+    small = {"network": {"hidden_features": 32, "num_layers": 3}, "optimizer": {"lr": 0.005}, "batch_size": 128}
+    trainer = {"max_steps": 150, "accelerator": "cpu", "enable_progress_bar": False}
+    fit(config(**{**small, "trainer": trainer, "save_every": 1000, "resolution": 32, **changes}), folder)
+    return json.loads((folder / "errors.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def sphere(tmp_path_factory):
+    """One run for all who need one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, number in FEW:
+            patch.setattr(module, name, number)
+        folder = tmp_path_factory.mktemp("sphere") / "run"
+        learned(folder, val_every=100)
+    return folder
+
+
+def test_a_sphere_is_learned_and_evaluated_in_another_run(sphere, program, tmp_path):
+    row = json.loads((sphere / "errors.json").read_text())
+    assert row["distance"] < 0.03
+    assert row["iou"] > 0.8
+    assert row["normal_consistency"] > 0.95
+    assert (sphere / "validation" / "step_0000100.png").is_file()
+    mesh = trimesh.load(sphere / "mesh.ply", process=False)
     assert len(mesh.vertices) == row["vertices"]
-    assert (mesh.volume > 0) or not row["watertight"]
-    for kind in ("ply", "obj", "glb") if not extra else ():
+    assert mesh.volume > 0
+    status, out, err = program("evaluate", f"runs={sphere}", "hydra.run.dir=evaluation")
+    assert status == 0, err
+    assert f"| {row['distance']:.1e}" in out
+    for name in ("normals.png", "error.png", "slice.png", "mesh.ply"):
+        assert list((tmp_path / "evaluation" / "images").rglob(name)), name
+
+
+def test_a_run_s_surface_is_exported_by_its_command(sphere, program, tmp_path):
+    for kind in ("ply", "obj", "glb"):
         made = tmp_path / f"made.{kind}"
-        status, out, err = program("autoint", "export", str(run), str(made), "--resolution=20")
+        status, out, err = program("autoint", "export", str(sphere), str(made), "--resolution=20")
         assert status == 0, err
         assert "watertight" in out
         mesh = trimesh.load(made, process=False, force="mesh")
         assert np.linalg.norm(mesh.vertices, axis=1).mean() == pytest.approx(0.4, abs=0.05)
-        assert "exists; remove it" in program("autoint", "export", str(run), str(made))[2]
-    status, out, err = program("evaluate", f"runs={run}", "hydra.run.dir=evaluation")
+        assert "exists; remove it" in program("autoint", "export", str(sphere), str(made))[2]
+
+
+def test_points_of_a_run_s_surface_are_exported_with_normals(sphere, program, tmp_path):
+    made = tmp_path / "cloud.ply"
+    status, out, err = program("autoint", "export", str(sphere), str(made), "--resolution=20", "--points=500")
     assert status == 0, err
-    assert f"| {row['distance']:.1e}" in out
-    for name in ("normals.png", "error.png", "slice.png", "mesh.ply"):
-        assert list((tmp_path / "evaluation" / "images").rglob(name)) or list(tmp_path.rglob(f"images/*/{name}")), name
+    assert "500 points of the surface at f = 0" in out
+    shape = SHAPES.build({"name": "points", "path": str(made)}, "")
+    length = np.linalg.norm(shape.points, axis=1)
+    assert length == pytest.approx(0.4, abs=0.05)
+    assert (shape.points * shape.normals).sum(axis=1) / length == pytest.approx(1, abs=0.2)
+    for name, count, words in (("cloud.obj", 5, "give .ply"), ("more.ply", 0, "--points=0 must be between 1 and")):
+        status, _, err = program("autoint", "export", str(sphere), str(tmp_path / name), f"--points={count}")
+        assert status == 2
+        assert words in err
 
 
-def test_a_resumed_run_is_the_run_itself(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "worst"),
+    [
+        ({"normals": False}, 0.04),
+        (
+            {"loss": "siren_sdf", "optimizer": {"lr": 0.001}, "activation": {"name": "sine", "omega_0": 10.0}},
+            0.08,
+        ),
+    ],
+)
+def test_a_sphere_is_learned_by_other_losses(changes, worst, tmp_path):
+    row = learned(tmp_path / "run", **changes)
+    assert row["distance"] < worst
+    assert row["iou"] > 0.6
+    assert row["normal_consistency"] > 0.85
+
+
+def test_a_run_that_was_stopped_or_killed_goes_on_to_be_the_run_itself(elsewhere, tmp_path):
     slowly = {"decay_steps": 1000}  # a schedule that does not look at the budget
     part = {"max_steps": 20, "accelerator": "cpu", "enable_progress_bar": False}
     fit(config(optimizer=slowly), tmp_path / "whole")
     fit(config(optimizer=slowly, trainer=part), tmp_path / "parts")
-    fit(config(optimizer=slowly, ckpt_path="last"), tmp_path / "parts")
-    ours, theirs = (
-        restoring.restored(tmp_path / name / "checkpoints" / "last.ckpt")[1].state_dict() for name in ("parts", "whole")
-    )
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+    def killed():
+        step = SurfaceFitting.training_step
+
+        def fatal(self, batch, number):
+            if number == 17:  # 3 steps after a checkpoint
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, batch, number)
+
+        SurfaceFitting.training_step = fatal
+        fit(config(optimizer=slowly), tmp_path / "killed")
+
+    assert elsewhere(killed)[0] == -signal.SIGKILL
+    weights = {}
+    for name, way in (("parts", "last"), ("killed", "auto")):
+        fit(config(optimizer=slowly, ckpt_path=way), tmp_path / name)
+    for name in ("whole", "parts", "killed"):
+        weights[name] = restoring.restored(tmp_path / name / "checkpoints" / "last.ckpt")[1].state_dict()
+    for name in ("parts", "killed"):
+        assert all(torch.equal(weights[name][key], weights["whole"][key]) for key in weights["whole"])
+
+
+def test_what_is_inside_of_a_mesh_file_is_learned_and_evaluated(program, tmp_path):
+    trimesh.creation.icosphere(subdivisions=3, radius=200.0).export(tmp_path / "ball.ply")
+    shape = {"name": "mesh", "path": str(tmp_path / "ball.ply")}
+    faster = {"radius": 0.9, "batch_size": 256, "optimizer": {"lr": 0.01}}
+    row = learned(tmp_path / "run", shape=shape, loss="occupancy", **faster)
+    assert row["iou"] > 0.85
+    assert row["distance"] < 0.08
+    status, out, err = program("evaluate", f"runs={tmp_path / 'run'}", "hydra.run.dir=evaluation")
+    assert status == 0, err
+    assert f"| {row['iou']:.4f}" in out
+    (made,) = (tmp_path / "evaluation" / "images").rglob("mesh.ply")
+    assert np.linalg.norm(trimesh.load(made).vertices, axis=1).mean() == pytest.approx(200, rel=0.15)
 
 
 def test_a_training_that_ends_without_a_surface_is_whole_and_says_so(program, tmp_path, monkeypatch):
-    from autoint.surfaces import evaluation
-
     monkeypatch.setattr(evaluation, "values", lambda net, x: np.ones(len(x)))
     status, out, err = program("train", *QUICK, "trainer.max_steps=2", f"hydra.run.dir={tmp_path / 'run'}")
     assert status == 0, err

@@ -83,6 +83,7 @@ def _export(arguments: list[str]) -> None:
     parser.add_argument("--to", help="the new folder; RUN/export by default")
     parser.add_argument("--function", action="append", default=[], help="the run's, where it is code of your own")
     parser.add_argument("--resolution", type=int, default=256, help="of a mesh: cells along the box's longest side")
+    parser.add_argument("--points", type=int, help="of a .ply: so many points of the surface instead of triangles")
     parser.add_argument(
         "named", nargs="*", metavar="MESH | function=module:callable", help="a mesh; the run's own code"
     )
@@ -101,6 +102,6 @@ def _export(arguments: list[str]) -> None:
     if len(files) + (given.to is not None and bool(files)) > 1:
         raise ValueError(f"{' '.join(files)}: one export makes one mesh, and --to is for folders; give them one by one")
     if files:
-        print(export_mesh(given.run, files[0], given.resolution, given.function))
+        print(export_mesh(given.run, files[0], given.resolution, given.function, given.points))
         return
     print(export(given.run, given.to, given.function))
