@@ -26,7 +26,7 @@ from tests.test_docs import BLOCK, PAGES, own_components
 PROGRAMS = ("python train.py", "python evaluate.py", "python -m", "python docs/", "autoint", "make", "pip install")
 NEEDS = {
     "a network": r"pip install|autoint download",
-    "data": r"autoint (photos|look)|data_dir=|scene=(?!procedural)|path=|"
+    "data": r"autoint (photos|look)|data_dir=|scene=(?!procedural)|path=|image=photo|"
     r"experiment=(lego|table1|figure5|deepvoxels|systems)",
     "a trained run": r"runs=|ckpt_path=|autoint (export|bake|evaluate|view)|evaluate.py($| [^-])",
     "minutes": r"make|benchmarks|tests.files.(fuzz|mutations)|docs/figures.py|experiment=figure3|max_steps=6000|"
@@ -46,6 +46,7 @@ SHRUNK = {
     "volrend": [*TINY, "trainer.max_steps=2"],
     "ct": ["rho=16", "theta=32", "passes=2", "batch_size=16", "trainer.max_steps=2", "network.hidden_features=8"],
     "surface": ["resolution=12", "num_points=100", "batch_size=16", "trainer.max_steps=2", "network.hidden_features=8"],
+    "image": ["image_size=16", "batch_size=16", "trainer.max_steps=2", "network.hidden_features=8"],
     "function": ["points=16", "adam_steps=1", "trainer.max_steps=2"],
 }
 """What makes a training of each task take a second."""
@@ -241,6 +242,7 @@ def test_every_command_is_run_here_or_says_what_it_needs():
         "python train.py task=surface shape=torus",
         "python train.py task=function 'function=sin(x)*exp(-y**2)' 'lower=[0,0]' 'upper=[3,1]'",
         "python train.py task=function function=xcosx lower=-1 upper=1",
+        "python train.py task=image",
     }
 
 

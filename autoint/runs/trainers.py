@@ -111,7 +111,7 @@ def _check_processes(config: RunConfig, trainer: pl.Trainer) -> None:
     count = trainer.num_devices * trainer.num_nodes
     if count == 1:
         return
-    if config.task in ("function", "ct", "surface"):
+    if config.task in ("function", "image", "ct", "surface"):
         raise ValueError(f"trainer.devices={trainer.num_devices}: task={config.task} trains in one process; use 1")
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if sweep and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,26 +18,31 @@ COARSE = 64
 
 
 @torch.no_grad()
-def mesh_of(volume: AbstractVolume, resolution: int) -> tuple[Mesh, str]:
+def mesh_of(volume: AbstractVolume, resolution: int, level: float | None = None) -> tuple[Mesh, str]:
     """Return the surface density = level, coloured as seen from outside along its normals, and what the level is.
 
     The level is half the density at which rays from six sides are half absorbed: what lies between air and what stops
-    a ray. Nothing is outside of the visual hull.
+    a ray. Of a model whose surface are the zeros of f it is f = 0. Nothing is outside of the visual hull.
 
     Args:
         volume: the scene.
         resolution: cells along the box's longest side.
+        level: another one, per unit of length.
 
     Raises:
         ValueError: for a model without a density at points, and for a scene in which no ray is half absorbed.
     """
     lower, upper = (corner.double().cpu().numpy() for corner in (volume.occupancy.lower, volume.occupancy.upper))
-    level = level_of(volume, Grid.box(lower, upper, COARSE))
     grid = Grid.box(lower, upper, resolution)
-    mesh = marching_cubes(lambda x: -_density(volume, x, grid.size), grid, -level)
+    if level is None and volume.signed(volume.occupancy.lower[None]) is not None:
+        mesh, told = marching_cubes(lambda x: _in_hull(volume, x, volume.signed, 1.0), grid), "f = 0"
+    else:
+        found = level_of(volume, Grid.box(lower, upper, COARSE)) if level is None else level
+        mesh = marching_cubes(lambda x: -_density(volume, x, grid.size), grid, -found)
+        told = f"density {found:.3g} per unit of length"
+        told += "" if level is not None else ", half of that at which rays are half absorbed"
     normals = mesh.vertex_normals
     colors = _colors(volume, mesh.vertices, -normals, grid.size)
-    told = f"density {level:.3g} per unit of length, half of that at which rays are half absorbed"
     return Mesh(mesh.vertices, mesh.faces, normals, colors), told
 
 
@@ -58,12 +65,21 @@ def level_of(volume: AbstractVolume, grid: Grid) -> float:
 
 def _density(volume: AbstractVolume, x: np.ndarray, length: float) -> np.ndarray:
     """Return the density (N,) at points (N, 3), 0 outside of the visual hull."""
+
+    def density(points: Tensor) -> Tensor:
+        down = torch.tensor([0.0, 0.0, -1.0], device=points.device).expand_as(points)
+        return volume.radiance(points, down, length)[0].clamp_min(0)
+
+    return _in_hull(volume, x, density, 0.0)
+
+
+def _in_hull(volume: AbstractVolume, x: np.ndarray, field: Callable[[Tensor], Any], outside: float) -> np.ndarray:
+    """Return a field (N,) at points (N, 3), and ``outside`` beyond the visual hull."""
     points = torch.as_tensor(x, dtype=torch.float32, device=volume.occupancy.lower.device)
-    down = torch.tensor([0.0, 0.0, -1.0], device=points.device).expand_as(points)
-    out = torch.zeros(len(points), device=points.device)
+    out = torch.full((len(points),), outside, device=points.device)
     inside = volume.occupancy.at(points) > 0
     if inside.any():
-        out[inside] = volume.radiance(points[inside], down[inside], length)[0].clamp_min(0)
+        out[inside] = field(points[inside])
     return out.double().cpu().numpy()
 
 

@@ -91,6 +91,10 @@ class AbstractVolume(nn.Module, abc.ABC):
         """
         raise ValueError(f"{type(self).__name__} has no density at points")
 
+    def signed(self, points: Tensor) -> Tensor | None:
+        """Return f (P,) at ``points`` (P, 3), below 0 inside, of a model whose surface is f = 0; None of others."""
+        return None
+
     @abc.abstractmethod
     def renderings(
         self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float

@@ -239,12 +239,22 @@ def test_the_command_line_surface():
     assert set(PLACEMENTS.names()) == {"occupied", "predicted", "proposal", "uniform"}
     assert set(COLORS.names()) == {"decoded", "mean", "weighted"}
     ours = {"autoint", "section_means", "nerf", "efficient_nerf", "nerf_tree", "light_field", "neural_volumes"}
+    ours |= {"unisurf"}
     assert set(MODELS.names()) == ours
-    assert set(DATASETS.names()) == {"blender", "colmap", "deepvoxels", "llff", "photos", "procedural", "transforms"}
+    assert set(DATASETS.names()) == {
+        "blender",
+        "colmap",
+        "deepvoxels",
+        "llff",
+        "photos",
+        "procedural",
+        "solid",
+        "transforms",
+    }
     assert set(PHANTOMS.names()) == {"dicom", "ellipses", "image", "scan", "shepp_logan", "sinogram"}
     assert set(FUNCTIONS.names()) == {"cos", "gaussian2d", "gaussian3d", "linear", "polynomial", "sinc", "xcosx"}
     assert set(SHAPES.names()) == {"box", "csg", "gyroid", "mesh", "points", "sphere", "torus"}
-    assert set(TASKS.names()) == {"ct", "function", "surface", "volrend"}
+    assert set(TASKS.names()) == {"ct", "function", "image", "surface", "volrend"}
     assert cli.known_keys() == [
         "activation",
         "adam_steps",
@@ -255,6 +265,7 @@ def test_the_command_line_surface():
         "compile",
         "counted",
         "data_dir",
+        "derivatives",
         "direction_encoding",
         "encoding",
         "exponent",
@@ -263,6 +274,7 @@ def test_the_command_line_surface():
         "function",
         "gaussian",
         "grad_net",
+        "image",
         "image_size",
         "images_per_batch",
         "logger",

@@ -338,7 +338,7 @@ def test_a_long_value_is_refused_in_a_short_line(key, good):
 def test_a_task_that_is_no_name_is_refused(task, good):
     contents = good("function")
     contents["autoint"]["config"]["task"] = task
-    with pytest.raises(ValueError, match=r"task=.* must be one of: ct, function, surface, volrend"):
+    with pytest.raises(ValueError, match=r"task=.* must be one of: ct, function, image, surface, volrend"):
         restoring.restored(saved(contents))
 
 

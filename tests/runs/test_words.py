@@ -34,7 +34,12 @@ def test_help_says_what_every_key_of_the_task_is(task, program):
         if key not in GROUPS:
             [line] = [x for x in lines if x.startswith(f"  {key}: ")]
             assert len(line.split()) > 3, line
-    for words in ("optimizer.lr: ", "learning rate", "task: ct, function, surface, volrend", "trainer.max_time: "):
+    for words in (
+        "optimizer.lr: ",
+        "learning rate",
+        "task: ct, function, image, surface, volrend",
+        "trainer.max_time: ",
+    ):
         assert words in out
     assert "_keys" not in out
     assert "    lego_cpu " in out

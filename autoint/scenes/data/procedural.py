@@ -89,10 +89,10 @@ def solids(seed: int, num_solids: int) -> Solids:
     return Solids(centers, rotations / radii[..., None], amplitudes, colors)
 
 
-def orbit(num_views: int, offset: float) -> Tensor:
-    """Return ``num_views`` camera-to-world poses (V, 4, 4) at distance 4, spread evenly over the upper sphere."""
+def orbit(num_views: int, offset: float, lowest: float = -0.2) -> Tensor:
+    """Return ``num_views`` poses (V, 4, 4) at distance 4, spread evenly over the sphere above ``lowest``, up to 0.9."""
     k = torch.arange(num_views, dtype=torch.float64)
-    z = -0.2 + 1.1 * (k + 0.5) / num_views
+    z = lowest + (0.9 - lowest) * (k + 0.5) / num_views
     turn = k * math.pi * (3 - math.sqrt(5)) + offset
     back = torch.stack([(1 - z**2).sqrt() * torch.cos(turn), (1 - z**2).sqrt() * torch.sin(turn), z], dim=-1)
     north = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand_as(back)
