@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from autoint.tomography.data.fans import parallel
 from autoint.tomography.data.sinograms import Scan, interpolated
 from autoint.tomography.models import LatticeObject
 from autoint.tomography.projector import Lattice, projection_matrix, resampled
@@ -31,24 +32,35 @@ def pixel_lattice(scan: Scan) -> Lattice:
     return Lattice(1 / scan.radius)
 
 
-def _columns(views: np.ndarray, scan: Scan) -> np.ndarray:
-    """Return views (A, P) as scikit-image has them: (n, A), in pixels, the axis at n // 2."""
+def _columns(views: np.ndarray, theta: np.ndarray, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """Return views (A, P) as scikit-image has them, (n, A), in pixels, the axis at n // 2; and their angles in degrees.
+
+    Those of a fan become as many parallel ones over half a turn, bilinear between its rays.
+    """
     half = pixel_lattice(scan).half
-    rho = np.arange(-half, half + 1) / scan.radius
-    return np.stack([np.interp(rho, scan.rho, view, left=0, right=0) for view in views], 1) * scan.radius
+    pixels = np.arange(-half, half + 1)
+    if scan.fan is not None:
+        assert scan.center is not None
+        angles = np.arange(len(theta)) * np.pi / len(theta)
+        rows = parallel(views, theta, scan.center, scan.fan, pixels, angles)
+        return rows.T * scan.radius, np.rad2deg(angles)
+    rho = pixels / scan.radius
+    columns = np.stack([np.interp(rho, scan.rho, view, left=0, right=0) for view in views], 1)
+    return columns * scan.radius, np.rad2deg(theta)
 
 
 def filtered_back_projection(views: np.ndarray, theta: np.ndarray, scan: Scan) -> np.ndarray:
     """Return the image by scikit-image's ``iradon`` with a ramp filter."""
     from skimage.transform import iradon
 
-    return np.asarray(iradon(_columns(views, scan), np.rad2deg(theta), circle=True))
+    return np.asarray(iradon(*_columns(views, theta, scan), circle=True))
 
 
 def projected(image: np.ndarray, scan: Scan) -> np.ndarray:
     """Return the line integrals of an image, linear between its pixels: (A, P)."""
     lattice = pixel_lattice(scan)
-    matrix = projection_matrix(lattice, torch.as_tensor(scan.rho), torch.as_tensor(scan.theta))
+    turned = None if scan.gamma is None else torch.as_tensor(scan.gamma)
+    matrix = projection_matrix(lattice, torch.as_tensor(scan.rho), torch.as_tensor(scan.theta), turned)
     return np.asarray(matrix @ image[lattice.inside().numpy()]).reshape(len(scan.theta), len(scan.rho))
 
 
@@ -63,7 +75,8 @@ def cubic(scan: Scan, seen: np.ndarray) -> Filled:
 
 
 def _interpolation(scan: Scan, seen: np.ndarray, kind: str) -> Filled:
-    filled = interpolated(scan.values[seen], scan.theta[seen], scan.rho, scan.theta, kind)
+    fan = scan.fan is not None
+    filled = interpolated(scan.values[seen], scan.theta[seen], scan.rho, scan.theta, kind, fan)
     return Filled(filled, filtered_back_projection(filled, scan.theta, scan))
 
 
@@ -76,7 +89,8 @@ def sart(scan: Scan, seen: np.ndarray) -> Filled:
     """Twenty passes of scikit-image's SART, not negative, and its projection."""
     from skimage.transform import iradon_sart
 
-    views, angles, image = _columns(scan.values[seen], scan), np.rad2deg(scan.theta[seen]), None
+    image = None
+    views, angles = _columns(scan.values[seen], scan.theta[seen], scan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         for _ in range(SART_PASSES):  # the upper bound must be finite: with infinity scikit-image returns NaN
@@ -91,7 +105,7 @@ def total_variation(scan: Scan, seen: np.ndarray) -> Filled:
     By the closed-form projector and solver of the object, with p = 1, without the interpolated remainder.
     """
     spacing = coarse_spacing(scan.radius) / scan.radius
-    model = LatticeObject(scan.values[seen], scan.theta[seen], scan.rho, spacing)
+    model = LatticeObject(scan.values[seen], scan.theta[seen], scan.rho, spacing, gamma=scan.gamma)
     strengths = (*STRENGTHS, *(prior.strength for prior in STRONGER if prior.exponent == 1))
     search = Search(model, [(spacing, Prior(1.0, strength)) for strength in strengths], TV_PASSES)
     for step in range(search.steps):

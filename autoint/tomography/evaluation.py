@@ -68,8 +68,9 @@ def write(
             seconds = time.perf_counter() - start
             rows.append({"method": name, **errors(filled[name], scan, seen), "seconds": seconds})
     for row, field in zip(rows, fields, strict=False):
-        views = field.integrals if isinstance(field, LatticeObject) else field.sinogram
-        row["explained"] = explained(views(scan.rho, scan.theta[seen]), scan.values[seen], row["method"])
+        lines = scan.rho, scan.theta[seen]
+        views = field.integrals(*lines) if isinstance(field, LatticeObject) else field.sinogram(*lines, scan.gamma)
+        row["explained"] = explained(views, scan.values[seen], row["method"])
     folder.mkdir(parents=True, exist_ok=True)
     sinograms = {name: result.sinogram for name, result in filled.items() if result.sinogram is not None}
     write_arrays(folder / "sinograms.npz", scan, seen, sinograms)
@@ -111,7 +112,7 @@ def write_slice(folder: Path, image: np.ndarray) -> None:
 def ours(field: LatticeObject | LineNetwork, scan: Scan) -> Filled:
     """Return what a trained field makes of the scan."""
     if isinstance(field, LineNetwork):
-        return Filled(field.sinogram(scan.rho, scan.theta), None)  # it knows lines, not an object
+        return Filled(field.sinogram(scan.rho, scan.theta, scan.gamma), None)  # it knows lines, not an object
     image = resampled(field.absorption(), field.lattice, pixel_lattice(scan))
     return Filled(field.sinogram(scan.rho, scan.theta), image)
 

@@ -68,17 +68,37 @@ class LineNetwork(nn.Module):
         return self.scale * (values @ node_weights) * (chord[:, 1] - chord[:, 0])
 
     @torch.no_grad()
-    def sinogram(self, rho: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        """Return the views at these angles, (A, P)."""
+    def sinogram(self, rho: np.ndarray, theta: np.ndarray, gamma: np.ndarray | None = None) -> np.ndarray:
+        """Return the views at these angles, of a fan those with rays turned by γ (P,): (A, P)."""
         device, kind = self.scale.device, self.scale.dtype
         r, a = (torch.as_tensor(v, dtype=kind, device=device) for v in (rho, theta))
         lines = r.repeat(len(a)), a.repeat_interleave(len(r))
+        if gamma is not None:
+            lines = half_turn(lines[0], lines[1] - torch.as_tensor(gamma, dtype=kind, device=device).repeat(len(a)))
         parts = [self(*part) for part in zip(*(v.split(65536) for v in lines), strict=True)]
         return torch.cat(parts).reshape(len(a), len(r)).double().cpu().numpy()
 
 
-def training_lines(values: np.ndarray, theta: np.ndarray, rho: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ρ, θ and s of the measured lines, with the views next to 0 and π mirrored to the other side."""
+def half_turn(rho: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same lines by angles from 0 to π: (ρ, θ) is (−ρ, θ + π)."""
+    turns = (theta / math.pi).floor()
+    return torch.where(turns % 2 == 0, rho, -rho), theta - turns * math.pi
+
+
+def training_lines(
+    values: np.ndarray, theta: np.ndarray, rho: np.ndarray, gamma: np.ndarray | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ρ, θ and s of the measured lines, with the views next to 0 and π mirrored to the other side.
+
+    Of a fan's, whose rays are turned by γ, all lines by angles from 0 to π, and those within two views of either end.
+    """
+    if gamma is not None:
+        lines = np.tile(rho, len(theta)), (theta[:, None] - gamma).ravel()
+        r, a = half_turn(*map(torch.as_tensor, lines))
+        s, near = torch.as_tensor(values.ravel()), MARGIN * math.pi / len(theta)
+        low, high = a < near, a > math.pi - near
+        r, a = torch.cat([r, -r[low], -r[high]]), torch.cat([a, a[low] + math.pi, a[high] - math.pi])
+        return r.float(), a.float(), torch.cat([s, s[low], s[high]]).float()
     views = [(view, angle, rho) for view, angle in zip(values, theta, strict=True)]
     views += [(view, angle + math.pi, -r) for view, angle, r in views[:MARGIN]] + [
         (view, angle - math.pi, -r) for view, angle, r in views[len(values) - MARGIN : len(values)]
@@ -99,6 +119,7 @@ class LatticeObject(nn.Module):
         values: c_k on the nodes of a lattice inside the unit disc, (K,).
         seen, theta, rho: the measured views (A, P), their angles, and the lines of their pixels.
         spacing: h, in units of the disc's radius.
+        gamma: what the rays of a fan's pixels are turned by, (P,); None for parallel rays.
         counted: whether the values are −log of counts, so that a line counts by the light that it lets through.
     """
 
@@ -109,15 +130,23 @@ class LatticeObject(nn.Module):
     rho: Tensor
     spacing: Tensor
     scale: Tensor
+    gamma: Tensor | None
 
     def __init__(
-        self, seen: np.ndarray, theta: np.ndarray, rho: np.ndarray, spacing: float = 1.0, counted: bool = False
+        self,
+        seen: np.ndarray,
+        theta: np.ndarray,
+        rho: np.ndarray,
+        spacing: float = 1.0,
+        counted: bool = False,
+        gamma: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         self.counted = counted
         double = {"seen": seen, "theta": theta, "rho": rho, "spacing": spacing}
         for name, value in double.items():
             self.register_buffer(name, torch.as_tensor(np.asarray(value, dtype=float)))
+        self.register_buffer("gamma", None if gamma is None else torch.as_tensor(gamma, dtype=torch.float64))
         self.register_buffer("scale", torch.as_tensor(float(np.abs(seen).max()), dtype=torch.float64))
         self.values = nn.Parameter(torch.zeros(int(self.lattice.inside().sum())), requires_grad=False)
         self.register_load_state_dict_pre_hook(_take_shapes)
@@ -145,8 +174,15 @@ class LatticeObject(nn.Module):
     def matrix(self) -> Any:
         """The line integrals of the nodes' tents in the measured views, (A·P, K)."""
         if self._matrix is None:
-            self._matrix = projection_matrix(self.lattice, self.rho.cpu(), self.theta.cpu())
+            self._matrix = projection_matrix(self.lattice, self.rho.cpu(), self.theta.cpu(), self._turned())
         return self._matrix
+
+    def _turned(self) -> Tensor | None:
+        return None if self.gamma is None else self.gamma.cpu()
+
+    def _between(self, views: np.ndarray, theta: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Return views at the angles θ interpolated at others."""
+        return interpolated(views, theta, self.rho.cpu().numpy(), at, fan=self.gamma is not None)
 
     def rows(self, views: np.ndarray) -> Any:
         """Return the rows of ``matrix`` that belong to these views."""
@@ -183,10 +219,10 @@ class LatticeObject(nn.Module):
 
     def score(self, views: np.ndarray, held_out: np.ndarray) -> float:
         """Return the mean squared error at views that the fit to ``views`` has not seen, in units of scale²."""
-        seen, theta, rho = (v.cpu().numpy() for v in (self.seen, self.theta, self.rho))
-        c, shape = self.values.cpu().numpy(), (-1, len(rho))
+        seen, theta = (v.cpu().numpy() for v in (self.seen, self.theta))
+        c, shape = self.values.cpu().numpy(), (-1, len(self.rho))
         remainder = seen[views] / float(self.scale) - (self.part(views)[0] @ c).reshape(shape)
-        guess = interpolated(remainder, theta[views], rho, theta[held_out])
+        guess = self._between(remainder, theta[views], theta[held_out])
         found = seen[held_out] / float(self.scale) - (self.rows(held_out) @ c).reshape(shape)
         error = np.square(found - shared(guess, earned_share(guess, found)))
         weights = self.weights()
@@ -200,18 +236,23 @@ class LatticeObject(nn.Module):
     def share(self) -> np.ndarray:
         """Return the share of the remainder that measured views have in common with those beside them, (BANDS,)."""
         theta, rho, rest = self.theta.cpu().numpy(), self.rho.cpu().numpy(), self.remainder()
-        return earned_share(foretold(rest, theta, rho), rest) if len(theta) > 3 else np.ones(BANDS)
+        if len(theta) <= 3:
+            return np.ones(BANDS)
+        return earned_share(foretold(rest, theta, rho, self.gamma is not None), rest)
 
     def sinogram(self, rho: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        """Return the views at these angles, (A, P)."""
-        angles, own = self.theta.cpu().numpy(), self.rho.cpu().numpy()
-        rest = interpolated(shared(self.remainder(), self.share()), angles, own, theta)
+        """Return the views at these angles, (A, P), by rays as the measured views have them."""
+        own = self.rho.cpu().numpy()
+        rest = self._between(shared(self.remainder(), self.share()), self.theta.cpu().numpy(), theta)
         return self.integrals(rho, theta) + np.stack([np.interp(rho, own, view) for view in rest])
 
     def integrals(self, rho: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """Return the integrals of Ψ alone along these lines, without the remainder, (A, P)."""
-        values, lines = self.values.detach().cpu().numpy(), torch.as_tensor(rho)
-        parts = [projection_matrix(self.lattice, lines, some) @ values for some in torch.as_tensor(theta).split(BLOCK)]
+        values, lines, turned = self.values.detach().cpu().numpy(), torch.as_tensor(rho), self._turned()
+        parts = [
+            projection_matrix(self.lattice, lines, some, turned) @ values
+            for some in torch.as_tensor(theta).split(BLOCK)
+        ]
         return float(self.scale) * np.concatenate(parts).reshape(len(theta), len(rho))
 
     def absorption(self) -> np.ndarray:
@@ -230,7 +271,8 @@ def _take_shapes(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any)
     if there.keys() < own.keys():
         return  # what is missing is told by load_state_dict
     shapes, nodes = {name: tuple(tensor.shape) for name, tensor in there.items()}, there["values"].numel()
-    if shapes["seen"] != (*shapes["theta"], *shapes["rho"]) or there["spacing"].numel() != 1:
+    fan = shapes.get("gamma", shapes["rho"])
+    if shapes["seen"] != (*shapes["theta"], *shapes["rho"]) or there["spacing"].numel() != 1 or fan != shapes["rho"]:
         raise ValueError(f"{prefix}seen, theta, rho and spacing have shapes {shapes}, which are no scan's")
     spacing = float(there["spacing"])
     across = 2 / spacing + 1 if spacing > 0 else math.inf  # a square about the disc holds 4/π of its nodes

@@ -14,7 +14,7 @@ from tqdm import trange
 from autoint.registry import at_least_one
 from autoint.tomography import evaluation
 from autoint.tomography.classics import Filled, pixel_lattice
-from autoint.tomography.data.scans import check_sinogram, measured
+from autoint.tomography.data.scans import check_sinogram, measured, seen_by
 from autoint.tomography.data.sinograms import Scan, noise_level
 from autoint.tomography.models import LatticeObject
 from autoint.tomography.projector import resampled
@@ -39,7 +39,7 @@ class Reconstruction:
         noise: standard deviation of the noise of the measured views, estimated from these alone; of views without noise
             it is what their pixels do not resolve.
         explained: share of the measured views, 1 − Σ(s − ∫Ψ)²/Σs².
-        prior: exponent and strength of the sparse gradient.
+        prior: exponent and strength of the sparse gradient, and the deviation of noise in similar patches.
         scan: the measured views in order of their angles, with the axis of rotation in `scan.center`.
     """
 
@@ -103,28 +103,41 @@ def reconstruct(
     unit: str = "degrees",
     center: float | None = None,
     pixel_size: float | None = None,
+    source: float | None = None,
+    axis: float | None = None,
+    curved: bool = False,
+    padding: float = 0.0,
     spacing: float | None = None,
     exponent: float | None = None,
     strength: float | None = None,
+    patches: float | None = None,
     counted: bool = False,
     passes: int = 60,
     progress: bool = True,
 ) -> Reconstruction:
-    """Return the object behind a sinogram, parallel beam, and the views between those that were measured.
+    """Return the object behind a sinogram, of parallel rays or a fan's, and the views between those that were measured.
 
     Ψ ≥ 0 on a lattice, whose line integrals are closed-form, minimises ½‖∫Ψ − s‖² + λ/p Σ|∇Ψ|ᵖ; lattice, p and λ are
-    those that do best at every fourth *measured* view while the fit does not see it.
+    those that do best at every fourth *measured* view while the fit does not see it. Of noisy views groups of similar
+    patches of Ψ have a low rank besides, where that does better there.
 
     Args:
         sinogram: s = −log of the transmission, a row for each view, (A, P).
         theta: angle of each view, over one turn at most, in any order, (A,).
-        angles: of the sinogram to return; by default as many as there are pixels, evenly over half a turn.
+        angles: of the sinogram to return; by default as many as there are pixels, evenly over half a turn, or a
+            whole one of a fan.
         unit: of `theta` and `angles`: `degrees` or `radians`.
         center: pixel of the axis of rotation; None finds it.
         pixel_size: of the detector; the image is per this unit of length, and per pixel by default.
+        source: of a fan, at (sin θ, −cos θ) from the axis: its distance from the detector, in pixels or in the unit
+            of `pixel_size`; None: parallel rays.
+        axis: of rotation: its distance from a fan's source likewise; None: pixels are of the size at the axis.
+        curved: whether the fan's detector is an arc about the source.
+        padding: how far the object reaches beyond what the detector sees, as a share of that.
         spacing: of the lattice in pixels; None chooses, as for the next two.
         exponent: p, 1 for total variation and less for sparser gradients.
         strength: λ, of a sinogram whose largest value is 1.
+        patches: deviation of what counts as noise in similar patches; None chooses, where the views are noisy.
         counted: weigh lines by the light that they let through, exp(−s): for the noise of few photons.
         passes: of the last fit.
         progress: whether to draw a bar.
@@ -142,23 +155,24 @@ def reconstruct(
         ((25, 25), (25, 25), True)
     """
     at_least_one(passes=passes)
-    check_prior(spacing, exponent, strength)
+    check_prior(spacing, exponent, strength, patches)
     try:
         values = np.array(sinogram, dtype=float)
         if values.ndim != 2 or min(values.shape) < 2:
             raise ValueError(f"sinogram: shape {values.shape}; expected (angles, detector pixels), each at least 2")
         check_sinogram("sinogram", values)
         scan = measured("sinogram", values, theta, center, unit, pixel_size)
+        scan = seen_by(scan, source, axis, curved, padding, "")
         scan = scan.centred(np.arange(len(scan.theta)))
     except ValueError as error:
         raise ValueError(str(error).replace("phantom.", "")) from None
-    obj = LatticeObject(scan.values, scan.theta, scan.rho, counted=counted)
-    search = Search(obj, trials_of(spacing, exponent, strength, scan.radius), passes)
+    obj = LatticeObject(scan.values, scan.theta, scan.rho, counted=counted, gamma=scan.gamma)
+    search = Search(obj, trials_of(spacing, exponent, strength, patches, scan.radius), passes)
     for step in trange(search.steps, desc="passes", leave=False, disable=not progress):
         search.advance(step)
     pixels = len(scan.rho)
     if angles is None:
-        at = np.arange(pixels) * math.pi / pixels
+        at = np.arange(pixels) * (math.pi if scan.fan is None else 2 * math.pi) / pixels
     else:
         at = np.deg2rad(angles) if unit == "degrees" else np.asarray(angles, float)
     image = resampled(obj.absorption(), obj.lattice, pixel_lattice(scan))

@@ -36,10 +36,10 @@ def earned_share(guess: np.ndarray, found: np.ndarray) -> np.ndarray:
     return share if part < EARNED * whole else np.ones(BANDS)
 
 
-def foretold(remainder: np.ndarray, theta: np.ndarray, rho: np.ndarray) -> np.ndarray:
+def foretold(remainder: np.ndarray, theta: np.ndarray, rho: np.ndarray, fan: bool = False) -> np.ndarray:
     """Return what every other view's neighbours make of it, (A, P): the even views by the odd ones, and vice versa."""
     guess = np.empty_like(remainder)
     for start in (0, 1):
         own, others = slice(start, None, 2), slice(1 - start, None, 2)
-        guess[own] = interpolated(remainder[others], theta[others], rho, theta[own])
+        guess[own] = interpolated(remainder[others], theta[others], rho, theta[own], fan=fan)
     return guess

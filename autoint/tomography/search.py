@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoint.tomography.data.sinograms import noise_level
 from autoint.tomography.models import LatticeObject
 from autoint.tomography.sparse_gradient import Prior, SparseGradient
 
@@ -18,11 +19,17 @@ Trial = tuple[float, Prior]
 EXPONENTS, STRENGTHS = (1.0, 0.5), (1e-5, 3e-5, 1e-4, 3e-4)
 STRONGER = Prior(1.0, 1e-3), Prior(1.0, 3e-3), Prior(0.5, 1e-3)  # for noise of some per cent
 FINER = (0.5, Prior(1.0, 1e-5)), (0.5, Prior(1.0, 1e-4))  # where edges lie between the nodes
+DEVIATIONS = (0.01, 0.02, 0.04, 0.08)  # of noise in similar patches, with that of the views
+BESIDE = (0.5, 0.0), (0.5, 1 / 400), (1.0, 1 / 300)
+"""The sparse gradient beside similar patches: its exponent, and its strength in terms of their deviation."""
+NOISY = 0.1  # share of the error at held-out views that is noise, from which on patches are tried
+FIRST = Prior(1.0, 3e-4)  # which finds what patches begin with, where nothing else was tried
 NO_OBJECT = Prior(1.0, math.inf)  # nothing but interpolation, which no object may fall behind
 MOST_NODES = 384  # across the object, unless asked for: a lattice finer than this costs minutes
 MOST_FINER = 160  # pixels of the radius up to which a finer one is tried
 LITTLE = 5e-5  # a prior that does best at more than this is one for noise, which hides what lies between the nodes
 ALIKE = 1.07  # squared errors within this factor, 0.3 dB, are no reason for a stronger prior
+PATCH_PASSES = 10  # of a trial with patches
 WARM = 0.5  # share of its passes that a trial makes if its exponent has been tried before
 
 
@@ -31,18 +38,28 @@ def coarse_spacing(radius: float) -> float:
     return max(1.0, radius / (MOST_NODES / 2))
 
 
-def trials_of(spacing: float | None, exponent: float | None, strength: float | None, radius: float) -> list[Trial]:
+def trials_of(
+    spacing: float | None, exponent: float | None, strength: float | None, patches: float | None, radius: float
+) -> list[Trial]:
     """Return what is to be tried: what is None is open. Spacings come in pixels and go out in units of the radius."""
     coarse = coarse_spacing(radius) if spacing is None else spacing
+    if patches:
+        beside = [
+            Prior(p if exponent is None else exponent, share * patches if strength is None else strength, patches)
+            for p, share in BESIDE
+        ]
+        return [(coarse / radius, prior) for prior in dict.fromkeys(beside)]
     exponents = EXPONENTS if exponent is None else (exponent,)
     trials = [(coarse, Prior(p, s)) for p in exponents for s in (STRENGTHS if strength is None else (strength,))]
     if spacing is None and exponent is None and strength is None:
         trials += [*(FINER if coarse == 1 and radius <= MOST_FINER else ()), (coarse, NO_OBJECT)]
         trials += [(coarse, prior) for prior in STRONGER]
+        if patches is None:
+            trials += [(coarse, Prior(p, share * d, d)) for p, share in BESIDE for d in DEVIATIONS]
     return [(pixels / radius, prior) for pixels, prior in trials]
 
 
-def check_prior(spacing: float | None, exponent: float | None, strength: float | None) -> None:
+def check_prior(spacing: float | None, exponent: float | None, strength: float | None, patches: float | None) -> None:
     """Refuse what no object can be found with."""
     if spacing is not None and not 0.25 <= spacing <= 16:
         raise ValueError(f"spacing={spacing}: detector pixels between the object's nodes; give 0.25 to 16")
@@ -50,11 +67,24 @@ def check_prior(spacing: float | None, exponent: float | None, strength: float |
         raise ValueError(f"exponent={exponent} must be above 0 and at most 2")
     if strength is not None and not strength > 0:
         raise ValueError(f"strength={strength} must be positive")
+    if patches is not None and not 0 <= patches <= 1:
+        raise ValueError(f"patches={patches}: deviation of noise in an object of about 1; give 0 to 1")
 
 
-def most_trials(spacing: float | None, exponent: float | None, strength: float | None) -> int:
+def most_trials(spacing: float | None, exponent: float | None, strength: float | None, patches: float | None) -> int:
     """Return how many trials there are at most, whatever the scan."""
-    return len(trials_of(spacing, exponent, strength, radius=1.0))
+    return len(trials_of(spacing, exponent, strength, patches, 1.0))
+
+
+def amount(prior: Prior) -> float:
+    """Return how strong a prior is among those of its kind."""
+    return prior.deviation or prior.strength
+
+
+def kind(trial: Trial) -> tuple[float, float, bool, bool]:
+    """Return what trials have in common that differ by their amount alone."""
+    spacing, prior = trial
+    return spacing, prior.exponent, prior.deviation > 0, prior.strength > 0
 
 
 class Search(nn.Module):
@@ -84,7 +114,7 @@ class Search(nn.Module):
         places = max(places, len(self.trials))
         self.register_buffer("scores", torch.full((places,), math.inf, dtype=torch.float64))
         self.register_load_state_dict_pre_hook(_add_places)
-        self._solver: tuple[int, SparseGradient] | None = None
+        self._solver: tuple[tuple[int, Prior], SparseGradient] | None = None
 
     @property
     def tried(self) -> int:
@@ -98,23 +128,28 @@ class Search(nn.Module):
 
     @property
     def steps(self) -> int:
-        """Passes in all."""
-        return self.tried * self.each + self.passes
+        """Steps in all."""
+        return sum(self.lengths)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Steps of each trial, and of the last fit: passes, but for trials with patches, which are a step each."""
+        return [1 if prior.deviation else self.each for _, prior in self.trials[: self.tried]] + [self.passes]
 
     @property
     def best(self) -> Trial:
         """The trial that did best at the held-out views; the first, if there were none.
 
-        Of those of its spacing and exponent that are hardly worse the weakest: each went on from the answer of a weaker
-        one, and so has had more passes.
+        Of those of its kind that are hardly worse the weakest, unless it is for noise: each went on from the answer of
+        a weaker one, and so has had more passes.
         """
         if not self.tried:
             return self.trials[0]
         least, (spacing, prior) = float(self.scores.min()), self.trials[int(self.scores.argmin())]
+        if prior.deviation or (prior.strength > LITTLE and self._noise() > NOISY * least):
+            return spacing, prior
         scored = zip(self.trials, self.scores.tolist(), strict=False)
-        alike = [
-            t for t, score in scored if score <= ALIKE * least and (t[0], t[1].exponent) == (spacing, prior.exponent)
-        ]
+        alike = [t for t, score in scored if score <= ALIKE * least and kind(t) == kind((spacing, prior))]
         return min(alike, key=lambda t: t[1].strength)
 
     @property
@@ -127,20 +162,33 @@ class Search(nn.Module):
         """Return whether a trial may do better than those before it.
 
         Not if strengths of the same spacing and exponent got worse on the way to it; if it is weaker than what a larger
-        exponent has chosen; or if it has a finer lattice though the coarse one has chosen a prior for noise.
+        exponent has chosen; or if it has a finer lattice though the coarse one has chosen a prior for noise. Patches
+        are for such noise alone, and beside them the gradient about the deviation that they do best with.
         """
         spacing, prior = self.trials[turn]
         if math.isinf(prior.strength):
             return True
         scored = [(*t, float(s)) for t, s in zip(self.trials, self.scores, strict=False) if math.isfinite(float(s))]
         scored = [t for t in scored if math.isfinite(t[1].strength)]
-        alike = [(p.strength, s) for h, p, s in scored if h == spacing and p.exponent == prior.exponent]
+        size = amount(prior)
+        if prior.strength and prior.deviation:
+            alone = [(s, p.deviation) for _, p, s in scored if p.deviation and not p.strength]
+            if not alone or not min(alone)[1] / 2 <= prior.deviation <= min(alone)[1]:
+                return False
+        alike = [(amount(p), s) for h, p, s in scored if kind((h, p)) == kind((spacing, prior))]
         if alike:
-            nearest = min(alike, key=lambda t: abs(math.log(t[0] / prior.strength)))
+            nearest = min(alike, key=lambda t: abs(math.log(t[0] / size)))
             return nearest == min(alike, key=lambda t: t[1])
+        if prior.deviation:
+            plain = [(s, p.strength) for _, p, s in scored if not p.deviation]
+            return not plain or (min(plain)[1] > LITTLE and self._noise() > NOISY * min(plain)[0])
         above = [(s, p.strength) for h, p, s in scored if h == spacing and p.exponent > prior.exponent]
         coarser = [(s, p.strength) for h, p, s in scored if h > spacing]
         return not (above and prior.strength < min(above)[1] / 4) and not (coarser and min(coarser)[1] > LITTLE)
+
+    def _noise(self) -> float:
+        """Return the variance of the views' noise, in the units of the scores."""
+        return (noise_level(self.object.seen.cpu().numpy()) / float(self.object.scale)) ** 2
 
     def _found(self, turn: int) -> list[Prior]:
         """Return the priors of the trials before this one that found an object."""
@@ -148,40 +196,70 @@ class Search(nn.Module):
         return [prior for (_, prior), score in known if math.isfinite(score) and math.isfinite(prior.strength)]
 
     def advance(self, step: int) -> None:
-        """Make pass number ``step``: of the trial whose turn it is, or of the last fit."""
+        """Make step number ``step``: a pass of a trial or of the last fit, or all passes of a trial with patches."""
+        turn = int(np.searchsorted(np.cumsum(self.lengths), step, side="right"))
+        done = step - sum(self.lengths[:turn])
+        if turn == self.tried:
+            self._finish(done)
+        elif self.promising(turn):
+            self._try(turn, done)
+        if step == self.steps - 1:
+            self._solver = None
+
+    def _try(self, turn: int, done: int) -> None:
+        """Fit to three quarters of the views by a trial, and ask the others at the end of its steps."""
         views = np.arange(len(self.object.theta))
         held_out, kept = views[2::4], np.delete(views, np.s_[2::4])
-        turn, done = divmod(step, self.each)
-        trying = turn < self.tried
-        if trying and not self.promising(turn):
-            return
-        if not trying:
-            turn, done = self.tried, step - self.tried * self.each
-        (spacing, prior), of = (self.trials[turn], self.each) if trying else (self.best, self.passes)
-        if math.isfinite(prior.strength):
-            found = self._found(turn)
-            again = trying and prior.exponent in [before.exponent for before in found]
+        (spacing, prior), found = self.trials[turn], self._found(turn)
+        last = done == self.lengths[turn] - 1
+        if prior.deviation:
+            self.object.begin(spacing, warm=bool(found))
+            for number in range(0 if found else self.each):
+                self._pass(turn, kept, FIRST, number / self.each)
+            for number in range(PATCH_PASSES):
+                self._pass(turn, kept, prior, number / PATCH_PASSES)
+        elif math.isfinite(prior.strength):
+            again = prior.exponent in [before.exponent for before in found]
             start = min(int(self.each * (1 - WARM)), self.each - 1) if again else 0
             if done == start:
                 self.object.begin(spacing, warm=bool(found))
             if done >= start:
-                self._pass(turn, kept if trying else views, prior, done / of)
-            if trying and done == of - 1:
-                self.scores[turn] = self.object.score(kept, held_out)
-        elif done == of - 1:
-            self.object.begin(spacing, warm=True)
-            before = self.object.values.detach().clone()
-            self.object.begin(spacing)
-            if trying:
-                self.scores[turn] = self.object.score(kept, held_out)
-                self.object.values.data.copy_(before)  # which the next trial begins with
-        if step == self.steps - 1:
-            self._solver = None
+                self._pass(turn, kept, prior, done / self.each)
+        elif last:
+            before = self._nothing(spacing)
+            self.scores[turn] = self.object.score(kept, held_out)
+            self.object.values.data.copy_(before)  # which the next trial begins with
+            return
+        if last:
+            self.scores[turn] = self.object.score(kept, held_out)
+
+    def _finish(self, done: int) -> None:
+        """Fit to all views by the best trial; with patches in the last passes alone, which take longer."""
+        views, (spacing, prior), found = np.arange(len(self.object.theta)), self.best, self._found(self.tried)
+        if not math.isfinite(prior.strength):
+            if done == self.passes - 1:
+                self._nothing(spacing)
+            return
+        if done == 0:
+            self.object.begin(spacing, warm=bool(found))
+        patches = max(1, self.passes // 3) if prior.deviation else self.passes
+        before = self.passes - patches
+        if done >= before:
+            self._pass(self.tried, views, prior, (done - before) / patches)
+        elif not found:
+            self._pass(self.tried, views, FIRST, done / before)
+
+    def _nothing(self, spacing: float) -> Tensor:
+        """Make the object nothing; return what it was, on a lattice of this spacing."""
+        self.object.begin(spacing, warm=True)
+        before = self.object.values.detach().clone()
+        self.object.begin(spacing)
+        return before
 
     def _pass(self, turn: int, views: np.ndarray, prior: Prior, done: float) -> None:
         """Make a pass over these views."""
-        if self._solver is None or self._solver[0] != turn:
-            self._solver = turn, self.object.solver(views, prior)
+        if self._solver is None or self._solver[0] != (turn, prior):
+            self._solver = (turn, prior), self.object.solver(views, prior)
         values = self.object.values.detach()
         values.copy_(torch.from_numpy(self._solver[1].step(values.cpu().numpy(), done)))
 

@@ -18,6 +18,7 @@ from autoint.runs.schedule import learning_rate
 from autoint.runs.seeding import generator
 from autoint.runs.steps import Steps
 from autoint.tomography import evaluation as sinogram_evaluation
+from autoint.tomography.data.fans import Fan
 from autoint.tomography.data.sinograms import Scan, noise_level, seen_views
 from autoint.tomography.models import LatticeObject, LineNetwork, training_lines
 from autoint.tomography.search import Search, check_prior, most_trials, trials_of
@@ -48,6 +49,7 @@ def ct(
     passes: int = 60,
     exponent: float | None = None,
     strength: float | None = None,
+    patches: float | None = None,
 ) -> build.Task:
     """Build the task of filling in a sinogram.
 
@@ -68,22 +70,27 @@ def ct(
         passes: over the object, half as many for each prior that is tried.
         exponent: of the object's prior: 1 is total variation; None chooses by held-out measured views.
         strength: of the object's prior; None chooses by held-out measured views.
+        patches: deviation of what counts as noise in similar patches of the object, whose largest values are about 1; 0
+            leaves patches as they are; None chooses likewise, where the views are noisy.
     """
     at_least_one(rho=rho, theta=theta, samples=samples, passes=passes)
     for field in fields or [""]:
         one_of("fields", field, FIELDS)
-    check_prior(spacing, exponent, strength)
-    scan, seen = load_scan(config) if with_data else (Scan(np.ones((2, 2)), np.array([0.0, 1.5]), 0.5), np.arange(2))
+    check_prior(spacing, exponent, strength, patches)
+    fan = None if config.options["phantom"].get("source") is None else Fan(2.0)
+    nothing = Scan(np.ones((2, 2)), np.array([0.0, 1.5]), 0.5, fan=fan)  # a checkpoint brings its own
+    scan, seen = load_scan(config) if with_data else (nothing, np.arange(2))
     values, angles = scan.values[seen], scan.theta[seen]
     net = build.integral_net(config, 3, 1)
     line = LineNetwork(net, build.grad_net(config, net), samples if config.fit == "grad_net" else None)
     line.scale.fill_(float(np.abs(values).max()))
     counted = photons is not None if counted is None else counted
-    obj = LatticeObject(values, angles, scan.rho, counted=counted)
+    obj = LatticeObject(values, angles, scan.rho, counted=counted, gamma=scan.gamma)
     if with_data and counted and "object" in fields:
         light = np.exp(-values)
         log.info("least squares weighted by the light of each line, exp(-s), %.2g to %.2g", light.min(), light.max())
-    trials, places = trials_of(spacing, exponent, strength, scan.radius), most_trials(spacing, exponent, strength)
+    asked = spacing, exponent, strength, patches
+    trials, places = trials_of(*asked, scan.radius), most_trials(*asked)
     module = Tomography(
         Search(obj, trials, passes, places) if "object" in fields else None,
         line if "line" in fields else None,
@@ -94,7 +101,7 @@ def ct(
     if not with_data:
         return build.Task(module, None)
     module.scan, module.measured, module.name = scan, seen, Tomography.label(config)
-    module.lines = training_lines(values, angles, scan.rho)
+    module.lines = training_lines(values, angles, scan.rho, scan.gamma)
     return build.Task(module, Steps(trainers.total_steps(config)))
 
 
@@ -189,11 +196,12 @@ class Tomography(pl.LightningModule):
             spacing, prior = self.search.best
             found = self.search.object
             log.info(
-                "object, by held-out views: spacing %.3g pixels, exponent %g, strength %g; noise of the views about "
-                "%.2g %% of the largest value; share of the remainder, from low to high frequencies: %s",
+                "object, by held-out views: spacing %.3g pixels, exponent %g, strength %g, patches %g; noise of views "
+                "about %.2g %% of the largest value; share of the remainder, from low to high frequencies: %s",
                 spacing * self.scan.radius,
                 prior.exponent,
                 prior.strength,
+                prior.deviation,
                 100 * noise_level(self.scan.values[self.measured]) / float(found.scale),
                 " ".join(f"{share:.2g}" for share in found.share()),
             )

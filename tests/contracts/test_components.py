@@ -289,6 +289,7 @@ def test_the_command_line_surface():
         "num_points",
         "optimizer",
         "passes",
+        "patches",
         "phantom",
         "photons",
         "placement",

@@ -1,11 +1,13 @@
 """Sinograms of MATLAB and slices of DICOM: what is read, and what is refused in a line."""
 
+import h5py
 import numpy as np
 import pytest
 from scipy.io import savemat
 
 from autoint.registry import PHANTOMS
 from tests.tomography.test_reconstruction import scan  # noqa: F401 (a fixture)
+from tests.tomography.test_task import exchange, read
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -28,7 +30,7 @@ def test_matlab(tmp_path, scan, compressed):  # noqa: F811
     ("contents", "words"),
     [
         (b"", "s.mat: "),
-        (b"MATLAB 7.3 MAT-file".ljust(116) + b"\0" * 8 + b"\0\2IM" + b"\0" * 400, "format 7.3; save it with -v7"),
+        (b"MATLAB 7.3 MAT-file".ljust(116) + b"\0" * 8 + b"\0\2IM" + b"\0" * 400, "s.mat: not a readable HDF5 file"),
         (b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + b"\x0e\0\0\0\xff\xff\0\0", "s.mat: "),
     ],
 )
@@ -98,3 +100,73 @@ def test_no_dicom(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             PHANTOMS.build({"name": "dicom", "path": path}, str(tmp_path), None, 8)
+
+
+@pytest.mark.parametrize("change", ["dark", "theta", "radians", "closed"])
+def test_variants_of_the_data_exchange_layout(tmp_path, change, caplog):
+    """No dark frames, angles elsewhere or in radians, and both 0 and 180 degrees."""
+    theta = np.linspace(0, 180, 25) if change == "closed" else np.arange(24) * 7.5
+
+    def damage(arrays):
+        if change == "dark":
+            del arrays["data_dark"]
+            arrays["data"] -= 100
+            arrays["data_white"] -= 100
+        if change == "closed":
+            arrays["data"] = np.concatenate([arrays["data"], arrays["data"][:1, :, ::-1]])
+        if change in ("theta", "radians"):
+            del arrays["theta"]
+
+    values = exchange(tmp_path / "scan.h5", angles=theta, damage=damage)
+    with h5py.File(tmp_path / "scan.h5", "a") as file:
+        if change in ("theta", "radians"):
+            there = file.create_dataset("process/acquisition/rotation/theta", data=theta)
+        if change == "radians":
+            there[:] = np.deg2rad(theta)
+            there.attrs["units"] = "rad"
+    found = read(tmp_path / "scan.h5")
+    assert found.values[:24] == pytest.approx(values, abs=1e-9)
+    assert found.theta == pytest.approx(np.deg2rad(theta))
+    assert ("no dark frames" in caplog.text) == (change == "dark")
+    if change == "radians":
+        with pytest.raises(ValueError, match=r"phantom\.unit=degrees: .* says radians of its angles; leave"):
+            read(tmp_path / "scan.h5", unit="degrees")
+
+
+def nexus(file, **changes):
+    values = exchange(file)
+    with h5py.File(file, "r") as old:
+        parts = {name: np.array(old[f"exchange/{name}"]) for name in ("data", "data_white", "data_dark", "theta")}
+    kinds = {"data": 0, "data_white": 1, "data_dark": 2}
+    key = np.concatenate([np.full(len(parts[name]), kind) for name, kind in kinds.items()])
+    with h5py.File(file, "w") as new:
+        tomo = new.create_group("entry1/tomo_entry")
+        tomo["instrument/detector/data"] = np.concatenate([parts[name] for name in kinds])
+        tomo["instrument/detector/image_key"] = changes.get("key", key)
+        tomo["sample/rotation_angle"] = np.concatenate([parts["theta"], np.zeros(len(key) - 24)])
+    return values
+
+
+def test_nexus(tmp_path):
+    values = nexus(tmp_path / "scan.nxs")
+    found = read(tmp_path / "scan.nxs")
+    assert found.values == pytest.approx(values, abs=1e-9)
+    assert found.theta == pytest.approx(np.deg2rad(np.arange(24) * 7.5))
+    for key, words in ((np.zeros(30), "names no projections"), (np.zeros(3), "30 frames, 3 image keys, 30 angles")):
+        nexus(tmp_path / "scan.nxs", key=key)
+        with pytest.raises(ValueError, match=words):
+            read(tmp_path / "scan.nxs")
+
+
+def test_matlab_of_now(tmp_path, scan):  # noqa: F811
+    """Format 7.3 is HDF5 behind 512 bytes, with the axes the other way round."""
+    with h5py.File(tmp_path / "s.mat", "w", userblock_size=512) as file:
+        file["sinogram"] = scan.values.T
+        file["theta"] = np.degrees(scan.theta)[:, None]
+        file["name"] = np.frombuffer("tooth".encode("utf-16le"), np.uint16)
+    head = b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM"
+    with (tmp_path / "s.mat").open("r+b") as file:
+        file.write(head)
+    found = sinogram(tmp_path, center=24.0)
+    assert found.values == pytest.approx(scan.values)
+    assert found.theta == pytest.approx(scan.theta)

@@ -359,7 +359,7 @@ def test_a_file_that_the_library_never_ends_with_is_refused_in_time(tmp_path, mo
         (lambda a: a.__setitem__("theta", np.deg2rad(a["theta"])), "looks like radians"),
         (lambda a: a["theta"].__setitem__(2, np.nan), "angle 2 is not a finite number"),
         (lambda a: a["theta"].__setitem__(23, 700), "more than one turn"),
-        (lambda a: a.pop("data_dark"), "no dataset exchange/data_dark"),
+        (lambda a: a.pop("data_white"), "no dataset exchange/data_white"),
         (lambda a: a.__setitem__("data", a["data"][:, 1]), "expected \\(frames, rows, columns\\)"),
         (lambda a: a.__setitem__("data_white", a["data_white"][:, :, :9]), "the same columns"),
         (

@@ -10,12 +10,14 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from autoint.files.reading import check_npz, read_npy
 from autoint.registry import unknown
+from autoint.tomography.data.exchange import read_matlab
 
 log = logging.getLogger(__name__)
 MOST = 2**25
@@ -56,8 +58,25 @@ class Contents:
         return self.read(name)
 
 
-def contents(file: Path) -> Contents:
-    """Return what a file holds; ``ValueError`` names the file and what is wrong with it."""
+_kept: dict[tuple[Path, int], Contents] = {}
+
+
+def contents(file: Path, keep: bool = False) -> Contents:
+    """Return what a file holds; ``ValueError`` names the file and what is wrong with it.
+
+    With ``keep`` it stays in memory until another file is kept: a stack of which one slice after the other is read.
+    """
+    key = file, file.stat().st_mtime_ns if file.is_file() else 0
+    if key in _kept:
+        return _kept[key]
+    found = _contents(file)
+    if keep:
+        _kept.clear()
+        _kept[key] = found
+    return found
+
+
+def _contents(file: Path) -> Contents:
     if file.suffix.lower() not in READERS:
         raise ValueError(f"{file}: suffix '{file.suffix}' is unknown (available: {', '.join(READERS)})")
     try:
@@ -215,15 +234,30 @@ def _read_npz(file: Path) -> Contents:
 
 
 def _read_mat(file: Path) -> Contents:
-    """Read MATLAB's format of before 7.3: plain arrays of numbers, whose sizes are known before they are read."""
+    """Read plain arrays of numbers in MATLAB's formats; of those before 7.3 sizes are known before they are read."""
     from scipy.io import loadmat, whosmat
 
     try:
         found = {name: (shape, kind) for name, shape, kind in whosmat(file)}
-    except NotImplementedError as error:
-        raise ValueError(f"{file}: MATLAB's format 7.3; save it with -v7, or as .npz") from error
+    except NotImplementedError:  # 7.3 is HDF5
+        arrays = read_matlab(file)
+        return _named(file, {name: a.shape for name, a in arrays.items()}, dict.fromkeys(arrays, "numbers"), arrays.get)
     kinds = {name: kind for name, (_, kind) in found.items()}
     shapes = {name: shape for name, (shape, kind) in found.items() if kind in NUMBERS}
+
+    def read(name: str) -> np.ndarray:
+        _check_size(file, shapes[name], 8)
+        values = np.asarray(loadmat(file, variable_names=[name])[name])
+        check_kind(file, name, values.dtype)
+        return values
+
+    return _named(file, shapes, kinds, read)
+
+
+def _named(
+    file: Path, shapes: dict[str, tuple[int, ...]], kinds: dict[str, str], load: Callable[[str], Any]
+) -> Contents:
+    """Return the array that is called a sinogram, with the others beside it."""
     named = [name for name in shapes if name.lower() in SINOGRAMS]
     if len(named) != 1:
         listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none"
@@ -232,10 +266,7 @@ def _read_mat(file: Path) -> Contents:
     def read(name: str) -> np.ndarray:
         if name not in shapes:
             raise ValueError(f"{file}: {unknown('phantom.angles', name, shapes)}")
-        _check_size(file, shapes[name], 8)
-        values = np.asarray(loadmat(file, variable_names=[name])[name])
-        check_kind(file, name, values.dtype)
-        return values
+        return np.asarray(load(name))
 
     return Contents(read(named[0]), {k: v for k, v in shapes.items() if k != named[0]}, read, "arrays")
 

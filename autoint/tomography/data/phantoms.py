@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from autoint.registry import PHANTOMS
+from autoint.tomography.data.fans import Fan
 from autoint.tomography.data.sinograms import Scan
 
 SIZE = 128
@@ -33,16 +35,16 @@ def angles_of(theta: int | None) -> np.ndarray:
 
 
 def line_integrals(ellipses: tuple[tuple[float, ...], ...], rho: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Return ∫ along the lines (ρ, θ) through filled ellipses, exactly: (A, P).
+    """Return ∫ along the lines (ρ, θ) through filled ellipses, exactly: (A, P), of angles (A,) or one for each, (A, P).
 
     An ellipse with half axes a, b and absorption m adds 2mab·√(q² − d²)/q², q² = a²cos²(θ − φ) + b²sin²(θ − φ), at the
     distance d of the line from its centre (Kak and Slaney, Principles of Computerized Tomographic Imaging, eq. 3.6).
     """
-    total = np.zeros((len(theta), len(rho)))
+    total, theta = np.zeros((len(theta), len(rho))), theta if theta.ndim == 2 else theta[:, None]
     for m, a, b, x, y, degrees in ellipses:
         turned = theta - math.radians(degrees)
-        q = ((a * np.cos(turned)) ** 2 + (b * np.sin(turned)) ** 2)[:, None]
-        d = rho - (x * np.cos(theta) + y * np.sin(theta))[:, None]
+        q = (a * np.cos(turned)) ** 2 + (b * np.sin(turned)) ** 2
+        d = rho - (x * np.cos(theta) + y * np.sin(theta))
         total += 2 * m * a * b * np.sqrt(np.clip(q - d**2, 0, None)) / q
     return total
 
@@ -58,13 +60,26 @@ def absorption(ellipses: tuple[tuple[float, ...], ...], rho: np.ndarray) -> np.n
 
 
 @PHANTOMS.register("ellipses")
-def ellipses(data_dir: str, rho: int | None, theta: int | None) -> Scan:
-    """Shepp and Logan's phantom as ten ellipses, with exact line integrals."""
+def ellipses(
+    data_dir: str, rho: int | None, theta: int | None, *, source: float | None = None, curved: bool = False
+) -> Scan:
+    """Shepp and Logan's phantom as ten ellipses, with exact line integrals.
+
+    Args:
+        data_dir: is not used.
+        rho: detector pixels.
+        theta: angles, over half a turn, or a whole one of a fan.
+        source: of a fan beam: its distance from the detector in pixels; None: parallel rays.
+        curved: whether the fan's detector is an arc about the source.
+    """
     pixels, angles = rho or SIZE, angles_of(theta)
-    scan = Scan(np.zeros((len(angles), pixels)), angles, center=float(pixels // 2))
-    return Scan(
-        line_integrals(SHEPP_LOGAN, scan.rho, angles), angles, scan.center, image=absorption(SHEPP_LOGAN, scan.rho)
-    )
+    fan = None if source is None else Fan(source, curved).checked(pixels // 2)
+    angles = angles if fan is None else 2 * angles
+    scan = Scan(np.zeros((len(angles), pixels)), angles, center=float(pixels // 2), fan=fan)
+    lines = angles if scan.gamma is None else angles[:, None] - scan.gamma
+    half = int(scan.radius)  # of the lattice of one detector pixel, or the pixels themselves
+    at = scan.rho if fan is None else np.arange(-half, half + 1) / scan.radius
+    return replace(scan, values=line_integrals(SHEPP_LOGAN, scan.rho, lines), image=absorption(SHEPP_LOGAN, at))
 
 
 @PHANTOMS.register("shepp_logan")

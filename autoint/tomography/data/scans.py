@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from autoint.registry import PHANTOMS, one_of
 from autoint.tomography.data import arrays, mending
 from autoint.tomography.data.exchange import read_exchange
+from autoint.tomography.data.fans import Fan
 from autoint.tomography.data.sinograms import Scan
 
 log = logging.getLogger(__name__)
@@ -26,12 +28,16 @@ def scan(
     path: str = "",
     row: int = 0,
     center: float | None = None,
-    unit: str = "degrees",
+    unit: str | None = None,
     pixel_size: float | None = None,
     rings: int | None = None,
     spikes: float | None = None,
+    source: float | None = None,
+    axis: float | None = None,
+    curved: bool = False,
+    padding: float = 0.0,
 ) -> Scan:
-    """One slice of a scan in the Data Exchange layout: ``exchange/{data, data_white, data_dark, theta}``.
+    """One slice of a scan in the Data Exchange layout, ``exchange/{data, data_white, data_dark, theta}``, or an NXtomo.
 
     s = −log((data − dark) / (white − dark)), white and dark being means over their frames.
 
@@ -41,15 +47,24 @@ def scan(
         path: of the HDF5 file.
         row: of the detector, the slice.
         center: pixel of the axis of rotation; None finds it.
-        unit: of the angles.
+        unit: of the angles; None takes what the file says, or degrees.
         pixel_size: of the detector; the slice is written per this unit of length, and per pixel if None.
         rings: columns of a median over sorted columns, 21 or so, which removes stripes; None leaves them.
         spikes: share of the largest values, 0.1 or so, by which bad pixels are off the median; None repairs none.
+        source: of a fan: its distance from the detector, in pixels or in the unit of pixel_size; None: parallel rays.
+        axis: of rotation: its distance from a fan's source likewise; None: pixels are of the size at the axis.
+        curved: whether the fan's detector is an arc about the source.
+        padding: how far the object reaches beyond what the detector sees, as a share of that.
     """
     file = _file(data_dir, path, "scan", rho, theta)
-    data, white, dark, angles = read_exchange(file, row)
-    values = absorption(file, data, white, dark)
-    return measured(str(file), values, angles, center, unit, pixel_size, rings, spikes)
+    read = read_exchange(file, row)
+    if None not in (unit, read.unit) and unit != read.unit:
+        raise ValueError(f"phantom.unit={unit}: {file} says {read.unit} of its angles; leave phantom.unit out")
+    values = absorption(file, read.data, read.white, read.dark)
+    check_level("row", row, read.rows, source)
+    unit = unit or read.unit or "degrees"
+    found = measured(str(file), values, read.theta, center, unit, pixel_size, rings, spikes)
+    return seen_by(found, source, axis, curved, padding)
 
 
 @PHANTOMS.register("sinogram")
@@ -68,6 +83,10 @@ def sinogram(
     pixel_size: float | None = None,
     rings: int | None = None,
     spikes: float | None = None,
+    source: float | None = None,
+    axis: float | None = None,
+    curved: bool = False,
+    padding: float = 0.0,
 ) -> Scan:
     """A sinogram, one row per view: ``.npy``, ``.npz`` (``sinogram`` and ``theta``) or ``.tif``; or one of a stack.
 
@@ -85,6 +104,10 @@ def sinogram(
         pixel_size: of the detector; the slice is written per this unit of length, and per pixel if None.
         rings: columns of a median over sorted columns, 21 or so, which removes stripes; None leaves them.
         spikes: share of the largest values, 0.1 or so, by which bad pixels are off the median; None repairs none.
+        source: of a fan: its distance from the detector, in pixels or in the unit of pixel_size; None: parallel rays.
+        axis: of rotation: its distance from a fan's source likewise; None: pixels are of the size at the axis.
+        curved: whether the fan's detector is an arc about the source.
+        padding: how far the object reaches beyond what the detector sees, as a share of that.
     """
     file = _file(data_dir, path, "sinogram", rho, theta)
     found = arrays.contents(file)
@@ -114,7 +137,51 @@ def sinogram(
         )
         degrees = np.arange(len(values)) * (180.0 if unit == "degrees" else math.pi) / len(values)
     check_sinogram(str(file), values)
-    return measured(str(file), values, degrees, center, unit, pixel_size, rings, spikes)
+    if row is not None and found.values.ndim == 3:
+        check_level("row", row, found.values.shape[1], source)
+    scan = measured(str(file), values, degrees, center, unit, pixel_size, rings, spikes)
+    return seen_by(scan, source, axis, curved, padding)
+
+
+def check_level(key: str, row: int, rows: int, source: float | None) -> None:
+    """Refuse a row that a source does not stand level with: its rays are a cone's, and leave the slice."""
+    if source is not None and rows > 2 and abs(row - (rows - 1) / 2) > 0.5:
+        raise ValueError(
+            f"phantom.{key}={row}, phantom.source={source:g}: of a cone beam on {rows} rows only the middle one, "
+            f"{rows // 2}, sees a slice; cone beams are not reconstructed"
+        )
+
+
+def seen_by(
+    scan: Scan, source: float | None, axis: float | None, curved: bool, padding: float, key: str = "phantom."
+) -> Scan:
+    """Return the scan as what a fan's rays have measured, if there is a source, of an object that is padded.
+
+    Args:
+        scan: the views and their angles.
+        source, axis: distances from the source to the detector and to the axis, in pixels or the unit of length.
+        curved: whether the detector is an arc about the source.
+        padding: of the disc, as a share of its radius.
+        key: how keys begin in errors.
+    """
+    if not 0 <= padding <= 2:
+        raise ValueError(f"{key}padding={padding}: share of the detector's reach; give 0 to 2")
+    if source is None:
+        if axis is not None or curved:
+            raise ValueError(f"{key}axis={axis}, {key}curved={curved}: of a fan beam; give {key}source, too")
+        return replace(scan, padding=padding)
+    if axis is not None and not 0 < axis <= source:
+        raise ValueError(f"{key}axis={axis}: must be positive, and at most {key}source={source:g}")
+    pixel, size = (
+        scan.pixel_size or 1.0,
+        None if scan.pixel_size is None else scan.pixel_size * (axis or source) / source,
+    )
+    middle, last = scan.values.shape[1] / 2, scan.values.shape[1] - 1
+    farther = middle if scan.center is None else max(scan.center, last - scan.center)
+    found = replace(scan, fan=Fan(source / pixel, curved).checked(farther), padding=padding, pixel_size=size)
+    if scan.center is not None and found.radius >= source / pixel:
+        raise ValueError(f"{key}padding={padding}: the object would reach to the source; give less")
+    return found
 
 
 def check_sinogram(source: str, values: np.ndarray) -> None:

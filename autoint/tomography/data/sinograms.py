@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.interpolate import CubicSpline, interp1d
 
+from autoint.tomography.data import fans
 from autoint.tomography.data.center import find_center
+from autoint.tomography.data.fans import Fan
 
 log = logging.getLogger(__name__)
 SAME_ANGLE = 1e-9
@@ -17,7 +19,7 @@ SAME_ANGLE = 1e-9
 
 @dataclass(frozen=True)
 class Scan:
-    """Line integrals s(ρ, θ) of one slice, parallel beam.
+    """Line integrals of one slice, by parallel rays or by a fan: s(ρ_j, θ_i − γ_j), γ being zero for parallel ones.
 
     Attributes:
         values: one row per view, (A, P), in units of absorption times the radius of the disc that the detector sees.
@@ -25,7 +27,9 @@ class Scan:
         center: where on the detector the axis of rotation falls, in pixels from the centre of the first.
         exact: the values without noise, where they are known; errors are measured against these.
         image: the object itself on the lattice of one detector pixel, rows from the top, where it is known.
-        pixel_size: of the detector, in any unit of length; None where it is not known.
+        pixel_size: of the detector, at the axis, in any unit of length; None where it is not known.
+        fan: the rays' source; None for parallel rays.
+        padding: how much farther than the detector sees the object may reach, as a share of the radius.
     """
 
     values: np.ndarray
@@ -34,18 +38,32 @@ class Scan:
     exact: np.ndarray | None = None
     image: np.ndarray | None = None
     pixel_size: float | None = None
+    fan: Fan | None = None
+    padding: float = 0.0
 
     @property
     def radius(self) -> float:
-        """The disc's radius in detector pixels: the farthest pixel from the axis sees its rim."""
+        """The disc's radius in detector pixels at the axis: without padding the outermost pixel's line is its rim."""
         assert self.center is not None
-        return max(self.center, self.values.shape[1] - 1 - self.center)
+        outermost = max(self.center, self.values.shape[1] - 1 - self.center)
+        if self.fan is not None:
+            outermost = self.fan.source * math.sin(float(self.fan.gamma(np.array(outermost))))
+        return outermost * (1 + self.padding)
+
+    @property
+    def gamma(self) -> np.ndarray | None:
+        """What each pixel's ray is turned by against that through the axis, radians, (P,); None: they are parallel."""
+        assert self.center is not None
+        return None if self.fan is None else self.fan.gamma(np.arange(self.values.shape[1]) - self.center)
 
     @property
     def rho(self) -> np.ndarray:
         """Signed distance of each pixel's line from the axis, in units of the radius, (P,)."""
         assert self.center is not None
-        return (np.arange(self.values.shape[1]) - self.center) / self.radius
+        gamma = self.gamma
+        if self.fan is None or gamma is None:
+            return (np.arange(self.values.shape[1]) - self.center) / self.radius
+        return self.fan.source * np.sin(gamma) / self.radius
 
     @property
     def truth(self) -> np.ndarray:
@@ -79,7 +97,10 @@ class Scan:
         """Return the scan with its centre of rotation, found in the seen views if it was not given."""
         if self.center is not None:
             return self
-        center = find_center(self.values[seen], self.theta[seen])
+        if self.fan is None:
+            center = find_center(self.values[seen], self.theta[seen])
+        else:
+            center = fans.find_center(self.values[seen], self.theta[seen], self.fan)
         log.info("centre of rotation: pixel %.2f of %d (phantom.center=… sets it)", center, self.values.shape[1])
         return replace(self, center=center)
 
@@ -108,11 +129,12 @@ def seen_views(count: int, views: int | None, subsample: int | None) -> np.ndarr
 
 
 def interpolated(
-    values: np.ndarray, theta: np.ndarray, rho: np.ndarray, at: np.ndarray, kind: str = "linear"
+    values: np.ndarray, theta: np.ndarray, rho: np.ndarray, at: np.ndarray, kind: str = "linear", fan: bool = False
 ) -> np.ndarray:
     """Return views (A', P) at the angles ``at``, interpolated in angle; s(ρ, θ + π) = s(−ρ, θ) closes the circle.
 
-    Of views over more than half a turn, pixels without a mirror image on the detector take their own alone.
+    Views of a fan have no mirror images among each other: a whole turn closes theirs. Of parallel views
+    over more than half a turn, pixels without a mirror image on the detector take their own alone.
 
     Args:
         values: measured views, (A, P).
@@ -120,7 +142,10 @@ def interpolated(
         rho: the pixels' lines, (P,).
         at: the angles wanted, (A',).
         kind: ``linear`` or ``cubic`` (a spline).
+        fan: whether the views are a fan's.
     """
+    if fan:
+        return _joined(values, values, theta, at, kind, range(-4, 5, 2))
     mirrored = np.stack([np.interp(-rho, rho, view) for view in values])
     alone = (-rho < rho[0] - 1e-9) | (-rho > rho[-1] + 1e-9)
     if np.ptp(theta) > math.pi + SAME_ANGLE and alone.any():
