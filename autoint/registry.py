@@ -196,7 +196,9 @@ FUNCTIONS: Registry[Any] = Registry("function", "autoint.integrals.functions")
 LOGGERS: Registry[Any] = Registry("logger", "autoint.runs.loggers")
 TASKS: Registry[Any] = Registry("task", *(f"{limb}.task" for limb in LIMBS), "autoint.integrals.images")
 EVALUATIONS: Registry[Any] = Registry("evaluation", *(f"{limb}.task" for limb in LIMBS))
-LAYOUTS: Registry[Any] = Registry("report.layout", "autoint.scenes.paper_tables", "autoint.tomography.figure3")
+LAYOUTS: Registry[Any] = Registry(
+    "report.layout", "autoint.scenes.paper_tables", "autoint.tomography.figure3", "autoint.tomography.sparse_ct"
+)
 COMMANDS: Registry[Any] = Registry(
     "command",
     "autoint.runs.command_line.commands",
@@ -205,4 +207,5 @@ COMMANDS: Registry[Any] = Registry(
     "autoint.scenes.baking",
     "autoint.scenes.look",
     "autoint.scenes.session",
+    "autoint.tomography.volumes",
 )

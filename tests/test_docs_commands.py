@@ -29,8 +29,8 @@ NEEDS = {
     "data": r"autoint (photos|look)|data_dir=|scene=(?!procedural)|path=|image=photo|"
     r"experiment=(lego|table1|figure5|deepvoxels|systems)",
     "a trained run": r"runs=|ckpt_path=|autoint (export|bake|evaluate|view)|evaluate.py($| [^-])",
-    "minutes": r"make|benchmarks|tests.files.(fuzz|mutations)|docs/figures.py|experiment=figure3|max_steps=6000|"
-    r"python train.py -m task=function",
+    "minutes": r"make|benchmarks|tests.files.(fuzz|mutations)|docs/figures.py|experiment=(figure3|sparse_ct)|"
+    r"max_steps=6000|python train.py -m task=function",
     "an extra": r"hydra/sweeper=optuna",
     "a component of the reader's": r"activation=gaussian|function=my_module",
     "nothing, and tests of the limbs run it": r"--help|scale=tiny|function=cos ",

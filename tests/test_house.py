@@ -158,6 +158,7 @@ def test_the_layouts_of_reports_belong_to_their_limbs():
         "figure5": "volrend",
         "deepvoxels": "volrend",
         "figure3": "ct",
+        "sparse_ct": "ct",
         "systems": "volrend",
     }
 

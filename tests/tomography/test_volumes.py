@@ -1,0 +1,97 @@
+"""Stacks of slices: what is found, written, resumed and refused."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from autoint.tomography.volumes import slices_of
+
+COUNT, PIXELS, VIEWS = 5, 25, 12
+RADII = 0.3 + 0.1 * np.arange(COUNT)
+ASKED = ("phantom=sinogram", "phantom.path=stack.npy", "data_dir=.", "passes=6", "--to", "out")
+
+
+@pytest.fixture
+def stack(tmp_path):
+    """Discs of growing radius beside an axis that moves a little from slice to slice."""
+    theta = np.arange(VIEWS) * np.pi / VIEWS
+    rho = (np.arange(PIXELS) - 12 - 0.2 * np.arange(COUNT)[:, None, None]) / 12
+    away = rho - 0.1 * np.cos(theta)[None, :, None]
+    np.save(tmp_path / "stack.npy", 2 * np.sqrt(np.maximum(RADII[:, None, None] ** 2 - away**2, 0)))
+    return tmp_path
+
+
+def pages(file):
+    with Image.open(file) as picture:
+        return np.stack([np.array(page) for page in ImageSequence.Iterator(picture)])
+
+
+def test_a_stack_becomes_a_volume_and_a_stopped_one_goes_on(stack, program):
+    status, out, err = program("autoint", "volume", *ASKED)
+    assert status == 0, err
+    assert "out/volume.tif" in out
+    volume = pages(stack / "out" / "volume.tif")
+    assert volume.dtype == np.float32
+    middle = volume.shape[1] // 2
+    assert volume.shape[:2] == (COUNT, volume.shape[2])
+    assert volume.sum((1, 2)) == pytest.approx(np.pi * RADII**2 * 12, rel=0.05)  # per pixel, of radius 12
+    assert volume[:, middle, middle] == pytest.approx(np.ones(COUNT) / 12, abs=0.02)
+    assert (stack / "out" / "cuts.png").stat().st_size > 5_000
+    recipe = json.loads((stack / "out" / "volume.json").read_text())
+    assert recipe["center"] == pytest.approx([12, 0.2], abs=0.05)
+
+    files = sorted((stack / "out" / "slices").iterdir())
+    files[2].unlink()
+    before = [file.stat().st_mtime_ns for file in files if file.exists()]
+    (stack / "out" / "volume.tif").unlink()
+    status, _, err = program("autoint", "volume", *ASKED, "--output", "hdf5", "--workers", "2")
+    assert status == 0, err
+    assert [file.stat().st_mtime_ns for file in files if file != files[2]] == before
+    with h5py.File(stack / "out" / "volume.h5") as found:
+        assert np.array(found["volume"]) == pytest.approx(volume, abs=1e-6)
+        assert found["volume"].attrs["unit"] == "attenuation per pixel"
+    status, _, err = program("autoint", "volume", *ASKED, "--output", "npz")
+    assert status == 0, err
+    with np.load(stack / "out" / "volume.npz") as found:
+        assert found["volume"] == pytest.approx(volume, abs=1e-6)
+
+    status, _, err = program("autoint", "volume", *ASKED, "strength=1e-3")
+    assert status == 2
+    assert err.strip().endswith("give another folder by --to")
+    assert "holds slices of another asked" in err
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    status, _, err = program("autoint", "volume", *ASKED)
+    assert status == 2
+    assert "slice_00000.tif" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("phantom=shepp_logan",), "phantom=shepp_logan: has one slice"),
+        (("phantom=sinogram", "phantom.path=no.npy"), "no.npy: no such file"),
+        ((*ASKED, "--slices", "3:9"), "--slices 3:9: give FIRST:AFTER with 0 <= FIRST < AFTER <= 5, such as 0:5"),
+        ((*ASKED, "phantom.source=90"), "rays of a fan leave the slice in all rows but one: a cone"),
+        ((*ASKED, "--workers", "0"), "workers=0"),
+        (("stack.npy",), "'stack.npy': not an argument of volume; give KEY=VALUE"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(stack, program, words, told):
+    status, _, err = program("autoint", "volume", *words)
+    assert status == 2
+    assert told in err
+    assert "Traceback" not in err
+    assert not (stack / "out" / "slices").exists()
+
+
+def test_slices_are_chosen_by_their_bounds():
+    assert slices_of(":", 7) == (0, 7)
+    assert slices_of("2:", 7) == (2, 7)
+    assert slices_of("2:4", 7) == (2, 4)
+    assert slices_of("3", 7) == (3, 4)
+    for wrong in ("7", "4:2", "-1:3", "a:b", "3:3"):
+        with pytest.raises(ValueError, match=f"--slices {wrong}: give FIRST:AFTER"):
+            slices_of(wrong, 7)
