@@ -150,6 +150,8 @@ def door(arguments, monkeypatch):
     ):
         monkeypatch.setattr(work, lambda *arguments, **options: "done")
     monkeypatch.setattr("autoint.scenes.data.photos.poses_of_photos", lambda *arguments: "done")
+    monkeypatch.setattr("autoint.tomography.volumes.volume", lambda *arguments: "done")
+    monkeypatch.setattr("autoint.tomography.volumes._count", lambda *arguments: 64)
     monkeypatch.setattr("autoint.scenes.look.look", lambda *arguments: "done")
     monkeypatch.setattr("autoint.scenes.look.load_views", lambda *arguments: None)
     if name == "view":
@@ -237,6 +239,7 @@ def test_every_command_is_run_here_or_says_what_it_needs():
     assert {command.text for command in WHOLE} == {
         "autoint",
         "python train.py",
+        "python train.py task=ct phantom=ellipses phantom.source=400 theta=180 subsample=4",
         "python train.py task=ct phantom=shepp_logan views=16",
         "python train.py task=surface shape=csg normals=false",
         "python train.py task=surface shape=torus",

@@ -12,7 +12,7 @@ PATCH = 2 * STRIDE  # nodes across a patch
 def denoised(image: np.ndarray, deviation: float) -> np.ndarray:
     """Return an image (n, n) without what counts as noise of this deviation in its groups of similar patches."""
     size = len(image)
-    padded = np.pad(image, (0, -size % STRIDE))
+    padded = np.pad(image, (0, max(-size % STRIDE, PATCH - size)))
     return shrunk(padded, similar(padded), deviation)[:size, :size]
 
 
@@ -36,8 +36,10 @@ def similar(image: np.ndarray) -> np.ndarray:
         pairs = squares[:-1] + squares[1:]
         off = (y + down < 0) | (y + down > last) | (x + right < 0) | (x + right > last)
         apart[number] = np.where(off, np.inf, (pairs[:, :-1] + pairs[:, 1:]).ravel())
-    apart[len(apart) // 2] = -1  # itself, where others are no different
+    own = len(apart) // 2
+    apart[own] = -1  # first, where others are no different
     nearest = np.argpartition(apart, ALIKE - 1, axis=0)[:ALIKE]
+    nearest = np.where(np.isfinite(np.take_along_axis(apart, nearest, 0)), nearest, own)  # of the few of a small image
     return ((y + steps[nearest // len(steps)]) * size + x + steps[nearest % len(steps)]).T
 
 

@@ -64,6 +64,8 @@ def test_what_repeats_is_kept_and_noise_is_not(image):
     assert denoised(motif, 1e-6) == pytest.approx(motif, abs=1e-5)
     flat = np.zeros((31, 31), np.float32)  # where all are alike, and none is left out
     assert (denoised(flat, 0.1) == 0).all()
+    for size in (2, 5, 9):  # of fewer patches than a group has
+        assert denoised(image[:size, :size], 1e-6) == pytest.approx(image[:size, :size], abs=1e-4)
 
 
 def test_noisy_views_are_better_explained_with_patches():
