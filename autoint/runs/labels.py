@@ -10,7 +10,9 @@ from typing import Any
 from autoint.runs.config import RunConfig, flat
 from autoint.runs.resuming import BUDGET
 
-OF_NO_RUN = ("data_dir", "ckpt_path", "resume", "logger", "report", "trainer", "save_every", "val_every", "val_images")
+OF_NO_RUN = (
+    "data_dir", "ckpt_path", "resume", "logger", "report", "trainer", "save_every", "val_every", "val_images", "viewer",
+)  # fmt: skip
 MOST, LONGEST = 4, 80
 
 

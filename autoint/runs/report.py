@@ -35,7 +35,7 @@ from autoint.runs.progress import duration
 
 log = logging.getLogger(__name__)
 NAME = "report.html"
-OF_NO_INTEREST = ("data_dir", "ckpt_path", "resume", "logger", "report", "trainer.enable_progress_bar")
+OF_NO_INTEREST = ("data_dir", "ckpt_path", "resume", "logger", "report", "viewer", "trainer.enable_progress_bar")
 LOGARITHMIC = ("loss", "relative_error")
 CURVES = (*LOGARITHMIC, "psnr")
 KNOWN = tuple(f"trainer.{key}=" for key in ("max_steps", "max_time", "accelerator", "devices", "strategy", "precision"))

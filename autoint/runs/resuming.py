@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "val_every",
     "save_every",
     "val_images",
+    "viewer",
     "tolerance",
     "trainer",  # without the keys below
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from autoint.runs.config import RunConfig
 from autoint.runs.evaluation import EvaluateConfig, Evaluation
 from autoint.runs.labels import portable
 from autoint.runs.signals import Stopped
+from autoint.scenes import live
 from autoint.scenes.scene import Camera, Scene, cameras_of
 from autoint.scenes.task import VolumeRendering, load_views
 
@@ -199,7 +199,7 @@ def load(path: str | Path, *, device: str = "auto", result: dict[str, Any] | Non
 
 @COMMANDS.register("view")
 def main(arguments: list[str]) -> None:
-    """Trained scenes in the browser: autoint view RUN."""
+    """Trained scenes in the browser, or one that is still training: autoint view RUN."""
     from autoint.scenes.viewer import Viewer
     from autoint.scenes.viewing import Painter
 
@@ -207,7 +207,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="runs' folders, folders of runs, or exports")
     parser.add_argument("--port", type=int, default=8080, help="0 for any that is free (8080)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
+    parser.add_argument(live.OF_A_TRAINING, action="store_true", dest="of_a_training", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    if given.of_a_training:
+        live.humble()
     files = evaluation.find_checkpoints(given.runs)
     runs = [load(file.parent.parent if file.name == "last.ckpt" else file) for file in files]
     short = [run.folder.name for run in runs]
@@ -215,6 +218,29 @@ def main(arguments: list[str]) -> None:
     painters = {name: Painter(run.module, run.config) for name, run in zip(names, runs, strict=True)}
     viewer = Viewer(painters, given.port, given.host)
     print(f"{viewer.address}\nCtrl-C ends it", flush=True)
+    seen = {name: _stamp(file) for name, file in zip(names, files, strict=True)}
     with contextlib.suppress(KeyboardInterrupt):
-        threading.Event().wait()
+        while _waited(viewer, files[0].parent if given.of_a_training else None):
+            for name, file in zip(names, files, strict=True):
+                if (stamp := _stamp(file)) != seen[name]:
+                    seen[name] = stamp
+                    with contextlib.suppress(ValueError):  # of a file that is just being replaced
+                        viewer.replace(name, load(file).module)
     viewer.close()
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """What tells a file that was written anew."""
+    try:
+        told = file.stat()
+    except OSError:
+        return 0, 0
+    return told.st_mtime_ns, told.st_size
+
+
+def _waited(viewer: Viewer, training: Path | None) -> bool:
+    """Wait a second; return whether to go on, of the viewer of a training whether that goes on."""
+    if training is not None:
+        return live.serve_a_training(training, bool(viewer.clients), 1.0)
+    time.sleep(1.0)
+    return True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from autoint.files import reading
@@ -25,7 +26,7 @@ from autoint.runs.config import Optimizer, RunConfig
 from autoint.runs.schedule import adam, used_budget
 from autoint.runs.seeding import generator
 from autoint.scenes import evaluation as view_evaluation
-from autoint.scenes import video
+from autoint.scenes import live, video
 from autoint.scenes.data.batches import Batch, ViewsData
 from autoint.scenes.data.views import Views
 from autoint.scenes.meshes import mesh_of
@@ -61,6 +62,7 @@ def volrend(
     background: str = "white",
     images_per_batch: int | None = None,
     val_images: int = 4,
+    viewer: bool = False,
     teacher: str | None = None,
     teacher_views: int = 300,
     teacher_only: bool = False,
@@ -83,6 +85,7 @@ def volrend(
         background: behind the scene: white, black, or random while training and white afterwards.
         images_per_batch: how many images the rays of a batch come from; None draws them from all.
         val_images: how many validation images are rendered now and then.
+        viewer: whether the scene is shown in the browser while it is learned.
         teacher: a finished run of the same scene, any model, that renders views to learn from; None for real ones only.
         teacher_views: how many, so that with as many real ones half of all rays are the teacher's.
         teacher_only: whether the real images are left out.
@@ -101,6 +104,8 @@ def volrend(
         raise ValueError(f"networks={networks} must be 1 (one trunk) or 2 (density and colour apart)")
     occupancy = Occupancy(torch.zeros(3), torch.ones(3))
     if with_data:
+        if viewer:
+            live.check()
         reading.warn.cache_clear()
         train, val = load_views(config, "train"), load_views(config, "val", val_images)
         height, width = train.images.shape[1:3]
@@ -126,6 +131,8 @@ def volrend(
             seed=config.seed,
         )
     module = VolumeRendering(volume, background=background, seed=config.seed, optimizer=config.optimizer)
+    if viewer:
+        module.watching = [live.LiveView(config)]
     return build.Task(module, data)
 
 
@@ -162,7 +169,10 @@ class VolumeRendering(pl.LightningModule):
     def __init__(self, volume: AbstractVolume, *, background: str, seed: int, optimizer: Optimizer) -> None:
         super().__init__()
         self.volume, self.background, self.seed, self.optimizer = volume, background, seed, optimizer
-        self.collapsed = False
+        self.collapsed, self.watching = False, list[Callback]()
+
+    def configure_callbacks(self) -> list[Callback]:
+        return self.watching
 
     def canvas(self) -> Tensor:
         """Return the background colour of rendered images, (3,)."""

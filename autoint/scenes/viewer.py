@@ -26,7 +26,7 @@ from autoint.scenes.camera_paths import centre, look_at, up_axis, write_path
 from autoint.scenes.data.views import Views
 from autoint.scenes.rays import Intrinsics
 from autoint.scenes.scene import cameras_of
-from autoint.scenes.task import load_views
+from autoint.scenes.task import VolumeRendering, load_views
 from autoint.scenes.viewing import FLIP, LARGEST, PLACED, SHOWN, SMALLEST, Look, Painter, camera_of
 
 log = logging.getLogger(__name__)
@@ -149,6 +149,11 @@ class Viewer:
         self.server.scene.set_up_direction(tuple(up_axis(poses).tolist()))
         self._number.max = max(1, len(poses) - 1)
         self._draw_cameras()
+        self._again()
+
+    def replace(self, name: str, module: VolumeRendering) -> None:
+        """Show newer weights of a run."""
+        self.painters[name].replace(module)
         self._again()
 
     def _poses(self) -> torch.Tensor:

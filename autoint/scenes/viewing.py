@@ -92,6 +92,11 @@ class Painter:
         volume = self.module.volume
         return isinstance(volume, AbstractSections) and not any(True for _ in volume.placement.parameters())
 
+    def replace(self, module: VolumeRendering) -> None:
+        """Paint with other weights from now on."""
+        with self._lock:
+            self.module = module
+
     def coarse(self) -> int:
         """Return the size of a picture while the camera moves."""
         return round(self._coarse)
@@ -104,10 +109,10 @@ class Painter:
     @torch.inference_mode()
     def picture(self, camera: Camera, look: Look, moved: Callable[[], bool] = lambda: False) -> np.ndarray | None:
         """Return the picture (H, W, 3) of uint8, or None where the camera has ``moved`` on before it was done."""
-        module = self.module
-        rays, shape = camera.rays().to(module.device), (camera.intrinsics.height, camera.intrinsics.width)
+        rays, shape = camera.rays().to(self.module.device), (camera.intrinsics.height, camera.intrinsics.width)
         parts = []
         with self._lock, self._set(look):
+            module = self.module
             for start in range(0, len(rays), BLOCK):
                 if moved():
                     return None
@@ -124,15 +129,16 @@ class Painter:
     @torch.inference_mode()
     def ray(self, origin: Sequence[float], direction: Sequence[float], look: Look) -> str | None:
         """Return the drawing of one ray from inside, as SVG; None where it misses the scene or the model has none."""
-        volume, device = self.module.volume, self.module.device
+        device = self.module.device
         numbers = torch.tensor([[*origin], [*direction]], dtype=torch.float32, device=device)
         length = float(numbers[1].norm())
-        if not isinstance(volume, AbstractSections) or not bool(numbers.isfinite().all()) or length < 1e-9:
+        if not bool(numbers.isfinite().all()) or length < 1e-9:
             return None
         ends = torch.tensor([[0.0], [math.inf]], device=device)
         ray = Rays(numbers[:1], numbers[1:] / length, *ends)
         with self._lock, self._set(look):
-            if not bool(volume.hit(ray)[0]):
+            volume = self.module.volume
+            if not isinstance(volume, AbstractSections) or not bool(volume.hit(ray)[0]):
                 return None
             profile = ray_profile(volume, ray, self.module.canvas())
         return charts.ray(

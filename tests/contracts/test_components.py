@@ -319,6 +319,7 @@ def test_the_command_line_surface():
         "upper",
         "val_every",
         "val_images",
+        "viewer",
         "views",
     ]
 

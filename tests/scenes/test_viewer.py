@@ -1,6 +1,7 @@
 """The viewer: a browser's camera is ours, pictures are those of rendering, and no browser does any harm."""
 
 import contextlib
+import copy
 import math
 import shutil
 import time
@@ -172,6 +173,21 @@ def test_browsers_get_coarse_pictures_while_moving_and_fine_ones_at_rest(viewer,
     assert sent["run.png"].startswith(b"\x89PNG")
     viewer._clicked(SimpleNamespace(ray_origin=(4.0, 0, 0), ray_direction=(-1.0, 0, 0)))
     assert viewer._ray.content.startswith("<svg")
+
+
+def test_newer_weights_are_shown(viewer, trained):
+    viewer._size.value = 24
+    browser = Browser(1, browser_of(orbit(4, 0.0)[1], aspect=1.0))
+    viewer._connected(browser)
+    waits_for(lambda: browser.frames and browser.frames[-1][0] == "png")
+    before, count = browser.frames[-1][1], len(browser.frames)
+    newer = copy.deepcopy(trained.module)
+    with torch.no_grad():
+        for parameter in newer.parameters():
+            parameter.add_(0.5)
+    viewer.replace("run", newer)
+    waits_for(lambda: len(browser.frames) >= count + 2 and browser.frames[-1][0] == "png")
+    assert not np.array_equal(browser.frames[-1][1], before)
 
 
 def test_a_real_browser_loads_it_and_turns_the_scene(viewer):
