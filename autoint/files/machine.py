@@ -8,6 +8,8 @@ import functools
 import importlib.util
 import json
 import os
+import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +37,13 @@ def has_numba() -> bool:
 def has_triton() -> bool:
     """Whether kernels can be compiled for the GPU; torch brings Triton along where it was built for one."""
     return importlib.util.find_spec("triton") is not None
+
+
+def process_memory() -> int:
+    """Return the most bytes that this process has had so far: of a GPU, where there is one, or else of the machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def peak_memory(action: Callable[[], Any], device: torch.device) -> int:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from markupsafe import escape
 
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
+LEFT = 60
+"""Where the frame begins, after the numbers of its ticks."""
 MOST = 400
 """Points of a curve; of more, every so many are drawn."""
 Curve = Sequence[tuple[float, float]]
@@ -54,12 +56,15 @@ def curves(
         return ""
     paper = _Paper(points, size, log_y=log)
     parts = paper.frame(across, up)
+    ends = [paper.y(curve[-1][1]) for curve in kept.values()]
+    low = min(ends) < size[1] / 2  # where the curves end above, their names are below
+    above = size[1] - 28 - 14 * len(kept) if low else 20
     for number, (name, curve) in enumerate(kept.items()):
         color = COLORS[number % len(COLORS)]
         line = " ".join(f"{paper.x(x):.1f},{paper.y(y):.1f}" for x, y in curve)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="1.5"/>')
         parts += [_dot(paper, *curve[0], color)] if len(curve) == 1 else []
-        parts.append(_text(size[0] - 12, 20 + 14 * number, name, "end", color))
+        parts.append(_text(size[0] - 12, above + 14 * number, name, "end", color))
     return paper.drawn(parts)
 
 
@@ -126,7 +131,9 @@ def pareto(
                 f'<image href="{escape(pictures[name])}" x="{x - 52:.1f}" y="{y - 24:.1f}" width="48" height="48"/>'
             )
         parts.append(_dot(paper, seconds, quality, COLORS[number % len(COLORS)]))
-        parts.append(_text(x + 7, y + 4, name, "start" if x < 0.6 * size[0] else "end", "#333"))
+        right = x < 0.6 * size[0]
+        beside = x + 7 if right else x - (58 if name in pictures else 7)
+        parts.append(_text(beside, y + 4, name, "start" if right else "end", "#333"))
     return paper.drawn(parts)
 
 
@@ -146,25 +153,25 @@ class _Paper:
             else:
                 margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
                 spans.append((low - margin, high + margin))
-        self.x = _Axis(*spans[0], 52, size[0] - 8, log_x)
+        self.x = _Axis(*spans[0], LEFT, size[0] - 8, log_x)
         self.y = _Axis(*spans[1], size[1] - 34, 8, log_y)
 
     def frame(self, across: str, up: str) -> list[str]:
         """The axes, their ticks and what they are called."""
         width, height = self.size
         parts = [
-            f'<rect x="52" y="8" width="{width - 60}" height="{height - 42}" fill="none" stroke="#999"/>',
-            _text((52 + width) / 2, height - 4, across, "middle"),
+            f'<rect x="{LEFT}" y="8" width="{width - LEFT - 8}" height="{height - 42}" fill="none" stroke="#999"/>',
+            _text((LEFT + width) / 2, height - 4, across, "middle"),
             f'<g transform="translate(11 {height / 2 - 10:.0f}) rotate(-90)">{_text(0, 0, up, "middle")}</g>',
         ]
-        for tick in self.x.ticks():
+        for tick, told in _told(self.x.ticks()):
             x = self.x(tick)
             parts.append(f'<path d="M{x:.1f} {height - 34}v4" stroke="#999"/>')
-            parts.append(_text(x, height - 19, _number(tick), "middle"))
-        for tick in self.y.ticks():
+            parts.append(_text(x, height - 19, told, "middle"))
+        for tick, told in _told(self.y.ticks()):
             y = self.y(tick)
-            parts.append(f'<path d="M52 {y:.1f}H{width - 8}" stroke="#ddd" stroke-width="0.5"/>')
-            parts.append(_text(48, y + 4, _number(tick), "end"))
+            parts.append(f'<path d="M{LEFT} {y:.1f}H{width - 8}" stroke="#ddd" stroke-width="0.5"/>')
+            parts.append(_text(LEFT - 4, y + 4, told, "end"))
         return parts
 
     def drawn(self, parts: Sequence[str], height: int | None = None) -> str:
@@ -174,8 +181,13 @@ class _Paper:
         return f'<svg xmlns="http://www.w3.org/2000/svg" {style}>{"".join(parts)}</svg>'
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+def _told(ticks: Sequence[float]) -> list[tuple[float, str]]:
+    """Ticks with what is written at them: with as few digits as tell them apart, four at least."""
+    for digits in range(4, 17):
+        texts = [f"{tick:.{digits if abs(tick) >= 1e-3 else digits - 2}g}" for tick in ticks]
+        if len(set(texts)) == len(texts):
+            break
+    return list(zip(ticks, texts, strict=True))
 
 
 def _text(x: float, y: float, text: str, anchor: str, color: str = "#333") -> str:

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 import autoint
+from autoint.files.machine import process_memory
 from autoint.reports import charts
 from autoint.reports.page import VIEWS, Page, RunOfPage, TableOfPage
 from autoint.reports.pictures import pareto
@@ -75,6 +76,7 @@ def of_training(run_dir: Path) -> Path | None:
         return None
     run = _run(checkpoint, run_dir.name)
     page = _page(f"{run.config.task}: {_subject(run.config)}", [run])
+    page.runs[0].facts.append(("memory at its peak", f"{process_memory() / 1e9:.2f} GB"))
     numbers = {k: v for k, v in run.result.get("metrics", {}).items() if isinstance(v, float)}
     if numbers:
         shown = [f"{value:.4g}" for value in numbers.values()]
@@ -277,8 +279,8 @@ def _kind(file: Path) -> str:
 
 
 def _subject(config: RunConfig) -> str:
-    """What a run is about: its scene, phantom or function."""
-    for key in ("scene", "phantom"):
+    """What a run is about: its scene, phantom, shape or function."""
+    for key in ("scene", "phantom", "shape"):
         if key in config.options:
             choice = config.options[key]
             return PurePath(choice["path"]).name if choice.get("path") else str(choice["name"])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
+import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +81,38 @@ def cells(occupancy: Occupancy) -> Tensor:
     return occupancy.lower + (found + 0.5) * (occupancy.upper - occupancy.lower) / len(occupancy.density)
 
 
+def chords(views: Views, occupancy: Occupancy) -> Tensor:
+    """Return where rays of the first image enter the box and where they leave it, (R, 2, 3)."""
+    k, steps = views.intrinsics, torch.linspace(0.5, 0, RAYS + 1)[:-1].flip(0)
+    grid = torch.cat([steps, 1 - steps])
+    x, y = torch.cartesian_prod(grid * k.width, grid * k.height).unbind(-1)
+    rays = views.through(torch.zeros(len(x), dtype=torch.long), x, y).clipped_to(occupancy.lower, occupancy.upper)
+    return rays[rays.hit].at(torch.stack([rays.near, rays.far], dim=-1)[rays.hit])
+
+
+def show(views: Views, port: int = 8080) -> Any:
+    """Return a server that shows cameras, images, box, hull and the rays of an image in the browser.
+
+    Args:
+        views: the scene.
+        port: 0, or one that is taken, for any that is free.
+    """
+    from autoint.scenes.viewer import add_cameras, start
+
+    server = start("127.0.0.1", port)
+    scene = server.scene
+    scene.set_up_direction(tuple(up_axis(views.poses.double()).tolist()))
+    add_cameras(scene, views)
+    if views.device is None:  # the others' box is that of their device coordinates
+        occupancy = visual_hull(views)
+        sides, inside = corners(occupancy)[torch.tensor(PAIRS)].numpy(), cells(occupancy).numpy()
+        scene.add_line_segments("/box", sides, colors=(214, 39, 40))
+        scene.add_line_segments("/rays", chords(views, occupancy).numpy(), colors=(44, 160, 44))
+        if len(inside):
+            scene.add_point_cloud("/hull", inside, colors=(150, 150, 150), point_size=0.3 * float(occupancy.cell))
+    return server
+
+
 def _map(axes: Axes, views: Views, occupancy: Occupancy, plane: Tensor, title: str) -> None:
     """Draw the scene as projected on a plane, by two axes (3, 2)."""
     poses, k = views.poses, views.intrinsics
@@ -94,11 +130,7 @@ def _map(axes: Axes, views: Views, occupancy: Occupancy, plane: Tensor, title: s
         axes.plot(found[:, 0].numpy(), found[:, 1].numpy(), ".", color="0.75", ms=2, zorder=0)
         for pair in PAIRS:
             _line(axes, edges[list(pair)], "tab:red", 1.0)
-        steps = torch.linspace(0.5, 0, RAYS + 1)[:-1].flip(0)
-        grid = torch.cat([steps, 1 - steps])
-        x, y = torch.cartesian_prod(grid * k.width, grid * k.height).unbind(-1)
-        rays = views.through(torch.zeros(len(x), dtype=torch.long), x, y).clipped_to(occupancy.lower, occupancy.upper)
-        for ends in rays[rays.hit].at(torch.stack([rays.near, rays.far], dim=-1)[rays.hit]) @ plane:
+        for ends in chords(views, occupancy) @ plane:
             _line(axes, ends, "tab:green", 0.5)
     axes.set(title=title, aspect="equal")
 
@@ -127,14 +159,31 @@ def _extent(views: Views) -> Any:
 
 @COMMANDS.register("look")
 def main(arguments: list[str]) -> None:
-    """A picture of a scene before training, cameras, box and rays: autoint look scene=FOLDER."""
+    """A scene before training, cameras, box and rays, as a picture and in the browser: autoint look scene=FOLDER."""
     parser = argparse.ArgumentParser(prog="autoint look", description=(main.__doc__ or "").partition(":")[0])
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="as for train: scene=FOLDER image_size=200")
     parser.add_argument("--to", type=Path, default=Path("look.png"), metavar="FILE", help="the picture (look.png)")
+    parser.add_argument("--no-viewer", action="store_true", help="only the picture, also where viser is installed")
     given = parser.parse_args(arguments)
     for word in given.words:
         if "=" not in word:
             raise ValueError(f"'{word}': not an argument of look; give KEY=VALUE as for train, such as scene={word}")
     config, _ = composed(["task=volrend", *given.words])
-    print(look(load_views(config, "train"), scene_name(config), given.to))
+    views = load_views(config, "train")
+    print(look(views, scene_name(config), given.to))
     print(f"picture: {given.to}")
+    if given.no_viewer or not sys.stdout.isatty():
+        return
+    if importlib.util.find_spec("viser") is None:
+        print("to turn it in a browser: pip install 'autoint[viewer]'")
+        return
+    server = show(views)
+    print(f"http://127.0.0.1:{server.get_port()}\nCtrl-C ends it", flush=True)
+    wait()
+    server.stop()
+
+
+def wait() -> None:
+    """Wait for Ctrl-C."""
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()

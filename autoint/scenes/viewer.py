@@ -60,13 +60,11 @@ class Viewer:
     """
 
     def __init__(self, painters: dict[str, Painter], port: int = 8080, host: str = "127.0.0.1") -> None:
-        viser = _viser()
         self.painters, self.clients = painters, dict[int, Client]()
         self._news, self._closed = threading.Condition(), False
         self.name = next(iter(painters))
         self.views: Views | None = None
-        with contextlib.redirect_stdout(None):  # where it would draw a box
-            self.server = viser.ViserServer(host=host, port=port, label="AutoInt", verbose=False)
+        self.server = start(host, port)
         self.port = int(self.server.get_port())
         self._gui()
         self._choose(self.name)
@@ -170,18 +168,7 @@ class Viewer:
         self.server.scene.reset()
         if self.views is None or self.views.device is not None or not self._frusta.value:
             return
-        views, k = self.views, self.views.intrinsics
-        reach = 0.04 * float((views.poses[:, :3, 3] - centre(views.poses.double()).float()).norm(dim=-1).median())
-        for number in range(len(views)):
-            image = metrics.over(views.images[number], torch.ones(3))[
-                :: max(1, k.height // 48), :: max(1, k.width // 48)
-            ]
-            wxyz, position = _viser_pose(views.poses[number])
-            fov = 2 * float(torch.atan(0.5 * k.height / k[number].pinhole[0, 1]))
-            handle = self.server.scene.add_camera_frustum(
-                f"/cameras/{number}", fov, k.width / k.height, scale=reach, wxyz=wxyz, position=position,
-                image=pictures.to_bytes(image).numpy(),
-            )  # fmt: skip
+        for number, handle in enumerate(add_cameras(self.server.scene, self.views)):
             handle.on_click(functools.partial(self._fly_by_click, number))
 
     def _fly_by_click(self, number: int, event: Any) -> None:
@@ -192,7 +179,7 @@ class Viewer:
         poses = self._poses()
         if handle is None or not 0 <= number < len(poses):
             return
-        wxyz, position = _viser_pose(poses[number])
+        wxyz, position = viser_pose(poses[number])
         with handle.atomic():
             handle.camera.wxyz, handle.camera.position = wxyz, position
             if self.views is not None:
@@ -240,7 +227,7 @@ class Viewer:
     def _connected(self, handle: Any) -> None:
         """Begin to paint for a browser, from the first training camera."""
         client = Client(handle)
-        wxyz, position = _viser_pose(self._poses()[0])
+        wxyz, position = viser_pose(self._poses()[0])
         handle.camera.wxyz, handle.camera.position = wxyz, position
 
         def moved(_: Any) -> None:
@@ -298,14 +285,32 @@ class Viewer:
         return camera_of(camera.wxyz, camera.position, camera.fov, camera.aspect, size)
 
 
-def _viser_pose(pose: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def start(host: str, port: int) -> Any:
+    """Return a server of viser, which says nothing of itself; ``ValueError`` where it is not installed."""
+    try:
+        viser = importlib.import_module("viser")
+    except ImportError as error:
+        raise ValueError(f"the viewer needs viser ({error}); pip install 'autoint[viewer]'") from error
+    with contextlib.redirect_stdout(None):  # where it would draw a box
+        return viser.ViserServer(host=host, port=port, label="AutoInt", verbose=False)
+
+
+def add_cameras(scene: Any, views: Views) -> list[Any]:
+    """Show cameras with their images in viser's scene; return their handles."""
+    k, handles = views.intrinsics, []
+    reach = 0.04 * float((views.poses[:, :3, 3] - centre(views.poses.double()).float()).norm(dim=-1).median())
+    for number in range(len(views)):
+        image = metrics.over(views.images[number], torch.ones(3))[:: max(1, k.height // 48), :: max(1, k.width // 48)]
+        wxyz, position = viser_pose(views.poses[number])
+        fov = 2 * float(torch.atan(0.5 * k.height / k[number].pinhole[0, 1]))
+        handles.append(scene.add_camera_frustum(
+            f"/cameras/{number}", fov, k.width / k.height, scale=reach, wxyz=wxyz, position=position,
+            image=pictures.to_bytes(image).numpy(),
+        ))  # fmt: skip
+    return handles
+
+
+def viser_pose(pose: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """A pose as the browser has it: a quaternion w, x, y, z with +z ahead and +y down, and a position."""
     x, y, z, w = Rotation.from_matrix((pose[:3, :3] * FLIP).double().numpy()).as_quat()
     return np.array([w, x, y, z]), pose[:3, 3].double().numpy()
-
-
-def _viser() -> Any:
-    try:
-        return importlib.import_module("viser")
-    except ImportError as error:
-        raise ValueError(f"the viewer needs viser ({error}); pip install 'autoint[viewer]'") from error

@@ -1,6 +1,7 @@
 """A look before training: the box where the images have it, and wrong axes seen at once."""
 
 import dataclasses
+import types
 
 import pytest
 import torch
@@ -37,6 +38,37 @@ def test_the_command_writes_a_picture_and_says_what_it_shows(tmp_path, capsys):
     assert red  # the box's lines
     with pytest.raises(ValueError, match="'procedural': not an argument of look; give KEY=VALUE"):
         COMMANDS["look"](["procedural"])
+
+
+def test_in_a_terminal_the_scene_is_shown_in_the_browser_too(undrawn, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("viser", reason="viser is not installed: pip install 'autoint[viewer]'")
+    served = []
+    monkeypatch.setattr(look, "wait", lambda: None)
+    monkeypatch.setattr(look.sys.stdout, "isatty", lambda: True, raising=False)
+    of_look = look.show
+    monkeypatch.setattr(look, "show", lambda views: served.append(of_look(views, port=0)) or served[0])
+    words = ["scene=procedural", "image_size=12", "--to", str(tmp_path / "p.png")]
+    COMMANDS["look"](words)
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"http://127.0.0.1:{served[0].get_port()}", "Ctrl-C ends it"]
+    COMMANDS["look"]([*words, "--no-viewer"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("picture: ")
+    assert len(served) == 1
+
+
+def test_the_browser_has_cameras_box_hull_and_rays(monkeypatch):
+    views, drawn = DATASETS.build("procedural", "", "train", 12, 6), {}
+    kinds = ("add_camera_frustum", "add_line_segments", "add_point_cloud")
+    scene = types.SimpleNamespace(set_up_direction=lambda up: drawn.update(up=up))
+    for kind in kinds:
+        setattr(scene, kind, lambda name, *arguments, **options: drawn.update({name: arguments[0]}))
+    monkeypatch.setattr("autoint.scenes.viewer.start", lambda host, port: types.SimpleNamespace(scene=scene))
+    look.show(views)
+    assert drawn.keys() == {"up", *(f"/cameras/{k}" for k in range(6)), "/box", "/rays", "/hull"}
+    assert drawn["/box"].shape == (12, 2, 3)
+    assert drawn["up"] == pytest.approx((0, 0, 1), abs=1e-5)
+    lower, upper = drawn["/box"].min((0, 1)), drawn["/box"].max((0, 1))
+    for inside in (drawn["/rays"], drawn["/hull"]):
+        assert ((inside >= lower - 1e-4) & (inside <= upper + 1e-4)).all()
 
 
 def test_axes_of_another_convention_are_seen(undrawn, tmp_path):

@@ -28,7 +28,7 @@ def painter(trained):
 def browser_of(pose, fov=0.55, aspect=4 / 3):
     """What viser tells of a browser whose camera has a pose of ours."""
     viewer = pytest.importorskip("autoint.scenes.viewer")
-    wxyz, position = viewer._viser_pose(pose)
+    wxyz, position = viewer.viser_pose(pose)
     return SimpleNamespace(wxyz=wxyz, position=position, fov=fov, aspect=aspect)
 
 
