@@ -180,7 +180,8 @@ def main(arguments: list[str]) -> None:
     server = show(views)
     print(f"http://127.0.0.1:{server.get_port()}\nCtrl-C ends it", flush=True)
     wait()
-    server.stop()
+    with contextlib.redirect_stdout(None):  # where it would say so
+        server.stop()
 
 
 def wait() -> None:
