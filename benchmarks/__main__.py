@@ -19,6 +19,7 @@ from pathlib import Path
 SUITE = {
     "steps": "a training step: both ways to fit, compiled or not, and what the host adds",
     "rendering": "a frame against NeRF's, and the number of rays at a time",
+    "viewer": "frames per second of the viewer, from sections and from a tree",
     "integrals": "definite integrals against scipy and torchquad",
     "trust": "coverage of error bars, variance against Monte Carlo",
     "ct": "tomography against the classics",

@@ -24,6 +24,7 @@ from benchmarks import (
     rendering,
     scaling,
     steps,
+    viewer,
     volrend_ablation,
 )
 from benchmarks.genz import genz
@@ -80,6 +81,14 @@ def test_rendering():
     assert tables["times faster than nerf"]["nerf"] == 1.0
     assert rendering.chunks(volumes["N=16"], rays, 1)["default"] == 1.0
     assert BLOCK == {True: 2**18, False: 2**26}
+
+
+def test_viewer(trained, monkeypatch):
+    monkeypatch.setattr(viewer, "SIZE", 24)
+    tables = viewer.measure(trained, trained, rounds=1)
+    assert [*tables["times faster than sections"]] == ["N=8", "tree"]
+    assert tables["times faster than sections"]["N=8"] == 1.0
+    assert all(size >= 24 for size in tables["pixels of a side that take 0.08 s"].values())
 
 
 def test_rendering_of_what_was_trained(tmp_path):

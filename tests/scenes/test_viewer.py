@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import math
 import shutil
 import time
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from autoint.reports.pictures import to_bytes
 from autoint.scenes.camera_paths import read_path
@@ -190,7 +192,7 @@ def test_newer_weights_are_shown(viewer, trained):
     assert not np.array_equal(browser.frames[-1][1], before)
 
 
-def test_a_real_browser_loads_it_and_turns_the_scene(viewer):
+def test_a_real_browser_loads_it_and_turns_the_scene(viewer, trained):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -228,5 +230,15 @@ def test_a_real_browser_loads_it_and_turns_the_scene(viewer):
         assert rest() > moves
         page.wait_for_timeout(300)
         assert page.screenshot() != before
+        viewer._size.value, moves = 500, rest()
+        viewer._again()
+        assert rest() > moves
+        page.wait_for_timeout(500)
+        with Image.open(io.BytesIO(page.screenshot())) as taken:
+            shown = np.asarray(taken.convert("RGB")).astype(int)[:, :250]  # the panel is on the right
+        told = next(iter(viewer.clients.values())).handle.camera
+        camera = camera_of(told.wxyz, told.position, told.fov, told.aspect, 500)
+        rendered = to_bytes(trained.render(camera).rgb).numpy().astype(int)[:, :250]
+        assert np.abs(shown - rendered).max() <= 1  # what evaluate.py would write
         browser.close()
     waits_for(lambda: not viewer.clients)
