@@ -146,7 +146,6 @@ def serve_a_training(folder: Path, looked_at: Any, seconds: float) -> bool:
     return not readable  # nothing is ever written: it is readable when the training is gone
 
 
-def humble() -> None:
-    """Take what is left of the machine only, and leave Ctrl-C to the training."""
-    os.nice(19)
+def leave_to_the_training() -> None:
+    """Leave Ctrl-C to the training, with which the viewer ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

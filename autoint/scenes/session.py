@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import time
 from dataclasses import dataclass, field
@@ -210,12 +211,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(live.OF_A_TRAINING, action="store_true", dest="of_a_training", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.of_a_training:
-        live.humble()
+        live.leave_to_the_training()
     files = evaluation.find_checkpoints(given.runs)
     runs = [load(file.parent.parent if file.name == "last.ckpt" else file) for file in files]
     short = [run.folder.name for run in runs]
     names = [name if short.count(name) == 1 else str(run.folder) for name, run in zip(short, runs, strict=True)]
     painters = {name: Painter(run.module, run.config) for name, run in zip(names, runs, strict=True)}
+    if given.of_a_training:
+        os.nice(19)  # of this thread, and of those that begin from now on
     viewer = Viewer(painters, given.port, given.host)
     print(f"{viewer.address}\nCtrl-C ends it", flush=True)
     seen = {name: _stamp(file) for name, file in zip(names, files, strict=True)}

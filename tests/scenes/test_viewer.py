@@ -202,7 +202,7 @@ def test_a_real_browser_loads_it_and_turns_the_scene(viewer, trained):
     with playwright.sync_playwright() as running:
         flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
         browser = running.chromium.launch(executable_path=chromium, args=flags)
-        page = browser.new_page(viewport={"width": 500, "height": 400})
+        page = browser.new_page(viewport={"width": 800, "height": 300})
         page.goto(viewer.address)
 
         def shows(kind):
@@ -230,15 +230,17 @@ def test_a_real_browser_loads_it_and_turns_the_scene(viewer, trained):
         assert rest() > moves
         page.wait_for_timeout(300)
         assert page.screenshot() != before
-        viewer._size.value, moves = 500, rest()
+        viewer._size.value, moves = 800, rest()
         viewer._again()
         assert rest() > moves
         page.wait_for_timeout(500)
         with Image.open(io.BytesIO(page.screenshot())) as taken:
-            shown = np.asarray(taken.convert("RGB")).astype(int)[:, :250]  # the panel is on the right
+            shown = np.asarray(taken.convert("RGB")).astype(int)
         told = next(iter(viewer.clients.values())).handle.camera
-        camera = camera_of(told.wxyz, told.position, told.fov, told.aspect, 500)
-        rendered = to_bytes(trained.render(camera).rgb).numpy().astype(int)[:, :250]
-        assert np.abs(shown - rendered).max() <= 1  # what evaluate.py would write
+        camera = camera_of(told.wxyz, told.position, told.fov, told.aspect, 800)
+        rendered = to_bytes(trained.render(camera).rgb).numpy().astype(int)
+        free = slice(90, 200), slice(330, 440)  # of what else the page shows
+        assert rendered[free].min() < 250  # the scene is there
+        assert np.abs(shown - rendered)[free].max() <= 1  # what evaluate.py would write
         browser.close()
     waits_for(lambda: not viewer.clients)
