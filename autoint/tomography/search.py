@@ -19,10 +19,11 @@ Trial = tuple[float, Prior]
 EXPONENTS, STRENGTHS = (1.0, 0.5), (1e-5, 3e-5, 1e-4, 3e-4)
 STRONGER = Prior(1.0, 1e-3), Prior(1.0, 3e-3), Prior(0.5, 1e-3)  # for noise of some per cent
 FINER = (0.5, Prior(1.0, 1e-5)), (0.5, Prior(1.0, 1e-4))  # where edges lie between the nodes
-DEVIATIONS = (0.01, 0.02, 0.04, 0.08)  # of noise in similar patches, with that of the views
+DEVIATIONS = (0.01, 0.02, 0.04, 0.08, 0.16)  # of noise in similar patches, with that of the views
 BESIDE = (0.5, 0.0), (0.5, 1 / 400), (1.0, 1 / 300)
 """The sparse gradient beside similar patches: its exponent, and its strength in terms of their deviation."""
 NOISY = 0.1  # share of the error at held-out views that is noise, from which on patches are tried
+ENOUGH = 0.5  # of the deviation of the noise of counts: what leaves less of the views has taken noise for the object
 FIRST = Prior(1.0, 3e-4)  # which finds what patches begin with, where nothing else was tried
 NO_OBJECT = Prior(1.0, math.inf)  # nothing but interpolation, which no object may fall behind
 MOST_NODES = 384  # across the object, unless asked for: a lattice finer than this costs minutes
@@ -102,7 +103,8 @@ class Search(nn.Module):
             the module that a checkpoint is loaded into needs no scan to have its shape.
 
     Attributes:
-        scores: mean squared error of every trial at the held-out views; infinite before it was made, or if left out.
+        scores: mean squared error of every trial at the held-out views; infinite before it was made, if left out, or if
+            it explains noise: of counts there is some.
     """
 
     scores: Tensor
@@ -190,6 +192,10 @@ class Search(nn.Module):
         """Return the variance of the views' noise, in the units of the scores."""
         return (noise_level(self.object.seen.cpu().numpy()) / float(self.object.scale)) ** 2
 
+    def _left(self, views: np.ndarray) -> float:
+        """Return the root mean square of what the object leaves of these views, in units of scale."""
+        return float(np.sqrt(np.square(self.object.remainder()[views]).mean())) / float(self.object.scale)
+
     def _found(self, turn: int) -> list[Prior]:
         """Return the priors of the trials before this one that found an object."""
         known = zip(self.trials[:turn], self.scores[:turn].tolist(), strict=True)
@@ -230,7 +236,7 @@ class Search(nn.Module):
             self.scores[turn] = self.object.score(kept, held_out)
             self.object.values.data.copy_(before)  # which the next trial begins with
             return
-        if last:
+        if last and not (self.object.counted and self._left(kept) < ENOUGH * math.sqrt(self._noise())):
             self.scores[turn] = self.object.score(kept, held_out)
 
     def _finish(self, done: int) -> None:
