@@ -19,7 +19,7 @@ Trial = tuple[float, Prior]
 EXPONENTS, STRENGTHS = (1.0, 0.5), (1e-5, 3e-5, 1e-4, 3e-4)
 STRONGER = Prior(1.0, 1e-3), Prior(1.0, 3e-3), Prior(0.5, 1e-3)  # for noise of some per cent
 FINER = (0.5, Prior(1.0, 1e-5)), (0.5, Prior(1.0, 1e-4))  # where edges lie between the nodes
-DEVIATIONS = (0.01, 0.02, 0.04, 0.08, 0.16)  # of noise in similar patches, with that of the views
+DEVIATIONS = (0.01, 0.02, 0.03, 0.045, 0.07, 0.1, 0.15)  # of noise in similar patches, with that of the views
 BESIDE = (0.5, 0.0), (0.5, 1 / 400), (1.0, 1 / 300)
 """The sparse gradient beside similar patches: its exponent, and its strength in terms of their deviation."""
 NOISY = 0.1  # share of the error at held-out views that is noise, from which on patches are tried
