@@ -135,8 +135,17 @@ class Search(nn.Module):
 
     @property
     def lengths(self) -> list[int]:
-        """Steps of each trial, and of the last fit: passes, but for trials with patches, which are a step each."""
-        return [1 if prior.deviation else self.each for _, prior in self.trials[: self.tried]] + [self.passes]
+        """Steps of each trial, and of the last fit: passes, but for trials with patches.
+
+        These are a step each, and with the sparse gradient beside them, of which two or three are promising, all of a
+        kind are the first one's.
+        """
+        tried = self.trials[: self.tried]
+        known = [kind(trial) for trial in tried]
+        return [
+            self.each if not prior.deviation else int(prior.strength == 0 or known.index(known[turn]) == turn)
+            for turn, (_, prior) in enumerate(tried)
+        ] + [self.passes]
 
     @property
     def best(self) -> Trial:
@@ -203,12 +212,16 @@ class Search(nn.Module):
 
     def advance(self, step: int) -> None:
         """Make step number ``step``: a pass of a trial or of the last fit, or all passes of a trial with patches."""
-        turn = int(np.searchsorted(np.cumsum(self.lengths), step, side="right"))
-        done = step - sum(self.lengths[:turn])
+        lengths = self.lengths
+        turn = int(np.searchsorted(np.cumsum(lengths), step, side="right"))
+        done = step - sum(lengths[:turn])
         if turn == self.tried:
             self._finish(done)
-        elif self.promising(turn):
-            self._try(turn, done)
+        for number in range(turn, self.tried):
+            if number > turn and lengths[number]:
+                break
+            if self.promising(number):
+                self._try(number, done)
         if step == self.steps - 1:
             self._solver = None
 
@@ -217,7 +230,7 @@ class Search(nn.Module):
         views = np.arange(len(self.object.theta))
         held_out, kept = views[2::4], np.delete(views, np.s_[2::4])
         (spacing, prior), found = self.trials[turn], self._found(turn)
-        last = done == self.lengths[turn] - 1
+        last = prior.deviation > 0 or done == self.lengths[turn] - 1
         if prior.deviation:
             self.object.begin(spacing, warm=bool(found))
             for number in range(0 if found else self.each):
