@@ -19,10 +19,11 @@ def test_a_sweep_becomes_a_table(tmp_path, undrawn, monkeypatch):
     (tmp_path / "one" / "result.json").write_text(json.dumps({"seconds": 3.5}))
     files = [tmp_path / "one" / "checkpoints" / "last.ckpt", tmp_path / "none" / "checkpoints" / "last.ckpt"]
     layout = LAYOUTS.build("sparse_ct")
-    sweep = Sweep(EvaluateConfig(runs=str(tmp_path)), tmp_path, files)
+    asked = EvaluateConfig(runs=str(tmp_path), data_dir="data")
+    sweep = Sweep(asked, tmp_path, files)
     table = layout.write(sweep)
     assert (tmp_path / "table.md").read_text() == table
-    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == ["AutoInt object", "linear", "cubic", "FBP", "SART", "TV"]
     assert {(row["scan"], row["views"], row["noise"]) for row in rows} == {("shepp_logan", "8", "0.01 of largest")}
     assert rows[0]["seconds"] == "3.5"
@@ -36,4 +37,4 @@ def test_a_sweep_becomes_a_table(tmp_path, undrawn, monkeypatch):
         raise AssertionError("evaluated twice")
 
     monkeypatch.setattr("autoint.runs.restoring.restored", never)
-    assert layout.write(Sweep(EvaluateConfig(runs=str(tmp_path)), tmp_path, files[:1])) == table
+    assert layout.write(Sweep(asked, tmp_path, files[:1])) == table
