@@ -29,7 +29,7 @@ NEEDS = {
     "data": r"autoint (photos|look)|data_dir=|scene=(?!procedural)|path=|image=photo|"
     r"experiment=(lego|table1|figure5|deepvoxels|systems)",
     "a trained run": r"runs=|ckpt_path=|autoint (export|bake|evaluate|view)|evaluate.py($| [^-])",
-    "minutes": r"make|benchmarks|tests.files.(fuzz|mutations)|docs/figures.py|experiment=(figure3|sparse_ct)|"
+    "minutes": r"make|benchmarks|tests.files.(fuzz|mutations)|docs/figures.py|experiment=(figure3|sparse_ct)|rho=256|"
     r"max_steps=6000|python train.py -m task=function",
     "an extra": r"hydra/sweeper=optuna",
     "a component of the reader's": r"activation=gaussian|function=my_module",
