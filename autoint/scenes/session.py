@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import signal
 import time
 from dataclasses import dataclass, field
@@ -217,9 +216,9 @@ def main(arguments: list[str]) -> None:
     short = [run.folder.name for run in runs]
     names = [name if short.count(name) == 1 else str(run.folder) for name, run in zip(short, runs, strict=True)]
     painters = {name: Painter(run.module, run.config) for name, run in zip(names, runs, strict=True)}
-    if given.of_a_training:
-        os.nice(19)  # of this thread, and of those that begin from now on
     viewer = Viewer(painters, given.port, given.host)
+    if given.of_a_training:
+        live.step_back()
     print(f"{viewer.address}\nCtrl-C ends it", flush=True)
     seen = {name: _stamp(file) for name, file in zip(names, files, strict=True)}
     with contextlib.suppress(KeyboardInterrupt):

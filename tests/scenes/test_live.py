@@ -1,6 +1,7 @@
 """A training that is looked at: a viewer beside it, which gets new weights while somebody looks, and can do no harm."""
 
 import logging
+import os
 import shlex
 import sys
 import types
@@ -110,6 +111,14 @@ def test_the_viewer_s_process_tells_whether_anybody_looks_and_ends_with_the_trai
         assert not live.serve_a_training(tmp_path, False, 0.0)
         assert not (tmp_path / live.WATCHED).exists()
         assert not live.serve_a_training(tmp_path / "absent", True, 0.0)
+
+
+def test_the_viewer_takes_what_is_left_of_the_machine(elsewhere):
+    def stepped_back():
+        live.step_back()
+        print(*{os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in Path("/proc/self/task").iterdir()})
+
+    assert elsewhere(stepped_back)[:2] == (0, "19\n")
 
 
 def test_a_port_is_one_that_nobody_listens_at():
