@@ -16,7 +16,6 @@ from PIL import Image, ImageOps
 
 from autoint.files import reading
 from autoint.files.images import FORMATS, ORIENTATION, image_size_of, images_in
-from autoint.runs.progress import tracked
 
 LARGEST, SHARPNESS_SIZE = 1600, 640
 """Longer side of the images that are matched and trained on, and of those that are looked at for blur."""
@@ -63,6 +62,8 @@ def prepared(source: list[Path] | Path, to: Path) -> tuple[list[str], list[str],
 
 def _copies(files: Sequence[Path], to: Path) -> tuple[list[str], dict[str, str]]:
     """Write the photos upright; return their names, and why others cannot be read."""
+    from autoint.runs.progress import tracked  # imports Lightning, which who only reads scenes does without
+
     names: list[str] = []
     odd = {
         p.name: f"{p.suffix[1:].upper()} is not read; {CONVERT}"
