@@ -152,15 +152,19 @@ class Search(nn.Module):
         """The trial that did best at the held-out views; the first, if there were none.
 
         Of those of its kind that are hardly worse the weakest, unless it is for noise: each went on from the answer of
-        a weaker one, and so has had more passes.
+        a weaker one, and so has had more passes. A finer lattice has to earn its nodes: where few views are held out,
+        and all trials tell them equally badly, it is chance that chooses.
         """
         if not self.tried:
             return self.trials[0]
-        least, (spacing, prior) = float(self.scores.min()), self.trials[int(self.scores.argmin())]
+        scored = [(score, trial) for trial, score in zip(self.trials, self.scores.tolist(), strict=False)]
+        least, (spacing, prior) = min(scored, key=lambda t: t[0])
         if prior.deviation or (prior.strength > LITTLE and self._noise() > NOISY * least):
             return spacing, prior
-        scored = zip(self.trials, self.scores.tolist(), strict=False)
-        alike = [t for t, score in scored if score <= ALIKE * least and kind(t) == kind((spacing, prior))]
+        coarser = [(score, trial) for score, trial in scored if trial[0] > spacing and score <= ALIKE * least]
+        if coarser:
+            least, (spacing, prior) = min(coarser, key=lambda t: t[0])
+        alike = [t for score, t in scored if score <= ALIKE * least and kind(t) == kind((spacing, prior))]
         return min(alike, key=lambda t: t[1].strength)
 
     @property
