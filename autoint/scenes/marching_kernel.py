@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from autoint.scenes.marching import CORNERS, SIDE, TRANSPARENT, told
 
+SHARED = 2**10  # rays that are worth a second thread
 ROW, PLANE = SIDE + 1, (SIDE + 1) ** 2
 CARRIED = 0.02
 """One colour is looked up for successive samples that weigh so much together."""
@@ -25,20 +27,25 @@ def march(
 
     The colours of successive samples whose weights are less than ``carried`` together are taken as that of the last.
     """
-    threads: Any = numba.config
-    numba.set_num_threads(min(torch.get_num_threads(), threads.NUMBA_NUM_THREADS))
     out = torch.empty(len(near), 2 + color.shape[-1])
-    tensors = (density.flatten(), color.flatten(0, 1), origins, directions, near, far)
-    ray = (tensor.contiguous().numpy() for tensor in tensors)
+    cells = skip.numpy(), density.flatten().numpy(), color.flatten(0, 1).numpy()
+    parts = torch.get_num_threads() if len(near) >= SHARED else 1
+    rays = [
+        [some.contiguous().numpy() for some in v.chunk(parts)] for v in (origins, directions, near, far, shift, out)
+    ]
     kernel: Any = _march
-    kernel(skip.numpy(), *ray, step, shift.numpy(), carried, out.numpy())
+    if parts == 1:
+        kernel(*cells, *(some[0] for some in rays), step, carried)
+    else:  # numba's own loops in parallel take a minute to compile
+        with ThreadPoolExecutor(parts) as pool:
+            list(pool.map(lambda ray: kernel(*cells, *ray, step, carried), zip(*rays, strict=True)))
     return told(out, directions)
 
 
-@numba.njit(parallel=True, fastmath={"contract", "arcp", "nsz", "reassoc"}, cache=True, boundscheck=False)
+@numba.njit(fastmath={"contract", "arcp", "nsz", "reassoc"}, cache=True, boundscheck=False, nogil=True)
 def _march(  # noqa: C901
     skip: np.ndarray, density: np.ndarray, color: np.ndarray, origins: np.ndarray, directions: np.ndarray,
-    near: np.ndarray, far: np.ndarray, step: float, shift: np.ndarray, carried: float, out: np.ndarray,
+    near: np.ndarray, far: np.ndarray, shift: np.ndarray, out: np.ndarray, step: float, carried: float,
 ) -> None:  # fmt: skip
     """Write Σ w, Σ w·t and Σ w·c, as ``marching.march`` composites them, into ``out`` (R, 2 + 3·K).
 
@@ -48,7 +55,7 @@ def _march(  # noqa: C901
     """
     size, terms = skip.shape[0], color.shape[1]
     most = size * SIDE
-    for r in numba.prange(len(near)):
+    for r in range(len(near)):
         ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
         dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
         start, end = near[r] + shift[r] * step, far[r]

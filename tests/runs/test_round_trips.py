@@ -163,16 +163,18 @@ def large(**changes):
 
 
 def test_a_checkpoint_of_before_has_scores_of_the_trials_that_its_scan_had():
-    """Nine for a scan of more than 320 pixels, which had none for the finer lattices; all are there now."""
+    """Nine for a scan of more than 320 pixels, without those of finer lattices; twelve before those of patches."""
     module, rebuilt = large()
-    assert len(module.search.trials) == 12
-    module.search.scores[:9] = torch.arange(9.0)
+    assert [prior.deviation for _, prior in module.search.trials[:12]] == [0.0] * 12
+    assert all(prior.deviation for _, prior in module.search.trials[12:])
     state = module.state_dict()
-    old = {**state, "search.scores": state["search.scores"][:9].clone()}
-    for at in (module, rebuilt):
-        at.load_state_dict(old)
-        assert at.search.scores.tolist() == [*range(9), *[math.inf] * (len(state["search.scores"]) - 9)]
-    assert module.search.best == module.search.trials[0]
+    for count in (9, 12):
+        scores = torch.arange(float(count), dtype=torch.float64)
+        old = {**state, "search.scores": scores}
+        for at in (module, rebuilt):
+            at.load_state_dict(old)
+            assert at.search.scores.tolist() == [*range(count), *[math.inf] * (len(state["search.scores"]) - count)]
+        assert module.search.best == module.search.trials[0]
 
 
 def test_shapes_that_are_no_scan_of_any_lattice_are_refused():

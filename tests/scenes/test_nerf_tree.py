@@ -107,8 +107,11 @@ def test_distances_are_those_of_a_king():
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2])
-def test_the_kernel_is_the_march(degree):
+def test_the_kernel_is_the_march(degree, monkeypatch):
+    """On two threads."""
     kernel = pytest.importorskip("autoint.scenes.marching_kernel")
+    monkeypatch.setattr(kernel, "SHARED", 20)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     index, density, color = some_tree(degree, degree)
     rays = some_rays()
     slow = marched(marching.march, index, density, color, rays)

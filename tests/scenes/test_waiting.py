@@ -19,7 +19,11 @@ ATEN = torch.ops.aten
 READS = {ATEN._local_scalar_dense, ATEN.nonzero, ATEN.masked_select, ATEN.equal, ATEN.unique_consecutive, ATEN._unique2}
 INDEXES = {ATEN.index, ATEN.index_put, ATEN.index_put_}
 STEP = 3
-SPARSE = {"efficient_nerf": "models/efficient_nerf.py", "nerf_tree": "marching.py"}
+SPARSE = {
+    "efficient_nerf": "models/efficient_nerf.py",
+    "nerf_tree": "marching.py",
+    "unisurf": "models/unisurf.py",
+}
 """Models that evaluate where something is, and have to wait to know where that is: in one file each."""
 
 
