@@ -12,11 +12,13 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -31,6 +33,21 @@ def installed_memory(device: str = "cpu") -> int:
 def has_numba() -> bool:
     """Whether loops can be compiled for the CPU: ``pip install autoint[fast]``."""
     return importlib.util.find_spec("numba") is not None
+
+
+def on_threads(loop: Callable[..., None], rows: Sequence[Tensor], least: int) -> None:
+    """Call ``loop`` on the numbers of ``rows``, tensors (R, …) on the CPU: of ``least`` or more, on a part per thread.
+
+    The loop has to let go of the interpreter. Loops in parallel of numba's own may neither be forked nor be shared by a
+    training and a viewer, and take a minute to compile.
+    """
+    parts = torch.get_num_threads() if len(rows[0]) >= least else 1
+    tasks = [[part.numpy() for part in row.contiguous().chunk(parts)] for row in rows]
+    if parts == 1:
+        loop(*(task[0] for task in tasks))
+        return
+    with ThreadPoolExecutor(parts) as pool:
+        list(pool.map(loop, *tasks))
 
 
 @functools.cache

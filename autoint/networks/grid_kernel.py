@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from autoint.files.machine import on_threads
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 OPTIONS: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "cache": True, "boundscheck": False, "nogil": True}
 SHARED = 2**12  # points that are worth a second thread
 
 
-class Interpolation(torch.autograd.Function):
-    """``Grid._average`` of points x (P, S, 3) that ask for no gradient: (P, F); float32, on a CPU.
+def interpolate(table: Tensor, rows: Tensor | None, x: Tensor, resolution: int, out: Tensor) -> None:
+    """Write the means over the S of the points x (P, S, 3) of what is interpolated of ``table`` into ``out`` (P, F).
 
     What torch does of it in passes over the corners' numbers and weights, 8·S a point, is done here in registers.
     """
+    cells = table.numpy(), _numbers(rows)
+    on_threads(lambda some, its: _interpolate(*cells, some, resolution, its), (x, out), SHARED)
 
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor | None, x: Tensor, resolution: int) -> Tensor:
-        rows = x.new_empty(0, dtype=torch.int32) if rows is None else rows
-        ctx.save_for_backward(rows, x)
-        ctx.shape, ctx.resolution = table.shape, resolution
-        out = x.new_empty(len(x), table.shape[1])
-        parts = torch.get_num_threads() if len(x) >= SHARED else 1
-        tasks = [
-            (table.numpy(), rows.numpy(), some.numpy(), resolution, its.numpy())
-            for some, its in zip(x.chunk(parts), out.chunk(parts), strict=True)
-        ]
-        if parts == 1:
-            _interpolate(*tasks[0])
-        else:  # numba's own threads may neither be forked nor be shared by a training and a viewer
-            with ThreadPoolExecutor(parts) as pool:
-                list(pool.map(_interpolate, *zip(*tasks, strict=True)))
-        return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        rows, x = ctx.saved_tensors
-        out = grad.new_zeros(ctx.shape)
-        _scatter(grad.contiguous().numpy(), rows.numpy(), x.numpy(), ctx.resolution, out.numpy())
-        return out, None, None, None
+def scatter(grad: Tensor, rows: Tensor | None, x: Tensor, resolution: int, out: Tensor) -> None:
+    """Add to ``out``, like the table, what it is to have of the gradient (P, F) of :func:`interpolate`'s result."""
+    _scatter(grad.numpy(), _numbers(rows), x.numpy(), resolution, out.numpy())
+
+
+def _numbers(rows: Tensor | None) -> np.ndarray:
+    return np.empty(0, np.int32) if rows is None else rows.numpy()
 
 
 @numba.njit(inline="always")

@@ -8,36 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 BLOCK = 128  # points of a program
 
 
-class Interpolation(torch.autograd.Function):
-    """``Grid._average`` of points x (P, S, 3) that ask for no gradient: (P, F); float32, on a GPU.
+def interpolate(table: Tensor, rows: Tensor | None, x: Tensor, resolution: int, out: Tensor) -> None:
+    """As ``grid_kernel.interpolate``."""
+    _launch(_interpolate, table, rows, x, out, resolution)
 
-    The backward pass adds in whatever order the device takes, as ``index_add_`` does there.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor | None, x: Tensor, resolution: int) -> Tensor:
-        ctx.save_for_backward(rows, x)
-        ctx.shape, ctx.resolution = table.shape, resolution
-        out = x.new_empty(len(x), table.shape[1])
-        _launch(_interpolate, table, rows, x, out, resolution)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        rows, x = ctx.saved_tensors
-        out = grad.new_zeros(ctx.shape)
-        _launch(_scatter, out, rows, x, grad.contiguous(), ctx.resolution)
-        return out, None, None, None
+def scatter(grad: Tensor, rows: Tensor | None, x: Tensor, resolution: int, out: Tensor) -> None:
+    """As ``grid_kernel.scatter``, adding in whatever order the device takes, as ``index_add_`` does there."""
+    _launch(_scatter, out, rows, x, grad, resolution)
 
 
 def _launch(kernel: Any, table: Tensor, rows: Tensor | None, x: Tensor, values: Tensor, resolution: int) -> None:
@@ -69,6 +54,23 @@ def _place(value, resolution):
 
 
 @triton.jit
+def _block(count, FEATURES: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the points of a program, which of them there are, the features (1, F), and which of both there are."""
+    point, feature = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, PADDED)[None, :]
+    there = point < count
+    return point, there, feature, there[:, None] & (feature < FEATURES)
+
+
+@triton.jit
+def _cell(x, number, there, resolution):
+    """Return the cells of the points of these numbers along x, y and z, and where in the cells they are."""
+    i, u = _place(tl.load(x + 3 * number, mask=there, other=0.0), resolution)
+    j, v = _place(tl.load(x + 3 * number + 1, mask=there, other=0.0), resolution)
+    k, w = _place(tl.load(x + 3 * number + 2, mask=there, other=0.0), resolution)
+    return i, j, k, u, v, w
+
+
+@triton.jit
 def _corner(
     rows, x, y, z, u, v, w, there, resolution, K: tl.constexpr, SHARED: tl.constexpr
 ):  # fmt: skip
@@ -85,19 +87,14 @@ def _interpolate(
     table, rows, x, out, count, resolution,
     NODES: tl.constexpr, FEATURES: tl.constexpr, PADDED: tl.constexpr, SHARED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    there, feature = point < count, tl.arange(0, PADDED)
-    both = there[:, None] & (feature < FEATURES)[None, :]
+    point, there, feature, both = _block(count, FEATURES, PADDED, BLOCK)
     total = tl.full((BLOCK, PADDED), 0.0, tl.float32)
     for node in range(NODES):
-        at = x + (point * NODES + node) * 3
-        i, u = _place(tl.load(at, mask=there, other=0.0), resolution)
-        j, v = _place(tl.load(at + 1, mask=there, other=0.0), resolution)
-        k, w = _place(tl.load(at + 2, mask=there, other=0.0), resolution)
+        i, j, k, u, v, w = _cell(x, point * NODES + node, there, resolution)
         for corner in tl.static_range(8):
             row, weight = _corner(rows, i, j, k, u, v, w, there, resolution, corner, SHARED)
-            total += weight[:, None] * tl.load(table + row[:, None] * FEATURES + feature[None, :], mask=both, other=0.0)
-    tl.store(out + point[:, None] * FEATURES + feature[None, :], total / NODES, mask=both)
+            total += weight[:, None] * tl.load(table + row[:, None] * FEATURES + feature, mask=both, other=0.0)
+    tl.store(out + point[:, None] * FEATURES + feature, total / NODES, mask=both)
 
 
 @triton.jit
@@ -105,15 +102,10 @@ def _scatter(
     table, rows, x, grad, count, resolution,
     NODES: tl.constexpr, FEATURES: tl.constexpr, PADDED: tl.constexpr, SHARED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    there, feature = point < count, tl.arange(0, PADDED)
-    both = there[:, None] & (feature < FEATURES)[None, :]
-    share = tl.load(grad + point[:, None] * FEATURES + feature[None, :], mask=both, other=0.0) / NODES
+    point, there, feature, both = _block(count, FEATURES, PADDED, BLOCK)
+    share = tl.load(grad + point[:, None] * FEATURES + feature, mask=both, other=0.0) / NODES
     for node in range(NODES):
-        at = x + (point * NODES + node) * 3
-        i, u = _place(tl.load(at, mask=there, other=0.0), resolution)
-        j, v = _place(tl.load(at + 1, mask=there, other=0.0), resolution)
-        k, w = _place(tl.load(at + 2, mask=there, other=0.0), resolution)
+        i, j, k, u, v, w = _cell(x, point * NODES + node, there, resolution)
         for corner in tl.static_range(8):
             row, weight = _corner(rows, i, j, k, u, v, w, there, resolution, corner, SHARED)
-            tl.atomic_add(table + row[:, None] * FEATURES + feature[None, :], weight[:, None] * share, mask=both)
+            tl.atomic_add(table + row[:, None] * FEATURES + feature, weight[:, None] * share, mask=both)

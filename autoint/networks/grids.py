@@ -7,11 +7,13 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from autoint.files.machine import has_numba, has_triton
 from autoint.networks.encodings import AbstractEncoding, Positional, gauss_legendre
@@ -36,6 +38,26 @@ class _Interpolation(torch.autograd.Function):
         numbers, weights = ctx.saved_tensors
         shares = (weights[..., None] * grad[:, None]).flatten(0, 1)
         return grad.new_zeros(ctx.shape).index_add_(0, numbers.flatten(), shares), None, None
+
+
+class _Compiled(torch.autograd.Function):
+    """``Grid._average`` of points x (P, S, 3) that ask for no gradient, by ``loops``: (P, F)."""
+
+    @staticmethod
+    def forward(ctx: Any, loops: Any, table: Tensor, rows: Tensor | None, x: Tensor, resolution: int) -> Tensor:
+        ctx.save_for_backward(rows, x)
+        ctx.loops, ctx.shape, ctx.resolution = loops, table.shape, resolution
+        out = x.new_empty(len(x), table.shape[1])
+        loops.interpolate(table, rows, x, resolution, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None, None]:
+        rows, x = ctx.saved_tensors
+        out = grad.new_zeros(ctx.shape)
+        ctx.loops.scatter(grad.contiguous(), rows, x, ctx.resolution, out)
+        return None, out, None, None, None
 
 
 @ENCODINGS.register("grid")
@@ -128,10 +150,10 @@ class Grid(AbstractEncoding):
     def _average(self, level: int, x: Tensor) -> Tensor:
         """Return the mean (…, F) of the interpolated features over the points x (…, S, D)."""
         table = self.tables[level]
-        kernel = self._kernel(x, table)
-        if kernel is not None:
+        loops = self._kernel(x, table)
+        if loops is not None:
             points = x.reshape(-1, *x.shape[-2:]).contiguous()
-            found = kernel.apply(table, getattr(self, f"rows_{level}"), points, self.resolutions[level])
+            found = _Compiled.apply(loops, table, getattr(self, f"rows_{level}"), points, self.resolutions[level])
             return cast(Tensor, found).view(*x.shape[:-2], -1)
         cell, fraction = self._cell(x, self.resolutions[level])
         weights, rows = self._weights(fraction, ()) / x.shape[-2], self._rows(cell, level)
@@ -142,7 +164,7 @@ class Grid(AbstractEncoding):
         assert isinstance(out, Tensor)
         return out.reshape(*x.shape[:-2], -1)
 
-    def _kernel(self, x: Tensor, table: Tensor) -> type[torch.autograd.Function] | None:
+    def _kernel(self, x: Tensor, table: Tensor) -> ModuleType | None:
         """The compiled loops that can do it, if any: numba's on a CPU (``autoint[fast]``), Triton's on a GPU."""
         plain = x.dtype == table.dtype == torch.float32 and self.in_features == 3 and type(x) is Tensor
         twice = x.requires_grad or torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
@@ -151,11 +173,11 @@ class Grid(AbstractEncoding):
         if x.device.type == "cpu" and has_numba():
             from autoint.networks import grid_kernel
 
-            return grid_kernel.Interpolation
+            return grid_kernel
         if x.device.type == "cuda" and has_triton() and not torch.are_deterministic_algorithms_enabled():
             from autoint.networks import grid_triton
 
-            return grid_triton.Interpolation
+            return grid_triton
         return None
 
     def _value(self, level: int, x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from pytorch_lightning.callbacks import Callback
 from safetensors.torch import save
 
 import autoint
+from autoint.files.whole_files import write_whole
 from autoint.runs import checkpoints
 from autoint.runs.config import RunConfig
 
@@ -113,9 +114,7 @@ class LiveView(Callback):
     def _write(self, module: pl.LightningModule) -> None:
         assert self._folder is not None
         file = Path(self._folder.name) / checkpoints.WEIGHTS
-        part = file.with_name(".part")
-        part.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}))
-        os.replace(part, file)
+        write_whole(file, save({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}))
 
 
 def free_port() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoint.files.machine import on_threads
 from autoint.scenes.marching import CORNERS, SIDE, TRANSPARENT, told
 
 SHARED = 2**10  # rays that are worth a second thread
@@ -29,16 +29,10 @@ def march(
     """
     out = torch.empty(len(near), 2 + color.shape[-1])
     cells = skip.numpy(), density.flatten().numpy(), color.flatten(0, 1).numpy()
-    parts = torch.get_num_threads() if len(near) >= SHARED else 1
-    rays = [
-        [some.contiguous().numpy() for some in v.chunk(parts)] for v in (origins, directions, near, far, shift, out)
-    ]
-    kernel: Any = _march
-    if parts == 1:
-        kernel(*cells, *(some[0] for some in rays), step, carried)
-    else:  # numba's own loops in parallel take a minute to compile
-        with ThreadPoolExecutor(parts) as pool:
-            list(pool.map(lambda ray: kernel(*cells, *ray, step, carried), zip(*rays, strict=True)))
+    march_rays: Any = _march
+    on_threads(
+        lambda *ray: march_rays(*cells, *ray, step, carried), (origins, directions, near, far, shift, out), SHARED
+    )
     return told(out, directions)
 
 

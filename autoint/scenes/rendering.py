@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,21 @@ def composite(
     depth = torch.where(seen, quotient, edges[..., -1])
     color = (weights[..., None] * rgb).sum(-2) + (1 - acc)[..., None] * background
     return Rendering(color, depth, acc, weights)
+
+
+def scattered(
+    density: Float[Tensor, " p"], rgb: Float[Tensor, "p 3"], places: Tensor, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return density (R, N) and colour (R, N, 3) of samples that were evaluated at some ``places`` (P,); elsewhere 0.
+
+    Args:
+        density, rgb: of those that were.
+        places: their numbers among the R·N samples.
+        shape: (R, N).
+    """
+    values = torch.cat([density[:, None], rgb], dim=-1)
+    values = values.new_zeros(math.prod(shape), 4).index_copy(0, places, values).view(*shape, 4)
+    return values[..., 0], values[..., 1:]
 
 
 def render_dense(

@@ -19,7 +19,6 @@ from autoint.reports import mesh_pictures, pictures
 from autoint.reports.meshing import Mesh
 from autoint.reports.tables import markdown
 from autoint.runs import build, trainers
-from autoint.runs.callbacks import diverged
 from autoint.runs.config import Optimizer, RunConfig
 from autoint.runs.schedule import adam
 from autoint.runs.seeding import generator
@@ -159,8 +158,6 @@ class SurfaceFitting(pl.LightningModule):
         value = losses.LOSSES[self.loss](Gradient(self.net), self.samples, self.batch_size, g)
         trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:
-            if not math.isfinite(value.detach()):
-                raise diverged(self.trainer, f"the loss is {float(value.detach())}", batch_idx)
             self.log("train/loss", value.detach(), prog_bar=True)
         return value
 

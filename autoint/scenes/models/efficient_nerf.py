@@ -173,9 +173,7 @@ class EfficientNerf(AbstractVolume):
         rgb = torch.sigmoid(spherical_harmonics.colors(values[:, 1:], harmonics))
         if follow:
             self._follow(points, density.detach())
-        everywhere = torch.cat([density[:, None], rgb], dim=-1)
-        everywhere = everywhere.new_zeros(mask.numel(), 4).index_copy(0, wanted, everywhere)
-        return everywhere[:, 0].view(shape), everywhere[:, 1:].view(*shape, 3)
+        return rendering.scattered(density, rgb, wanted, shape)
 
     @torch.no_grad()
     def _follow(self, points: Tensor, density: Tensor) -> None:

@@ -33,6 +33,11 @@ class Residual(nn.Module):
         return h + self.second(self.activation.function(self.first(h)))
 
 
+def learns(encoding: AbstractEncoding) -> bool:
+    """Return whether something of an encoding is learned."""
+    return any(True for _ in encoding.parameters())
+
+
 class LightField(AbstractVolume):
     """A ray's colour from γ of its N sections together, by one deep residual network (R2L; Wang et al., ECCV 2022).
 
@@ -62,7 +67,7 @@ class LightField(AbstractVolume):
     ) -> None:
         super().__init__(occupancy)
         self.encoding, self.placement, self.width, self.activation = encoding, placement, width, activation
-        self.learned = any(True for _ in encoding.parameters())
+        self.learned = learns(encoding)
         self.head = nn.Linear(placement.sections * encoding.out_features, width)
         activation.init(self.head, True)
         self.body = nn.Sequential(*(Residual(width, activation) for _ in range(max(1, (depth - 2) // 2))))
@@ -96,6 +101,7 @@ class LightField(AbstractVolume):
     ) -> tuple[list[Rendering], float]:
         if self.learned:
             edges = sections.jittered(edges, draw("edges", *edges[:, 1:-1].shape))
+            return [self.render(rays, edges, background)], 0.0
         return [self._rendered(rays, edges, draw("samples", *edges[:, 1:].shape), background)], 0.0
 
     def _rendered(self, rays: Rays, edges: Tensor, share: Tensor | float, background: Tensor) -> Rendering:
@@ -104,7 +110,7 @@ class LightField(AbstractVolume):
             x = self.points(rays, edges)[0]
             gamma = self.encoding.mean(x[:, :-1], x[:, 1:])
         else:
-            gamma = self.encoding(self.points(rays, edges[:, :-1] + share * edges.diff(dim=-1))[0])
+            gamma = self.encoding(self.points(rays, torch.lerp(edges[:, :-1], edges[:, 1:], share))[0])
         h = self.activation.function(self.head(gamma.flatten(1)))
         rgba = torch.sigmoid(self.tail(h + self.body(h)))
         acc = rgba[:, 3]
@@ -126,7 +132,7 @@ def light_field(
     """
     at_least_one(**{"model.width": width, "model.depth": depth})
     options, size, encoding = config.options, config.network, ENCODINGS.build(config.encoding, 3)
-    learned = any(True for _ in encoding.parameters())  # which then does most of the work
+    learned = learns(encoding)  # and so does most of the work
     return LightField(
         encoding,
         PLACEMENTS.build(options["placement"], options["sections"], occupancy),

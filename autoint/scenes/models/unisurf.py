@@ -161,9 +161,10 @@ class Unisurf(AbstractVolume):
         (low, high), (above, below) = (
             [v.gather(1, k + step)[some, 0] for step in (0, 1)] for v in (t, f)
         )  # of those that do, where f is above and below 0
+        own = rays[some]
         for _ in range(self.sampling.secant):
             middle = torch.lerp(low, high, above / (above - below))
-            value = self._in_hull(rays[some].at(middle))
+            value = self._in_hull(own.at(middle))
             inside = value < 0
             low, above = torch.where(inside, low, middle), torch.where(inside, above, value)
             high, below = torch.where(inside, middle, high), torch.where(inside, value, below)
@@ -204,10 +205,8 @@ class Unisurf(AbstractVolume):
         points, length = rays.at(t), bounds.diff(dim=-1)
         wanted = ((self.occupancy.at(points) > 0) & (length > 0)).flatten().nonzero()[:, 0]
         depth, rgb = self._evaluated(points.flatten(0, 1)[wanted], rays.directions[wanted // t.shape[1]])
-        all_of_it = torch.cat([depth[:, None], rgb], dim=-1).new_zeros(t.numel(), 4)
-        all_of_it = all_of_it.index_copy(0, wanted, torch.cat([depth[:, None], rgb], dim=-1)).view(*t.shape, 4)
-        density = all_of_it[..., 0] / torch.where(length > 0, length, 1.0)
-        return rendering.composite(density, all_of_it[..., 1:], bounds, background)
+        depth, rgb = rendering.scattered(depth, rgb, wanted, t.shape)
+        return rendering.composite(depth / torch.where(length > 0, length, 1.0), rgb, bounds, background)
 
     def _evaluated(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Return a sample's optical depth (P,) and its colour (P, 3)."""
