@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0, help="of training, each (15)")
     parser.add_argument("--resolution", type=int, default=160, help="cells of the meshes along the longest side (160)")
     parser.add_argument("--folder", default="outputs/unisurf", help="of the runs; those that are there are taken")
+    parser.add_argument("--seed", type=int, default=0, help="of the runs (0)")
     parser.add_argument("--scene", default="solid", help="a capture's folder")
     parser.add_argument("--meshes", type=Path, help="folder of PLY files of its true surface")
     parser.add_argument("--only", choices=METHODS, help="one method")
@@ -86,7 +87,9 @@ def main() -> None:
         run = (
             autoint.load(folder)
             if (folder / "result.json").is_file()
-            else autoint.train(given.scene, minutes=given.minutes, folder=folder, method=method, image_size=64)
+            else autoint.train(
+                given.scene, minutes=given.minutes, folder=folder, method=method, image_size=64, seed=given.seed
+            )
         )
         with torch.no_grad():
             table += rows(method, run.module.volume, distance, given.resolution)
