@@ -91,14 +91,19 @@ def beside(run: str, name: str) -> Path:
     return (Path(run) if Path(run).is_dir() else Path(run).parent) / name
 
 
+def unused(folder: Path) -> Path:
+    """Return the folder; ``ValueError`` if it exists."""
+    if folder.exists():
+        raise ValueError(f"{folder} exists; remove it, or give another folder by --to")
+    return folder
+
+
 def write(folder: Path, state: Mapping[str, Tensor], config: RunConfig, steps: int) -> Path:
     """Write weights, and whose they are, into a new folder, whole or not at all; ``ValueError`` if it exists.
 
     ``checkpoints.load`` reads the folder's weights like a checkpoint.
     """
-    if folder.exists():
-        raise ValueError(f"{folder} exists; remove it, or give another folder by --to")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    unused(folder).parent.mkdir(parents=True, exist_ok=True)
     part = new_part(folder.parent, ".export-", directory=True)
     try:
         weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}

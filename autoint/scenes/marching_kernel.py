@@ -1,4 +1,4 @@
-"""``marching.march`` without gradients, as a loop over rays that numba compiles for a CPU."""
+"""``marching.march`` as loops over rays that numba compiles for a CPU, and its gradient."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from autoint.files.machine import on_threads
 from autoint.scenes.marching import CORNERS, SIDE, TRANSPARENT, told
@@ -17,6 +18,9 @@ SHARED = 2**10  # rays that are worth a second thread
 ROW, PLANE = SIDE + 1, (SIDE + 1) ** 2
 CARRIED = 0.02
 """One colour is looked up for successive samples that weigh so much together."""
+OPTIONS: dict[str, Any] = {
+    "fastmath": {"contract", "arcp", "nsz", "reassoc"}, "cache": True, "boundscheck": False, "nogil": True,
+}  # fmt: skip
 
 
 def march(
@@ -25,77 +29,128 @@ def march(
 ) -> Tensor:  # fmt: skip
     """As ``marching.march``, with ``marching.distances(index)`` as ``skip``; tensors are float32, on a CPU.
 
-    The colours of successive samples whose weights are less than ``carried`` together are taken as that of the last.
+    Without a gradient, the colours of successive samples whose weights are less than ``carried`` together are taken as
+    that of the last.
     """
-    out = torch.empty(len(near), 2 + color.shape[-1])
+    rays = origins, directions, near, far, shift
+    if torch.is_grad_enabled():
+        sums = _March.apply(skip, density, color, rays, step)
+        assert isinstance(sums, Tensor)
+        return told(sums, directions)
+    return told(_sums(skip, density, color, rays, step, carried), directions)
+
+
+def _sums(
+    skip: Tensor, density: Tensor, color: Tensor, rays: tuple[Tensor, ...], step: float, carried: float
+) -> Tensor:
+    out = torch.empty(len(rays[0]), 2 + color.shape[-1])
     cells = skip.numpy(), density.flatten().numpy(), color.flatten(0, 1).numpy()
     march_rays: Any = _march
-    on_threads(
-        lambda *ray: march_rays(*cells, *ray, step, carried), (origins, directions, near, far, shift, out), SHARED
+    on_threads(lambda *ray: march_rays(*cells, *ray, step, carried), (*rays, out), SHARED)
+    return out
+
+
+class _March(torch.autograd.Function):
+    """Σ w, Σ w·t and Σ w·c (R, 2 + 3·K), with a gradient by density and colour."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, skip: Tensor, density: Tensor, color: Tensor, rays: tuple[Tensor, ...], step: float
+    ) -> Tensor:
+        out = _sums(skip, density, color, rays, step, 0.0)
+        ctx.save_for_backward(skip, density, color, out, *rays)
+        ctx.step = step
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
+        skip, density, color, out, *rays = ctx.saved_tensors
+        by_density, by_color = torch.zeros_like(density), torch.zeros_like(color)
+        of_rays = [value.contiguous().numpy() for value in (*rays, grad, (grad * out).sum(-1))]
+        cells = skip.numpy(), density.flatten().numpy(), color.flatten(0, 1).numpy()
+        backward: Any = _backward  # on one thread: rays share cells
+        backward(*cells, *of_rays, ctx.step, by_density.flatten().numpy(), by_color.flatten(0, 1).numpy())
+        return None, by_density, by_color, None, None
+
+
+@numba.njit(**OPTIONS)
+def _next(skip: np.ndarray, ray: tuple[Any, ...], start: Any, end: Any, step: float, k: int) -> tuple[Any, ...]:
+    """Return the first sample from number k on that is in a block: its number, where its cell begins, and where in it.
+
+    Where there is none before ``end``, the place is −1. ``skip`` has, where nothing is, minus the number of blocks up
+    to the nearest one: all that are nearer are passed at once.
+    """
+    ox, oy, oz, dx, dy, dz = ray
+    most = skip.shape[0] * SIDE
+    while True:
+        t = start + k * step
+        if t >= end:
+            return k, -1, ox, oy, oz
+        x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+        if x < 0 or y < 0 or z < 0 or x >= most or y >= most or z >= most:
+            k += 1
+            continue
+        cx, cy, cz = int(x), int(y), int(z)
+        bx, by, bz = cx // SIDE, cy // SIDE, cz // SIDE
+        number = skip[bx, by, bz]
+        if number >= 0:
+            here = number * CORNERS + (cx - bx * SIDE) * PLANE + (cy - by * SIDE) * ROW + (cz - bz * SIDE)
+            return k, here, x - cx, y - cy, z - cz
+        reach, leave = -number, end  # on to the last sample before the walls of what is empty
+        if dx != 0:
+            leave = min(leave, ((bx + reach if dx > 0 else bx + 1 - reach) * SIDE - ox) / dx)
+        if dy != 0:
+            leave = min(leave, ((by + reach if dy > 0 else by + 1 - reach) * SIDE - oy) / dy)
+        if dz != 0:
+            leave = min(leave, ((bz + reach if dz > 0 else bz + 1 - reach) * SIDE - oz) / dz)
+        k = max(k + 1, int((leave - start) / step))
+
+
+@numba.njit(**OPTIONS)
+def _trilinear(values: np.ndarray, here: int, gx: Any, gy: Any, gz: Any) -> Any:
+    """Return what is interpolated between the corners of a cell."""
+    return (1 - gx) * (
+        (1 - gy) * ((1 - gz) * values[here] + gz * values[here + 1])
+        + gy * ((1 - gz) * values[here + ROW] + gz * values[here + ROW + 1])
+    ) + gx * (
+        (1 - gy) * ((1 - gz) * values[here + PLANE] + gz * values[here + PLANE + 1])
+        + gy * ((1 - gz) * values[here + PLANE + ROW] + gz * values[here + PLANE + ROW + 1])
     )
-    return told(out, directions)
 
 
-@numba.njit(fastmath={"contract", "arcp", "nsz", "reassoc"}, cache=True, boundscheck=False, nogil=True)
+@numba.njit(**OPTIONS)
 def _march(  # noqa: C901
     skip: np.ndarray, density: np.ndarray, color: np.ndarray, origins: np.ndarray, directions: np.ndarray,
     near: np.ndarray, far: np.ndarray, shift: np.ndarray, out: np.ndarray, step: float, carried: float,
 ) -> None:  # fmt: skip
     """Write Σ w, Σ w·t and Σ w·c, as ``marching.march`` composites them, into ``out`` (R, 2 + 3·K).
 
-    ``skip`` is its index with, where nothing is, minus the number of blocks up to the nearest one, as
-    ``marching.distances`` counts them: all that are nearer are passed at once. The colour is looked up once for
-    successive samples whose weights are ``carried`` together, at the last of them.
+    The colour is looked up once for successive samples whose weights are ``carried`` together, at the last of them.
     """
-    size, terms = skip.shape[0], color.shape[1]
-    most = size * SIDE
+    terms = color.shape[1]
     for r in range(len(near)):
-        ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
-        dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
+        ray = origins[r, 0], origins[r, 1], origins[r, 2], directions[r, 0], directions[r, 1], directions[r, 2]
         start, end = near[r] + shift[r] * step, far[r]
         passed, pending, seen, depth = 1.0, 0.0, 0.0, 0.0
-        k, at, fx, fy, fz = 0, 0, 0.0, 0.0, 0.0
+        k, at, fx, fy, fz = 0, -1, 0.0, 0.0, 0.0
         for n in range(terms):
             out[r, 2 + n] = 0.0
         while True:
-            t = start + k * step
-            over = t >= end or passed <= TRANSPARENT
-            alpha = 0.0
-            if not over:
+            here = -1
+            if passed > TRANSPARENT:
+                k, here, gx, gy, gz = _next(skip, ray, start, end, step, k)
+            if here >= 0:
+                sigma = _trilinear(density, here, gx, gy, gz)
                 k += 1
-                x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-                if x < 0 or y < 0 or z < 0 or x >= most or y >= most or z >= most:
-                    continue
-                cx, cy, cz = int(x), int(y), int(z)
-                bx, by, bz = cx // SIDE, cy // SIDE, cz // SIDE
-                number = skip[bx, by, bz]
-                if number < 0:  # on to the last sample before the walls of what is empty
-                    reach, leave = -number, end
-                    if dx != 0:
-                        leave = min(leave, ((bx + reach if dx > 0 else bx + 1 - reach) * SIDE - ox) / dx)
-                    if dy != 0:
-                        leave = min(leave, ((by + reach if dy > 0 else by + 1 - reach) * SIDE - oy) / dy)
-                    if dz != 0:
-                        leave = min(leave, ((bz + reach if dz > 0 else bz + 1 - reach) * SIDE - oz) / dz)
-                    k = max(k, int((leave - start) / step))
-                    continue
-                gx, gy, gz = x - cx, y - cy, z - cz
-                here = number * CORNERS + (cx - bx * SIDE) * PLANE + (cy - by * SIDE) * ROW + (cz - bz * SIDE)
-                sigma = (1 - gx) * (
-                    (1 - gy) * ((1 - gz) * density[here] + gz * density[here + 1])
-                    + gy * ((1 - gz) * density[here + ROW] + gz * density[here + ROW + 1])
-                ) + gx * (
-                    (1 - gy) * ((1 - gz) * density[here + PLANE] + gz * density[here + PLANE + 1])
-                    + gy * ((1 - gz) * density[here + PLANE + ROW] + gz * density[here + PLANE + ROW + 1])
-                )
                 if sigma <= 0:
                     continue
                 at, fx, fy, fz = here, gx, gy, gz
-                alpha = 1 - math.exp(-sigma * step)
-                pending += passed * alpha
-                depth += passed * alpha * t
-                passed *= 1 - alpha
-            if pending > carried or (over and pending > 0):
+                weight = passed * (1 - math.exp(-sigma * step))
+                pending += weight
+                depth += weight * (start + (k - 1) * step)
+                passed -= weight
+            if pending > carried or (here < 0 and pending > 0):
                 for corner in range(8):
                     i, j, m = corner >> 2, (corner >> 1) & 1, corner & 1
                     share = pending * (fx if i else 1 - fx) * (fy if j else 1 - fy) * (fz if m else 1 - fz)
@@ -104,6 +159,51 @@ def _march(  # noqa: C901
                         out[r, 2 + n] += share * color[place, n]
                 seen += pending
                 pending = 0.0
-            if over:
+            if here < 0:
                 break
         out[r, 0], out[r, 1] = seen, depth
+
+
+@numba.njit(**OPTIONS)
+def _backward(
+    skip: np.ndarray, density: np.ndarray, color: np.ndarray, origins: np.ndarray, directions: np.ndarray,
+    near: np.ndarray, far: np.ndarray, shift: np.ndarray, grad: np.ndarray, total: np.ndarray, step: float,
+    by_density: np.ndarray, by_color: np.ndarray,
+) -> None:  # fmt: skip
+    """Add what density and colour are to have of the gradient (R, 2 + 3·K), which is ``total`` times what was written.
+
+    With v_i what a weight of 1 at sample i would add to the loss, ∂/∂w_i = v_i and
+    ∂/∂(σ_i·step) = T_{i+1} v_i − Σ_{j>i} w_j v_j, where the sum is what is left of the total.
+    """
+    terms = color.shape[1]
+    for r in range(len(near)):
+        ray = origins[r, 0], origins[r, 1], origins[r, 2], directions[r, 0], directions[r, 1], directions[r, 2]
+        start, end = near[r] + shift[r] * step, far[r]
+        passed, left, k = 1.0, total[r], 0
+        while passed > TRANSPARENT:
+            k, here, gx, gy, gz = _next(skip, ray, start, end, step, k)
+            if here < 0:
+                break
+            sigma = _trilinear(density, here, gx, gy, gz)
+            t = start + k * step
+            k += 1
+            if sigma <= 0:
+                continue
+            weight = passed * (1 - math.exp(-sigma * step))
+            passed -= weight
+            value = grad[r, 0] + grad[r, 1] * t
+            for corner in range(8):
+                i, j, m = corner >> 2, (corner >> 1) & 1, corner & 1
+                share = (gx if i else 1 - gx) * (gy if j else 1 - gy) * (gz if m else 1 - gz)
+                place = here + i * PLANE + j * ROW + m
+                seen = 0.0
+                for n in range(terms):
+                    seen += grad[r, 2 + n] * color[place, n]
+                    by_color[place, n] += weight * share * grad[r, 2 + n]
+                value += share * seen
+            left -= weight * value
+            slope = step * (passed * value - left)
+            for corner in range(8):
+                i, j, m = corner >> 2, (corner >> 1) & 1, corner & 1
+                share = (gx if i else 1 - gx) * (gy if j else 1 - gy) * (gz if m else 1 - gz)
+                by_density[here + i * PLANE + j * ROW + m] += share * slope

@@ -156,7 +156,7 @@ def _tree_of(config: EvaluateConfig, result: Evaluated) -> Evaluated | None:
         shutil.rmtree(folder)
     if not file.is_file():
         try:
-            bake(str(result.run_dir), str(folder))
+            bake(str(result.run_dir), str(folder), data_dir=result.run.data_dir)
         except ValueError as error:  # a scene that has not been learned yet
             log.warning("%s", error)
             return None

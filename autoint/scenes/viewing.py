@@ -25,7 +25,7 @@ SHOWN = ("colour", "depth", "opacity", "normals")
 PLACED = ("uniform", "occupied", "proposal")
 """Placements that have learned nothing of their own, and that any run can be rendered with."""
 BLOCK = 4096
-"""Rays between two looks at whether the camera has moved on."""
+"""Rays between two looks at whether the camera has moved on, at least."""
 SMALLEST, LARGEST = 24, 1024
 MOVING = 0.08
 """Seconds that a picture may take while the camera moves."""
@@ -113,10 +113,11 @@ class Painter:
         parts = []
         with self._lock, self._set(look):
             module = self.module
-            for start in range(0, len(rays), BLOCK):
+            block = max(BLOCK, module.volume.at_once(rays.near.device))
+            for start in range(0, len(rays), block):
                 if moved():
                     return None
-                parts.append(module.volume.view(rays[start : start + BLOCK], module.canvas(), BLOCK))
+                parts.append(module.volume.view(rays[start : start + block], module.canvas(), block))
         rgb, depth, acc = (torch.cat(part).cpu().view(*shape, *part[0].shape[1:]) for part in zip(*parts, strict=True))
         if look.shown == "depth":
             rgb = pictures.depth_image(torch.where(acc > 0, depth, 0), acc)

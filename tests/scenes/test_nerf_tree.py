@@ -11,7 +11,7 @@ from autoint.reports import metrics
 from autoint.runs import restoring
 from autoint.runs.training import fit
 from autoint.scenes import marching
-from autoint.scenes.baking import tree_of
+from autoint.scenes.baking import fitted, tree_of
 from autoint.scenes.data.procedural import solids
 from autoint.scenes.models import nerf_tree
 from autoint.scenes.models.nerf_tree import NerfTree, numbered, occupied_blocks
@@ -124,6 +124,21 @@ def test_the_kernel_is_the_march(degree, monkeypatch):
     assert torch.allclose(carried, apart, atol=2e-3)  # whatever is carried, the weights are all there
 
 
+@pytest.mark.parametrize("degree", [0, 2])
+def test_the_kernel_has_the_gradients_of_the_march(degree):
+    kernel = pytest.importorskip("autoint.scenes.marching_kernel")
+    index, *values = some_tree(degree, degree)
+    rays, found = some_rays(), []
+    for march, where in ((marching.march, index), (kernel.march, marching.distances(index))):
+        own = [value.clone().requires_grad_() for value in values]
+        out = marched(march, where, *own, rays)
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(4))
+        found.append(torch.autograd.grad((out * weights).sum(), own))
+    for slow, fast in zip(*found, strict=True):
+        assert torch.allclose(fast, slow, atol=1e-5 * float(slow.abs().max()))
+        assert (slow != 0).float().mean() > 0.3
+
+
 def test_the_march_has_gradients():
     index, density, color = some_tree()
     density, color = density.double().requires_grad_(), color.double().requires_grad_()
@@ -177,6 +192,28 @@ def test_a_baked_scene_looks_the_more_like_it_the_finer():
         tree_of(truth, 30, 1.0, 0, 4)
 
 
+def test_a_tree_that_is_trained_looks_more_like_the_views_and_forgets_what_none_sees():
+    views, hull = scene()
+    tree = tree_of(Truth(hull), 16, 100.0, 0, 4)
+
+    def like(tree):
+        with torch.no_grad():
+            rgb = tree.view(views.rays_of(0), torch.zeros(3), 4096)[0]
+        return float(metrics.psnr(rgb, views.images[0].reshape(-1, 4)[:, :3]))
+
+    before = like(tree)
+    assert like(fitted(tree, views, 20, seed=0)) > before + 1
+    with torch.no_grad():
+        tree.density *= 50  # what is inside is never seen
+    seen = fitted(tree, views, 1, seed=0)
+    assert 0 < len(seen.density) < len(tree.density)
+    assert like(seen) == pytest.approx(like(tree), abs=0.3)
+    some = torch.rand(len(tree.density), generator=torch.Generator().manual_seed(0)) < 0.5
+    part = tree.only(some)
+    assert torch.equal(part.density, tree.density[some])
+    assert torch.equal((part.index >= 0).nonzero(), (tree.index >= 0).nonzero()[some])
+
+
 def test_blocks_are_where_the_hull_is():
     hull = torch.zeros(64, 64, 64, dtype=torch.bool)
     hull[40, 3, 63] = True
@@ -191,7 +228,9 @@ def test_blocks_are_where_the_hull_is():
 
 def test_a_run_is_baked_and_evaluated_like_any_other(program, tmp_path, no_lpips, undrawn):
     fit(tiny_config(model="section_means", trainer={"max_steps": 20}), tmp_path / "run")
-    status, out, err = program("autoint", "bake", tmp_path / "run", "--resolution", "16", "--directions", "4")
+    status, out, err = program(
+        "autoint", "bake", tmp_path / "run", "--resolution", "16", "--directions", "4", "--steps", "3"
+    )
     assert status == 0, err
     baked = tmp_path / "run" / "baked"
     assert f"{baked}: " in out
@@ -220,6 +259,30 @@ def test_what_cannot_be_baked_says_so(program, tmp_path):
     status, _, err = program("autoint", "bake", tmp_path / "run", "--degree", "3")
     assert status == 2
     assert "degree='3' is unknown (available: 0, 1, 2)" in err
+    status, _, err = program("autoint", "bake", tmp_path / "run", "--steps", "-1")
+    assert status == 2
+    assert "steps=-1 must be from 0" in err
+
+
+def test_views_that_are_elsewhere_are_named(program, tmp_path, blender_scene):
+    fit(
+        tiny_config(
+            scene={"name": "blender", "path": "nerf_synthetic/disc"},
+            data_dir=str(blender_scene),
+            model="section_means",
+            image_size=8,
+            trainer={"max_steps": 2},
+        ),
+        tmp_path / "run",
+    )
+    (blender_scene / "nerf_synthetic").rename(tmp_path / "nerf_synthetic")
+    status, _, err = program("autoint", "bake", tmp_path / "run", "--resolution", "8")
+    assert status == 2
+    assert err.endswith("; give --data-dir, or --steps 0 for a tree that is not trained\n")
+    assert err.count("\n") == 1
+    for more in (["--steps", "0", "--to", "plain"], ["--steps", "1", "--data-dir", str(tmp_path)]):
+        status, _, err = program("autoint", "bake", tmp_path / "run", "--resolution", "8", *more)
+        assert status == 0, err
 
 
 def test_a_tree_without_numba_is_the_same(monkeypatch):

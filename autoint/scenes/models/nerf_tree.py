@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -69,8 +70,7 @@ class NerfTree(AbstractVolume):
         return KERNEL_RAYS if self._fast(device) else super().at_once(device)
 
     def _fast(self, device: torch.device) -> bool:
-        plain = device.type == "cpu" and self.density.dtype == torch.float32 and not torch.is_grad_enabled()
-        return plain and has_numba()
+        return device.type == "cpu" and self.density.dtype == torch.float32 and has_numba()
 
     @property
     def cell(self) -> Tensor:
@@ -80,34 +80,48 @@ class NerfTree(AbstractVolume):
     def radiance(self, points: Tensor, directions: Tensor, length: float) -> tuple[Tensor, Tensor]:
         near = torch.zeros_like(points[:, 0])
         rays = Rays(points, directions, near, near + self.cell)
-        out = self._marched(rays, step=1.0, shift=near)  # one sample, where the ray begins
+        out = self.marched(rays, near)  # one sample, where the ray begins
         acc = out[:, 3]
         rgb = out[:, :3] / torch.where(acc > 0, acc, 1.0)[:, None]
         return -torch.log1p(-acc) / self.cell, rgb
 
     def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
-        rays = Rays(rays.origins, rays.directions, edges[:, 0], edges[:, -1])
-        shift = torch.full_like(rays.near, 0.5)
-        return self._rendering(self._marched(rays, STEP, shift, self._fast(shift.device)), rays, background)
+        rays = dataclasses.replace(rays, near=edges[:, 0], far=edges[:, -1])
+        return self._rendering(self.marched(rays, torch.full_like(rays.near, 0.5)), rays, background)
 
     def renderings(
         self, rays: Rays, edges: Tensor, background: Tensor, draw: Draw, used: float
     ) -> tuple[list[Rendering], float]:
-        self._skip = None
-        rays = Rays(rays.origins, rays.directions, edges[:, 0], edges[:, -1])
-        out = self._marched(rays, STEP, draw("samples", len(rays)))
+        rays = dataclasses.replace(rays, near=edges[:, 0], far=edges[:, -1])
+        out = self.marched(rays, draw("samples", len(rays)))
         return [self._rendering(out, rays, background)], 0.0
 
-    def _marched(self, rays: Rays, step: float, shift: Tensor, fast: bool = False) -> Tensor:
+    def marched(self, rays: Rays, shift: Tensor, color: Tensor | None = None) -> Tensor:
+        """Return red, green, blue, Σ w and Σ w·t of rays (R, 5), with samples ``shift`` (R,) of a step from their near.
+
+        ``color`` (B, 125, 3·K) takes the place of the tree's own.
+        """
         origins, scale = (rays.origins - self.occupancy.lower) / self.cell, 1 / self.cell
-        ray = (origins, rays.directions, rays.near * scale, rays.far * scale, step, shift)
-        if not fast:
-            return marching.march(self.index, self.density, self.color, *ray)
+        ray = (origins, rays.directions, rays.near * scale, rays.far * scale, STEP, shift)
+        color = self.color if color is None else color
+        if not self._fast(shift.device) or origins.requires_grad or rays.directions.requires_grad:
+            return marching.march(self.index, self.density, color, *ray)
         from autoint.scenes import marching_kernel
 
         if self._skip is None:
             self._skip = marching.distances(self.index)
-        return marching_kernel.march(self._skip, self.density.detach(), self.color.detach(), *ray)
+        return marching_kernel.march(self._skip, self.density, color, *ray)
+
+    def only(self, wanted: Tensor) -> NerfTree:
+        """Return a tree with the blocks that are ``wanted``, (B,) of bool."""
+        where = self.index >= 0
+        where[where.clone()] = wanted[self.index[where].long()]
+        kept = self.index[where].long()  # by their places, as they are numbered
+        tree = NerfTree(numbered(where), round((self.color.shape[-1] / 3) ** 0.5) - 1, self.occupancy)
+        with torch.no_grad():
+            tree.density.copy_(self.density[kept])
+            tree.color.copy_(self.color[kept])
+        return tree
 
     def _rendering(self, out: Tensor, rays: Rays, background: Tensor) -> Rendering:
         acc = out[:, 3]
