@@ -22,7 +22,7 @@ from autoint.runs.config import RunConfig
 from autoint.runs.evaluation import EvaluateConfig, Evaluation
 from autoint.runs.labels import portable
 from autoint.runs.signals import Stopped
-from autoint.scenes import live
+from autoint.scenes import baking, live
 from autoint.scenes.scene import Camera, Scene, cameras_of
 from autoint.scenes.task import VolumeRendering, load_views
 
@@ -95,7 +95,7 @@ class Run:
             **settings: keys of ``evaluate.py``, as ``split``, ``max_images``, ``lpips`` or ``ray``.
         """
         place = self.folder if self.folder.is_dir() else self.folder.parent
-        config = EvaluateConfig.from_plain({"runs": str(self.folder), **settings})
+        config = EvaluateConfig.from_plain({"runs": str(self.folder), "data_dir": self.config.data_dir, **settings})
         found = evaluation.evaluated_runs(config, place / "evaluation")
         report.of_evaluation(found, config)
         return found
@@ -108,6 +108,17 @@ class Run:
             resolution: cells along the box's longest side.
         """
         return export.export_mesh(str(self.folder), str(file), resolution)
+
+    def bake(self, to: str | Path | None = None, **options: Any) -> Run:
+        """Return the scene as a tree of voxels that is rendered without any network, as ``autoint bake RUN`` makes it.
+
+        Args:
+            to: its new folder; ``baked`` in the run's by default.
+            **options: those of the command, as ``resolution``, ``megabytes`` or ``steps``.
+        """
+        where = None if to is None else str(to)
+        data_dir = self.config.data_dir
+        return load(baking.bake(str(self.folder), where, data_dir=data_dir, **options), data_dir=data_dir)
 
     def view(self, *, port: int = 8080, host: str = "127.0.0.1") -> Viewer:
         """Show the scene in a browser at http://127.0.0.1:8080 until ``close()``; needs the extra ``viewer``.
@@ -174,11 +185,14 @@ def train(
     return load(place, result=result)
 
 
-def load(path: str | Path, *, device: str = "auto", result: dict[str, Any] | None = None) -> Run:
+def load(
+    path: str | Path, *, data_dir: str | None = None, device: str = "auto", result: dict[str, Any] | None = None
+) -> Run:
     """Return a scene that was trained, from its run's folder, a checkpoint, or what ``autoint export`` has made.
 
     Args:
         path: as ``outputs/volrend/lego/2026-01-31_12-00-00``.
+        data_dir: where the scene's data are now; by default where they were when it was trained.
         device: ``cpu``, ``cuda``, or ``auto`` for the best there is.
         result: of the training; None reads the folder's ``result.json``.
 
@@ -188,7 +202,7 @@ def load(path: str | Path, *, device: str = "auto", result: dict[str, Any] | Non
     files = evaluation.find_checkpoints(str(path))
     if len(files) > 1:
         raise ValueError(f"{path}: {len(files)} runs below it, the first {files[0]}; give one of them")
-    config, module = restoring.restored(files[0])
+    config, module = restoring.restored(files[0], **({} if data_dir is None else {"data_dir": data_dir}))
     if not isinstance(module, VolumeRendering):
         raise ValueError(f"{path}: a run of task={config.task}; autoint.load gives scenes, those of task=volrend")
     if result is None:

@@ -114,6 +114,15 @@ def test_scenes_cameras_and_runs_that_are_none(trained, tmp_path):
         trained.evaluate(max_image=1)
 
 
+def test_a_run_is_baked_from_python_and_finds_its_data_where_they_are(trained, tmp_path):
+    tree = trained.bake(tmp_path / "tree", resolution=16, directions=4, steps=2)
+    assert type(tree.module.volume).__name__ == "NerfTree"
+    assert tree.render(tree.cameras("test")[0]).rgb.shape == (12, 12, 3)
+    moved = autoint.load(trained.folder, data_dir="elsewhere")
+    assert moved.config.data_dir == "elsewhere"
+    assert trained.config.data_dir == "data"
+
+
 def test_several_runs_and_other_tasks_are_refused_by_name(trained, tmp_path):
     for name in "ab":
         shutil.copytree(trained.folder, tmp_path / "two" / name)
