@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autoint.scenes.data.procedural import procedural, solids
-from autoint.scenes.models.efficient_nerf import EfficientNerf, Sampling
+from autoint.scenes.models.efficient_nerf import DENSITY, EfficientNerf, Sampling
 from autoint.scenes.models.light_field import Residual
 from autoint.scenes.models.neural_volumes import NeuralVolumes
 from autoint.scenes.occupancy import Occupancy, visual_hull
@@ -32,7 +32,7 @@ class TrueField(nn.Module):
         total = parts.sum(-1, keepdim=True)
         rgb = parts @ self.scene.colors / total.clamp_min(1e-12)
         out = torch.zeros(len(x), 28)
-        out[:, :1] = torch.where(total > 0, torch.log(torch.expm1(total.clamp(1e-6, 50))), -20.0)
+        out[:, :1] = 1 + torch.where(total > 0, torch.log(torch.expm1(total.clamp(1e-6, 500) / DENSITY)), -20.0)
         out[:, 1::9] = torch.logit(rgb.clamp(1e-4, 1 - 1e-4)) / 0.28209479177387814
         return out
 

@@ -19,6 +19,8 @@ from autoint.scenes.rendering import Rendering
 from autoint.scenes.volume import AbstractVolume, Draw
 
 DEGREE = 2
+DENSITY = 10.0
+"""So that a network of ordinary weights makes surfaces; with 1 it is 0.9 dB behind after 1,500 steps."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class EfficientNerf(AbstractVolume):
     weight exceeds ε: its part of the ray is cut into N_s samples of the fine field. Elsewhere both densities are 0.
 
     Args:
-        fields: coarse and fine; each maps points (P, 3), in a box scaled to [−1, 1]³, to a density before its softplus
-            and 3·9 coefficients of the colour before its sigmoid.
+        fields: coarse and fine; each maps points (P, 3), in a box scaled to [−1, 1]³, to ·, of the density
+            σ = ``DENSITY`` · softplus(· − 1), and to 3·9 coefficients of the colour before its sigmoid.
         sampling: where they are evaluated.
         voxels: per axis of V.
         occupancy: where the scene is.
@@ -168,7 +170,7 @@ class EfficientNerf(AbstractVolume):
         ray, shape = wanted // t.shape[1], t.shape
         points = rays.origins[ray] + t.flatten()[wanted, None] * rays.directions[ray]
         values = self.fields[field](self.in_cube(points))
-        density = F.softplus(values[:, 0])
+        density = DENSITY * F.softplus(values[:, 0] - 1)
         harmonics = spherical_harmonics.basis(rays.directions, DEGREE)[ray]
         rgb = torch.sigmoid(spherical_harmonics.colors(values[:, 1:], harmonics))
         if follow:
