@@ -29,6 +29,8 @@ class Activation:
         smooth: how often NL may be differentiated with a useful result; ``math.inf`` for analytic functions.
         difference: ``difference(x, delta)`` = NL(x + delta) − NL(x), to relative accuracy however small ``delta`` is;
             None where no such formula is known.
+        bend: ``bend(a, slope)`` = NL''(x) from a = NL(x) and slope = NL'(x), in memory of its own: the differential
+            equation that NL solves, so that NL'' need not be kept; None where there is none.
         choice: what the registry has built it from; a copy in a file holds this, since functions cannot be stored.
     """
 
@@ -37,6 +39,7 @@ class Activation:
     init: Init
     smooth: float = math.inf
     difference: Callable[[Tensor, Tensor], Tensor] | None = None
+    bend: Callable[[Tensor, Tensor], Tensor] | None = None
     choice: str | Mapping[str, Any] | None = field(default=None, init=False, compare=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Activation:
@@ -144,16 +147,19 @@ def softplus(*, beta: float = 1.0) -> Activation:
         if order == 0:
             return [function(x)]
         s = torch.sigmoid(beta * x)
-        bend = torch.log(torch.abs(s - 0.5) + 0.5)  # −log(1 + exp(−β|x|)), at half the price of the function
-        out = [torch.sub(F.relu(x), bend, alpha=1 / beta), s]
+        below = torch.log(torch.abs(s - 0.5) + 0.5)  # −log(1 + exp(−β|x|)), at half the price of the function
+        out = [torch.sub(F.relu(x), below, alpha=1 / beta), s]
         if order >= 2:
-            out.append(torch.addcmul(s, s, s, value=-1) * beta)
+            out.append(bend(out[0], s))
         return out + [beta**k * sigmoid_derivative(s, k) for k in range(2, order)]
 
     def difference(x: Tensor, delta: Tensor) -> Tensor:
         return _softplus_difference(beta * x, beta * delta) / beta
 
-    return Activation(function, jet, he_init, difference=difference)
+    def bend(a: Tensor, slope: Tensor) -> Tensor:
+        return torch.addcmul(slope, slope, slope, value=-1).mul_(beta)
+
+    return Activation(function, jet, he_init, difference=difference, bend=bend)
 
 
 @ACTIVATIONS.register("relu")
@@ -196,4 +202,7 @@ def sine(*, omega_0: float = 30.0) -> Activation:
         half = 0.5 * omega_0 * delta
         return 2 * torch.cos(omega_0 * x + half) * torch.sin(half)
 
-    return Activation(lambda x: torch.sin(omega_0 * x), jet, init, difference=difference)
+    def bend(a: Tensor, slope: Tensor) -> Tensor:
+        return -(omega_0**2) * a
+
+    return Activation(lambda x: torch.sin(omega_0 * x), jet, init, difference=difference, bend=bend)

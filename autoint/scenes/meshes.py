@@ -34,8 +34,8 @@ def mesh_of(volume: AbstractVolume, resolution: int, level: float | None = None)
     """
     lower, upper = (corner.double().cpu().numpy() for corner in (volume.occupancy.lower, volume.occupancy.upper))
     grid = Grid.box(lower, upper, resolution)
-    if level is None and volume.signed(volume.occupancy.lower[None]) is not None:
-        mesh, told = marching_cubes(lambda x: _in_hull(volume, x, volume.signed, 1.0), grid), "f = 0"
+    if level is None and (signed := volume.signed) is not None:
+        mesh, told = marching_cubes(lambda x: _in_hull(volume, x, signed, 1.0), grid), "f = 0"
     else:
         found = level_of(volume, Grid.box(lower, upper, COARSE)) if level is None else level
         mesh = marching_cubes(lambda x: -_density(volume, x, grid.size), grid, -found)

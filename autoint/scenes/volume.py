@@ -37,6 +37,8 @@ class AbstractVolume(nn.Module, abc.ABC):
     """
 
     width: int
+    signed: Callable[[Tensor], Tensor] | None = None
+    """f, points (P, 3) → (P,), below 0 inside, of a model whose surface is f = 0."""
 
     def __init__(self, occupancy: Occupancy) -> None:
         super().__init__()
@@ -90,10 +92,6 @@ class AbstractVolume(nn.Module, abc.ABC):
             ValueError: by a model that has no density at points.
         """
         raise ValueError(f"{type(self).__name__} has no density at points")
-
-    def signed(self, points: Tensor) -> Tensor | None:
-        """Return f (P,) at ``points`` (P, 3), below 0 inside, of a model whose surface is f = 0; None of others."""
-        return None
 
     @abc.abstractmethod
     def renderings(

@@ -48,6 +48,8 @@ def test_activation_derivatives_are_those_of_autograd(name):
         (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
         assert relative_error(jet[order], y) < 1e-12, order
         assert torch.equal(activation.jet(x, order)[order], jet[order])
+    if activation.bend is not None:
+        assert relative_error(activation.bend(jet[0], jet[1]), jet[2]) < 1e-12
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS.names())

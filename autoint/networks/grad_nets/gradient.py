@@ -205,7 +205,8 @@ class _ValueAndGradient(torch.autograd.Function):
     Backward, with ∂f and ∂g for the loss's gradients by the two: along ∂g the tangents are ḣ_i = W_i ȧ_{i−1} + U_i ∂g
     and ȧ_i = NL'(h_i) ⊙ ḣ_i; with p_i = W_{i+1}ᵀ q_{i+1}, then
     ∂h_i = NL'(h_i) ⊙ W_{i+1}ᵀ ∂h_{i+1} + NL''(h_i) ⊙ p_i ⊙ ḣ_i, and
-    ∂W_i = ∂h_i a_{i−1}ᵀ + q_i ȧ_{i−1}ᵀ. Kept of a layer are a, NL'(h), q and NL''(h) ⊙ p.
+    ∂W_i = ∂h_i a_{i−1}ᵀ + q_i ȧ_{i−1}ᵀ. Kept of a layer are a, NL'(h) and p, and NL''(h) where it is no formula of the
+    first two; of the last layer p is the same for all points.
     """
 
     @staticmethod
@@ -213,25 +214,25 @@ class _ValueAndGradient(torch.autograd.Function):
         ctx: Any, activation: Activation, output: int, shape: Any, keep: bool, z: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         layers = _layers(shape, parameters)
-        last, kept = layers[-1], []
+        last, kept, order = layers[-1], [], 2 if activation.bend is None else 1
         assert last.weight is not None
         value, back = z.new_empty(len(z), len(last.weight)), torch.zeros_like(z)
         for rows in _chunks(z):
             a = z_k = z[rows]
             states = []
             for layer in layers[:-1]:
-                a, slope, bend = activation.jet(_affine_rows(layer, a, z_k), 2)
-                states.append((a, slope, bend))
+                a, *slopes = activation.jet(_affine_rows(layer, a, z_k), order)
+                states.append((a, slopes))
             value[rows] = _affine_rows(last, a, z_k)
             p, back_k = last.weight[output], back[rows]
             if last.skip is not None:
                 back_k += last.skip[output]
-            for layer, (a, slope, bend) in zip(reversed(layers[:-1]), reversed(states), strict=True):
-                q, bend = slope * p, bend.mul_(p)
+            for layer, (a, slopes) in zip(reversed(layers[:-1]), reversed(states), strict=True):
+                kept += [a, p, *slopes] if keep else []
+                q = slopes[0] * p
                 if layer.skip is not None:
                     back_k += _narrow(layer.skip.t(), q.t()).t()
                 p = q if layer.weight is None else q @ layer.weight
-                kept += [a, slope, q, bend] if keep else []
         ctx.activation, ctx.output, ctx.shape = activation, output, shape
         ctx.save_for_backward(z, *parameters, *kept)
         return value, back
@@ -246,10 +247,11 @@ class _ValueAndGradient(torch.autograd.Function):
         layers, needs_z = _layers(ctx.shape, parameters), ctx.needs_input_grad[4]
         sums = _layers(ctx.shape, [torch.zeros_like(p) for p in parameters])
         d_z = torch.zeros_like(z) if needs_z else None
-        size = 4 * (len(layers) - 1)
-        for number, rows in enumerate(_chunks(z)):
-            states = [kept[number * size + k : number * size + k + 4] for k in range(size - 4, -1, -4)]
-            _backward(ctx.output, layers, sums, states, z[rows], [g[rows] for g in grads], d_z, rows)
+        each, hidden = 4 if ctx.activation.bend is None else 3, len(layers) - 1
+        states = [kept[k : k + each] for k in range(0, len(kept), each)]
+        for k, rows in enumerate(_chunks(z)):
+            own = states[k * hidden : (k + 1) * hidden][::-1]
+            _backward(ctx.activation, ctx.output, layers, sums, own, z[rows], [g[rows] for g in grads], d_z, rows)
         return None, None, None, None, d_z, *(p for layer in sums for p in layer if p is not None)
 
 
@@ -264,6 +266,7 @@ def _again(ctx: Any, z: Tensor, parameters: Sequence[Tensor], grads: Sequence[Te
 
 
 def _backward(
+    activation: Activation,
     output: int,
     layers: Sequence[Affine],
     sums: Sequence[Affine],
@@ -276,9 +279,10 @@ def _backward(
     """Add the gradients of a chunk to ``sums`` and ``d_z``."""
     d_value, along = grads
     a_dots, bends, a_dot = [], [], along
-    for layer, (_, slope, _, bend) in zip(layers[:-1], states, strict=True):
+    for layer, (a, p, slope, *known) in zip(layers[:-1], states, strict=True):
         h_dot = _affine_rows(Affine(layer.weight, layer.skip, None), a_dot, along)
-        bends.append(bend * h_dot)
+        bend = known[0] * p if activation.bend is None else activation.bend(a, slope).mul_(p)
+        bends.append(bend.mul_(h_dot))
         a_dot = h_dot.mul_(slope)
         a_dots.append(a_dot)
     d, q = d_value, None
@@ -295,5 +299,6 @@ def _backward(
             total.weight.addmm_(d.t(), states[k - 1][0])
             a_dot = a_dots[k - 1]
             total.weight.addmm_(q.t(), a_dot) if q is not None else total.weight[output].add_(a_dot.sum(0))
-            _, slope, q, _ = states[k - 1]
+            _, p, slope, *_ = states[k - 1]
+            q = slope * p
             d = bends[k - 1].addcmul_(d @ cast(Tensor, layer.weight), slope)
