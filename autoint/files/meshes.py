@@ -11,6 +11,7 @@ import numpy as np
 from autoint.files.whole_files import write_whole
 
 KINDS = (".ply", ".glb", ".obj")
+READ = (*KINDS, ".stl", ".off")
 MAX_BYTES = 2**30
 
 
@@ -21,6 +22,14 @@ def load_trimesh() -> Any:
     except ImportError as error:
         raise ValueError("trimesh is not installed: pip install 'autoint[surfaces]'") from error
     return trimesh
+
+
+def check_size(file: Path) -> None:
+    """Refuse a file that is not there, or too large."""
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file; give its whole path")
+    if file.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{file}: {file.stat().st_size} bytes, more than {MAX_BYTES}; thin it out")
 
 
 def check_kind(file: Path, kinds: tuple[str, ...] = KINDS) -> None:
@@ -37,12 +46,9 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     Raises:
         ValueError: names the file, and what is wrong with it.
     """
-    check_kind(file)
+    check_kind(file, READ)
     trimesh = load_trimesh()
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file; give the whole path of a {', '.join(KINDS)}")
-    if file.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{file}: {file.stat().st_size} bytes, more than {MAX_BYTES}; thin it out")
+    check_size(file)
     options = {"skip_materials": True} if file.suffix.lower() == ".obj" else {}
     try:
         kind = file.suffix[1:].lower()

@@ -168,10 +168,16 @@ def _asked(values: Values, x: np.ndarray) -> np.ndarray:
 
 
 def _welded(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Make one of the vertices that blocks share; leave out triangles that collapse by it, and unused vertices."""
-    _, first, inverse = np.unique(
-        np.round(vertices * 2**12).astype(np.int64), axis=0, return_index=True, return_inverse=True
-    )
+    """Make one of the vertices that blocks share; leave out triangles that collapse by it, and unused vertices.
+
+    Vertices are on edges of cells, one on each, and are told by the edge: where it is on it differs by the rounding of
+    values that were asked for with others.
+    """
+    key = np.round(vertices * 2**12).astype(np.int64)
+    between = np.abs(vertices - np.round(vertices)) > 2.0**-12
+    on_edge = between & (between.sum(axis=1, keepdims=True) == 1)
+    key[on_edge] = np.floor(vertices[on_edge]).astype(np.int64) * 2**12 + 2**11
+    _, first, inverse = np.unique(key, axis=0, return_index=True, return_inverse=True)
     faces = inverse.reshape(-1)[faces]
     faces = faces[(faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])]
     used, faces = np.unique(faces, return_inverse=True)

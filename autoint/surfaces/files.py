@@ -13,10 +13,12 @@ from autoint.files import meshes
 from autoint.files.reading import read_npy
 from autoint.registry import SHAPES
 from autoint.reports.meshing import Mesh
+from autoint.surfaces import cleaning
 from autoint.surfaces.shapes import AbstractShape
 
 log = logging.getLogger(__name__)
 FEWEST = 16
+TABLES = (".npy", ".xyz")
 MOST = 10**6
 """Points that are kept of a cloud; so many are seen hardly once each."""
 
@@ -74,24 +76,40 @@ class MeshShape(AbstractShape):
         return away if inside is None else np.where(inside, -away, away)
 
     def inside(self, x: np.ndarray) -> np.ndarray | None:
-        """Return whether points are inside, by the crossings of a ray; None for an open mesh."""
-        return self._library.contains(x) if self.closed else None
+        """Return whether points are inside, by the crossings of a ray; None for an open mesh.
+
+        Parts may overlap, and a part that is inside out is a hole in others: it is the sum of the windings that counts.
+        """
+        if not self.closed:
+            return None
+        winding = np.zeros(len(x))
+        for part, sense in self._parts:
+            near = ((x >= part.bounds[0]) & (x <= part.bounds[1])).all(axis=1)
+            if near.any():
+                winding[near] += sense * part.contains(x[near])
+        return winding != 0
+
+    @cached_property
+    def _parts(self) -> list[tuple[Any, float]]:
+        """The connected parts of a closed mesh, and whether their triangles face outwards, 1 or −1."""
+        parts = self._library.split(only_watertight=False)
+        return [(part, float(np.sign(part.volume))) for part in parts]
 
 
 @SHAPES.register("points")
-def points(data_dir: str, *, path: str = "") -> AbstractShape:
+def points(data_dir: str, *, path: str = "", outliers: float = 10.0) -> AbstractShape:
     """A cloud of points, with normals where the file has them.
 
     Args:
         data_dir: the folder of data sets, that a relative path is looked for in, too.
-        path: a .ply, .obj or .glb, or a .npy of (P, 3), or (P, 6) with normals.
+        path: a .ply, .obj or .glb, or a .npy or .xyz of (P, 3), or (P, 6) with normals.
+        outliers: points so many times as far from their neighbours as half of all are, are left out; 0 keeps them.
     """
+    if outliers and not outliers >= 2:
+        raise ValueError(f"shape.outliers={outliers} must be 0, which keeps all points, or 2 and more")
     file = _found(data_dir, path, "points")
-    if file.suffix == ".npy":
-        rows = read_npy(file, "give an array (P, 3), or (P, 6) with normals").astype(np.float64)
-        if rows.ndim != 2 or rows.shape[1] not in (3, 6):
-            raise ValueError(f"{file}: shape {rows.shape}; give an array (P, 3), or (P, 6) with normals")
-        cloud, normals = rows[:, :3], rows[:, 3:] if rows.shape[1] == 6 else None
+    if file.suffix.lower() in TABLES:
+        cloud, normals = _columns(file)
     else:
         cloud, normals, _ = meshes.read(file)
     _check_finite(file, cloud, "point")
@@ -110,11 +128,42 @@ def points(data_dir: str, *, path: str = "") -> AbstractShape:
         log.warning("%s: %d points; %d of them are taken", file, kept, MOST)
         chosen = np.random.default_rng(0).choice(kept, MOST, replace=False)
         cloud, normals = cloud[chosen], None if normals is None else normals[chosen]
+    if outliers and len(cloud) >= FEWEST and (far := cleaning.outliers(cloud, outliers)).any():
+        log.warning(
+            "%s: %d of %d points are far from all others, and left out; shape.outliers=0 keeps them",
+            file,
+            far.sum(),
+            len(cloud),
+        )
+        cloud, normals = cloud[~far], None if normals is None else normals[~far]
     if (different := len(np.unique(cloud[:100_000], axis=0))) < FEWEST:
         raise ValueError(
             f"{file}: {different} different point{'s' * (different > 1)}; a surface needs {FEWEST} or more"
         )
     return Cloud(file.stem, cloud, normals)
+
+
+def _columns(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the points of a table, and its columns 4 to 6 where they are directions."""
+    wanted = "give rows of 3 numbers, or of 6 with normals"
+    if file.suffix.lower() == ".npy":
+        rows = read_npy(file, wanted)
+    else:
+        meshes.check_size(file)
+        try:
+            rows = np.loadtxt(file, ndmin=2)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file}: {' '.join(str(error).split()):.200}; {wanted}") from error
+    if rows.ndim != 2 or rows.shape[1] not in (3, 6) or rows.dtype.kind not in "fiu":
+        raise ValueError(f"{file}: shape {rows.shape} of {rows.dtype}; {wanted}")
+    rows = rows.astype(np.float64)
+    if rows.shape[1] == 3:
+        return rows, None
+    length = np.linalg.norm(rows[:, 3:], axis=1)
+    if not (np.abs(length - 1) < 0.05).mean() > 0.5 and np.isfinite(length).all() and length.any():
+        log.warning("%s: columns 4 to 6 are no directions of length 1, such as colours; they are not looked at", file)
+        return rows[:, :3], None
+    return rows[:, :3], rows[:, 3:]
 
 
 @SHAPES.register("mesh")

@@ -23,6 +23,7 @@ class Samples:
         points: on the surface, (P, 3); of an occupancy, anywhere.
         normals: outward, (P, 3), or None.
         spread: how far to look around each point, (P, 1).
+        oriented: whether the normals' signs mean something.
         inside: of an occupancy, whether the points are inside, (P,).
     """
 
@@ -30,6 +31,7 @@ class Samples:
     normals: Tensor | None
     spread: Tensor | None
     inside: Tensor | None = None
+    oriented: bool = True
 
 
 Loss = Callable[[Gradient, Samples, int, torch.Generator], Tensor]
@@ -38,7 +40,8 @@ Loss = Callable[[Gradient, Samples, int, torch.Generator], Tensor]
 def igr(net: Gradient, samples: Samples, count: int, g: torch.Generator) -> Tensor:
     """Return |f| + τ |∇f − n| on the surface + λ (|∇f| − 1)² beside it (IGR, eq. 2 and Sec. 5), λ = 0.1, τ = 1.
 
-    Beside it is at each point's own distance to its neighbours, and an eighth as many points anywhere.
+    Beside it is at each point's own distance to its neighbours, and an eighth as many points anywhere. Normals that may
+    point either way are compared with whichever side of ∇f is nearer.
     """
     x, normals, spread = _chosen(samples, count, g)
     beside = x + spread * torch.randn(x.shape, generator=g)
@@ -47,6 +50,8 @@ def igr(net: Gradient, samples: Samples, count: int, g: torch.Generator) -> Tens
     on, off = slope[:count], slope[count:]
     loss = value[:count].abs().mean() + 0.1 * (off.norm(dim=-1) - 1).square().mean()
     if normals is not None:
+        if not samples.oriented:
+            normals = normals * (on.detach() * normals).sum(-1, keepdim=True).sign()
         return loss + (on - normals).norm(dim=-1).mean()
     return loss + 0.1 * (on.norm(dim=-1) - 1).square().mean()
 

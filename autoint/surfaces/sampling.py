@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from autoint.surfaces import cleaning
 from autoint.surfaces.losses import REACH, Samples
 from autoint.surfaces.shapes import AbstractShape
 
 NEIGHBOURS = 50
 PART = 20_000
 """Points whose neighbours are looked for; others look around as far as the nearest of these."""
+MOST_DISAGREEMENT = 0.1
 NEAR = 0.1
 POOL = 2**18
 """Points that are labelled inside or outside."""
@@ -37,7 +39,10 @@ def on_surface(shape: AbstractShape, count: int | None, normals: bool, noise: fl
     if part is not x:
         spread = spread[near.query(x)[1]]
     known = None if slopes is None or not normals else torch.as_tensor(slopes, dtype=torch.float32)
-    return Samples(torch.as_tensor(x, dtype=torch.float32), known, torch.as_tensor(spread, dtype=torch.float32))
+    oriented = slopes is None or cleaning.disagreement(x, slopes) < MOST_DISAGREEMENT
+    return Samples(
+        torch.as_tensor(x, dtype=torch.float32), known, torch.as_tensor(spread, dtype=torch.float32), oriented=oriented
+    )
 
 
 def labelled(shape: AbstractShape, seed: int) -> Samples:

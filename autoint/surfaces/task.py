@@ -123,6 +123,17 @@ def load_samples(config: RunConfig, shape: AbstractShape) -> Samples:
             "elsewhere; look at the pictures",
             shape.name,
         )
+    elif not samples.oriented:
+        if o["loss"] == "siren_sdf":
+            raise ValueError(
+                f"{shape.name}: normals of neighbouring points point to opposite sides; loss=siren_sdf needs them all "
+                "outward; use method=igr, which takes such normals, too"
+            )
+        log.warning(
+            "%s: normals of neighbouring points point to opposite sides, so that their lines alone are learned from; "
+            "which side is inside is the training's own choice; look at the pictures",
+            shape.name,
+        )
     return samples
 
 

@@ -92,6 +92,16 @@ def test_blocks_make_one_closed_mesh_and_ask_only_where_the_surface_is():
     assert area == pytest.approx(4 * np.pi * 0.4**2, rel=1e-3)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_blocks_meet_though_a_value_depends_on_what_is_asked_with_it(seed):
+    """As values of a network do, in their last digits."""
+    rng = np.random.default_rng(seed)
+    mesh = marching_cubes(
+        lambda x: ball(x) + 1e-7 * rng.standard_normal(len(x)), Grid.cube(np.zeros(3), 0.5, 2 * BLOCK)
+    )
+    assert mesh.watertight
+
+
 def test_a_box_that_is_no_cube_and_a_level():
     grid = Grid.box(np.array([-0.6, -0.7, -1.5]), np.array([0.6, 0.7, 1.5]), 50)
     assert grid.cells[2] == 50

@@ -13,7 +13,7 @@ from autoint.reports import mesh_pictures
 from autoint.runs import restoring
 from autoint.runs.config import RunConfig
 from autoint.runs.training import fit
-from autoint.surfaces import evaluation, sampling
+from autoint.surfaces import cleaning, evaluation, sampling
 from autoint.surfaces.task import SurfaceFitting
 
 trimesh = pytest.importorskip("trimesh")
@@ -210,6 +210,60 @@ def test_a_mesh_is_sampled_and_has_an_inside_where_it_is_closed(tmp_path):
     assert (points * normals).sum(1) == pytest.approx(2, rel=0.02)
 
 
+def test_parts_of_a_mesh_may_overlap_and_a_part_that_is_inside_out_is_a_hole(tmp_path):
+    ball, box = trimesh.creation.icosphere(subdivisions=2), trimesh.creation.box((1, 1, 1))
+    hole = trimesh.creation.icosphere(subdivisions=2, radius=0.3)
+    hole.invert()
+    box.apply_translation([0.8, 0, 0])
+    trimesh.util.concatenate([ball, box, hole]).export(tmp_path / "parts.stl")
+    shape = SHAPES.build({"name": "mesh", "path": str(tmp_path / "parts.stl")}, "")
+    x = np.array([[-0.5, 0, 0], [0.8, 0, 0], [1.2, 0, 0], [0, 0, 0], [0, 0, 1.1]])
+    assert shape.inside(x).tolist() == [True, True, True, False, False]
+
+
+def test_a_table_of_points_is_read_and_colours_are_not_taken_for_normals(tmp_path, caplog):
+    points, normals = cloud()
+    for columns, with_normals in (
+        (points, False),
+        (np.c_[points, normals], True),
+        (np.c_[points, 255 + points], False),
+    ):
+        np.savetxt(tmp_path / "cloud.xyz", columns)
+        np.save(tmp_path / "cloud.npy", columns)
+        for kind in ("xyz", "npy"):
+            shape = SHAPES.build({"name": "points", "path": str(tmp_path / f"cloud.{kind}")}, "")
+            assert shape.points == pytest.approx(points)
+            assert (shape.normals is not None) == with_normals
+    assert caplog.text.count("columns 4 to 6 are no directions") == 2
+
+
+def test_points_far_from_all_others_are_left_out(tmp_path, caplog):
+    points, normals = cloud()
+    file = write_ply(tmp_path / "far.ply", np.r_[points, [[400.0, 3, 3]]], np.r_[normals, normals[:1]])
+    shape = SHAPES.build({"name": "points", "path": file}, "")
+    assert len(shape.points) == len(shape.normals) == len(points)
+    assert shape.half < 0.5
+    assert "1 of 401 points are far from all others" in caplog.text
+    assert SHAPES.build({"name": "points", "path": file, "outliers": 0}, "").half > 100
+    with pytest.raises(ValueError, match=r"outliers=1\.0 must be 0, which keeps all points, or 2 and more"):
+        SHAPES.build({"name": "points", "path": file, "outliers": 1.0}, "")
+    uneven = points * np.where(points[:, :1] > 3.2, 100, 1)  # a tenth of the points
+    assert not cleaning.outliers(uneven, 10.0).any()
+
+
+def test_normals_that_point_either_way_are_taken_as_lines(tmp_path, caplog):
+    points, normals = cloud(800)
+    assert cleaning.disagreement(points, normals) == 0
+    either = normals * np.random.default_rng(0).choice([-1, 1], (800, 1))
+    assert cleaning.disagreement(points, either) == pytest.approx(0.5, abs=0.05)
+    shape = {"name": "points", "path": write_ply(tmp_path / "either.ply", points, either)}
+    row = learned(tmp_path / "run", shape=shape, trainer={"max_steps": 80, "accelerator": "cpu"})
+    assert "point to opposite sides, so that their lines alone are learned from" in caplog.text
+    assert row["points"] < 0.03
+    with pytest.raises(ValueError, match="loss=siren_sdf needs them all outward"):
+        fit(config(shape=shape, loss="siren_sdf"), tmp_path / "sines")
+
+
 def bad_files(tmp_path):
     points, normals = cloud()
     spoiled = points.copy()
@@ -222,6 +276,7 @@ def bad_files(tmp_path):
         "ply\nformat binary_little_endian 1.0\nelement vertex 9999999999999\nproperty float x\nend_header\n"
     )
     np.save(tmp_path / "flat.npy", np.zeros((50, 2)))
+    (tmp_path / "words.xyz").write_text("1 2 3\n4 five 6\n")
     no_normals = normals.copy()
     no_normals[3] = 0
     write_ply(tmp_path / "cloud.ply", points)
@@ -232,13 +287,14 @@ def bad_files(tmp_path):
         "zero": (write_ply(tmp_path / "zero.ply", points, no_normals), "1 of 400 normals are zero, the first in row 3"),
         "text": (str(tmp_path / "text.ply"), "cannot be read as .ply"),
         "huge": (str(tmp_path / "huge.ply"), "huge.ply"),
-        "flat": (str(tmp_path / "flat.npy"), r"shape \(50, 2\); give an array"),
-        "kind": (str(tmp_path / "cloud.stl"), "'.stl' is no kind of mesh"),
+        "flat": (str(tmp_path / "flat.npy"), r"shape \(50, 2\) of float64; give rows"),
+        "kind": (str(tmp_path / "cloud.las"), "'.las' is no kind of mesh"),
+        "words": (str(tmp_path / "words.xyz"), "give rows of 3 numbers"),
         "gone": (str(tmp_path / "gone.ply"), "no such file"),
     }
 
 
-@pytest.mark.parametrize("case", ["nan", "one", "same", "zero", "text", "huge", "flat", "kind", "gone"])
+@pytest.mark.parametrize("case", ["nan", "one", "same", "zero", "text", "huge", "flat", "kind", "gone", "words"])
 def test_a_bad_cloud_is_refused_in_one_line(case, tmp_path):
     file, words = bad_files(tmp_path)[case]
     with pytest.raises(ValueError, match=words) as found:
