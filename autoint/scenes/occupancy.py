@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoint.files.machine import has_numba
 from autoint.scenes.data.views import Views
 from autoint.scenes.rays import Rays
 
@@ -48,6 +49,10 @@ class Occupancy(nn.Module):
         bounds = rays.even_edges(steps)
         scale, t = self._cells_per_length(), 0.5 * (bounds[:, 1:] + bounds[:, :-1])
         start, speed = (rays.origins - self.lower) * scale, rays.directions * scale
+        if t.device.type == "cpu" and t.dtype == torch.float32 and has_numba():
+            from autoint.scenes import placement_kernel
+
+            return bounds, placement_kernel.look_up(self.density, start.detach(), speed.detach(), t.detach())
         # Axis by axis, (R, K) each: this is most of what a placement costs.
         axes = [torch.addcmul(start[:, k, None], t, speed[:, k, None]) for k in range(3)]
         return bounds, self._look_up(torch.stack(axes, dim=0).movedim(0, -1))

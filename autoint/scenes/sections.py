@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autoint.files.machine import has_numba
 from autoint.registry import PLACEMENTS, at_least_one
 from autoint.scenes.occupancy import Occupancy
 from autoint.scenes.rays import Rays
@@ -55,6 +56,11 @@ def inverse_cdf(
     The weight is spread evenly over each step of ``bounds`` (R, K+1). The first edge is where the weight begins and the
     last where it ends; a ray without any weight gets edges of no length.
     """
+    plain = bounds.device.type == "cpu" and bounds.dtype == weights.dtype == torch.float32
+    if plain and not bounds.requires_grad and not weights.requires_grad and has_numba():
+        from autoint.scenes import placement_kernel
+
+        return placement_kernel.inverse_cdf(bounds, weights, sections)
     total = weights.cumsum(dim=-1)
     share = torch.arange(1, sections, dtype=weights.dtype, device=weights.device) / sections
     wanted = share * total[:, -1:]

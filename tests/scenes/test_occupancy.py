@@ -7,6 +7,7 @@ import torch
 
 from autoint.registry import PLACEMENTS
 from autoint.runs.seeding import generator
+from autoint.scenes import occupancy as occupancies
 from autoint.scenes import sections
 from autoint.scenes.data.blender import blender
 from autoint.scenes.data.procedural import procedural, solids
@@ -153,3 +154,28 @@ def test_lego_s_hull_is_that_of_the_bulldozer():
     assert (hull.upper < 1.5).all()
     assert (hull.upper - hull.lower > 1.2).all()
     assert 0.05 < float((hull.density > 0).float().mean()) < 0.4
+
+
+@pytest.mark.parametrize("placement", ["occupied", "proposal"])
+def test_compiled_loops_place_sections_where_torch_does(placement, monkeypatch):
+    """On two threads, for rays that miss, that graze and that end inside; of any size of the box."""
+    kernel = pytest.importorskip("autoint.scenes.placement_kernel")
+    monkeypatch.setattr(kernel, "SHARED", 20)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    g = torch.Generator().manual_seed(0)
+    occupancy = Occupancy(
+        torch.tensor([-1.0, 2, 5]), torch.tensor([3.0, 4, 11]), torch.rand(32, 32, 32, generator=g) < 0.1
+    )
+    occupancy.density *= torch.rand(32, 32, 32, generator=g) * 4
+    inside = occupancy.lower + torch.rand(200, 3, generator=g) * (occupancy.upper - occupancy.lower)
+    d = torch.nn.functional.normalize(torch.randn(200, 3, generator=g), dim=-1)
+    d[:3] = torch.eye(3)
+    origins = inside - torch.rand(200, 1, generator=g) * 20 * d
+    origins[-9:] += 100
+    rays = Rays(origins, d, torch.zeros(200), torch.full((200,), 40.0)).clipped_to(occupancy.lower, occupancy.upper)
+    fast = PLACEMENTS.build(placement, 7, occupancy)(rays)
+    for module in (sections, occupancies):
+        monkeypatch.setattr(module, "has_numba", lambda: False)
+    slow = PLACEMENTS.build(placement, 7, occupancy)(rays)
+    assert torch.allclose(fast, slow, atol=2e-5)
+    assert (slow[:, -1] > slow[:, 0]).float().mean() > 0.5
