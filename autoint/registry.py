@@ -8,6 +8,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
@@ -123,14 +124,9 @@ def checked(fields: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], whe
         if key not in fields:
             known = ", ".join(sorted(fields)) or "none"
             raise ValueError(f"unknown key '{prefix}{key}'{nearest(key, fields)} (available: {known})")
-    schema = dataclasses.make_dataclass(
-        "Options",
-        [
-            (k, t, dataclasses.field(default_factory=functools.partial(copy.deepcopy, d)))
-            for k, (t, d) in fields.items()
-        ],
-    )
-    node = OmegaConf.structured(schema)
+    if all(_fits(fields[key][0], value) for key, value in given.items()):
+        return {**copy.deepcopy(_defaults_of(_schema_of(fields))), **copy.deepcopy(dict(given))}
+    node = OmegaConf.structured(_schema_of(fields))
     for key, value in given.items():
         try:
             node[key] = value
@@ -138,6 +134,46 @@ def checked(fields: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], whe
             wanted = getattr(fields[key][0], "__name__", str(fields[key][0]))
             raise ValueError(f"{prefix}{key}={value!r:.200} does not fit: expected {wanted}") from error
     return typing.cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a value stays what it is when it is taken as of that kind: nearly all do, and need not be converted."""
+    if isinstance(kind, types.UnionType) and value is None:
+        return type(None) in kind.__args__
+    if isinstance(kind, types.UnionType) and len(kind.__args__) == 2:
+        return any(_fits(one, value) for one in kind.__args__ if one is not type(None))
+    if kind in (int, float, bool, str):
+        return type(value) is kind and not (kind is str and "$" in value)
+    return (kind is Any or (kind == dict[str, Any] and type(value) is dict)) and _plain(value)
+
+
+def _plain(value: Any) -> bool:
+    """Whether nested data holds nothing that refers to other keys, and nothing but what a text can say."""
+    if type(value) is dict:
+        return all(type(key) is str and "$" not in key and _plain(item) for key, item in value.items())
+    if type(value) is list:
+        return all(map(_plain, value))
+    return value is None or type(value) in (int, float, bool) or (type(value) is str and "$" not in value)
+
+
+_schemas: dict[tuple[Any, ...], type] = {}
+
+
+def _schema_of(fields: Mapping[str, tuple[Any, Any]]) -> type:
+    """Return a dataclass of these fields, one for all that are alike: it takes longer to make than to fill."""
+    key = tuple((name, kind, repr(default)) for name, (kind, default) in fields.items())
+    if key not in _schemas:
+        parts = [
+            (k, t, dataclasses.field(default_factory=functools.partial(copy.deepcopy, d)))
+            for k, (t, d) in fields.items()
+        ]
+        _schemas[key] = dataclasses.make_dataclass("Options", parts)
+    return _schemas[key]
+
+
+@functools.cache
+def _defaults_of(schema: type) -> Any:
+    return OmegaConf.to_container(OmegaConf.structured(schema), resolve=True)
 
 
 def fields_of(cls: type) -> dict[str, tuple[Any, Any]]:

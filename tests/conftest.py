@@ -1,5 +1,6 @@
 """Shared fixtures: tiny scenes on disk, the programs run inside this process, and what is made once for many tests."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -7,6 +8,7 @@ import gc
 import importlib.util
 import json
 import os
+import pickle
 import sys
 import traceback
 from pathlib import Path
@@ -71,8 +73,8 @@ def _the_embedded_scene_once():
         volrend.visual_hull = once(volrend.visual_hull)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _hydra_reads_once():
+@contextlib.contextmanager
+def hydra_reads_once():
     """Parse Hydra's and our files once, and make no map to resolve what no list of defaults has: half of composing."""
     from hydra._internal import defaults_list
     from hydra._internal.sources_registry import SourcesRegistry
@@ -85,8 +87,8 @@ def _hydra_reads_once():
             if self.path != path:
                 return load(self, config_path)
             if config_path not in known:
-                known[config_path] = load(self, config_path)
-            return copy.deepcopy(known[config_path])
+                known[config_path] = pickle.dumps(load(self, config_path))
+            return pickle.loads(known[config_path])  # an eighth of the time of a deep copy
 
         patch.setattr(source, "load_config", remembered)
 
@@ -99,6 +101,12 @@ def _hydra_reads_once():
         once_from("hydra.conf", SourcesRegistry.instance().resolve("pkg"))
         once_from(str(ROOT / "conf"), SourcesRegistry.instance().resolve("file"))
         patch.setattr(defaults_list, "_create_interpolation_map", where_asked_for)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hydra_reads_once():
+    with hydra_reads_once():
         yield
 
 

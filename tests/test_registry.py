@@ -1,5 +1,6 @@
 import sys
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import pytest
 
@@ -74,3 +75,21 @@ def test_a_plugin_that_fails_to_load_raises(monkeypatch):
     install_plugin(monkeypatch, "no_such_module_at_all")
     with pytest.raises(ValueError, match="plugin 'mine'"):
         ACTIVATIONS.names()
+
+
+VALUES = [
+    *((int, 3), (int, "4"), (float, 2), (float, 2.5), (bool, True), (bool, 1), (str, "x"), (str, 5), (int | None, 7)),
+    *((str | None, None), (float | None, 1), (list[float], [1, 2.0]), (Any, [1, {"a": None}]), (Any, {1: 2})),
+    *((dict[str, Any], {"a": {"b": [1.5, "x"]}}), (dict[str, Any], {"a": 1, "b": "${.a}"})),
+]
+
+
+@pytest.mark.parametrize(("kind", "value"), VALUES)
+def test_what_needs_no_conversion_is_what_omegaconf_makes_of_it(kind, value, monkeypatch):
+    fields = {"one": (kind, None if kind in (str | None, int | None, float | None) else value), "other": (int, 1)}
+    quick = registry.checked(fields, {"one": value}, "")
+    monkeypatch.setattr(registry, "_fits", lambda kind, value: False)
+    slow = registry.checked(fields, {"one": value}, "")
+    assert repr(quick) == repr(slow)
+    quick["one"] = [quick["one"]]
+    assert repr(registry.checked(fields, {"one": value}, "")) == repr(slow)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import json
+import gc
 import logging
 import os
 import random
@@ -20,17 +20,24 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from tests.conftest import hydra_reads_once
+from tests.files.mutated import KINDS
+
 SECONDS, MEGABYTES = 10.0, 1024.0
 NUMBERS = (-1, 0, 1, 2, 3, 7, 10**3, 10**6, 10**9, 10**18, 2**63, 10**40, -(10**18), 0.5, -0.5, 1e-300, 1e300)
 ENDLESS = (float("nan"), float("inf"), -float("inf"))
 TEXTS = ("", "x", "a:b", "../x", "/etc/passwd", "${seed}", "${oc.env:HOME}", "line\nline", "\x1b[31m", "é", "x" * 20000)
+NAMED = ("ply", "mat", "colmap", "colmap_bin", "camera_path", "scan")
+"""Kinds of which every refusal has the place of the file."""
+SEVERAL = ("scene", "scan", "colmap", "colmap_bin", "camera_path")
+"""Kinds of which a refusal has a line for each of what is in them."""
 KEYS = ("name", "path", "_target_", "options", "a:b", "x.y", "seed\n", "", "0")
 DTYPES = (
     torch.int8,
@@ -140,208 +147,6 @@ def of_array(array: Any, draw: random.Random) -> Any:
     return tensor.numpy() if numpy else tensor
 
 
-Kind = Callable[[Path], tuple[Any, Callable[[Any, random.Random], None]]]
-"""``kind(folder)`` returns what is valid, and what makes a file of a mutation of it and reads that."""
-
-
-def checkpoints(folder: Path, task: str = "volrend") -> tuple[Any, Callable[[Any, random.Random], None]]:
-    """A checkpoint, restored, exported or resumed."""
-    import pytorch_lightning as pl
-
-    from autoint.runs import build, damage, restoring, trainers
-    from autoint.runs import checkpoints as files
-    from autoint.runs.export import export
-    from tests.runs import test_resume
-
-    make = {"volrend": test_resume.volrend_config, "ct": test_resume.ct_config, "function": test_resume.function_config}
-    config = make[task](trainer={"max_steps": 3, "log_every_n_steps": 2})
-    test_resume.fit(config, folder / "run")
-    good = files.load(folder / "run" / "checkpoints" / "last.ckpt")
-    module, trainer = build.task(config).module, trainers.trainer(config, folder / "again")
-    assert isinstance(module, pl.LightningModule)
-
-    def read(contents: Any, draw: random.Random) -> None:
-        file = folder / "sent" / "last.ckpt"
-        file.parent.mkdir(exist_ok=True)
-        try:
-            torch.save(contents, file)
-        except (RecursionError, RuntimeError, TypeError):  # which cannot be written either
-            return
-        loaded = files.load(file)
-        use = draw.random()
-        if use < 0.4:
-            damage.check(file, loaded, module, trainer)
-        elif use < 0.9:
-            restoring.restored(file)
-        else:
-            shutil.rmtree(folder / "out", ignore_errors=True)
-            export(str(file), str(folder / "out"))
-
-    return good, read
-
-
-def exports(folder: Path) -> tuple[Any, Callable[[Any, random.Random], None]]:
-    """An export: its configuration, and its weights by name."""
-    from safetensors.torch import load_file, save_file
-
-    from autoint.runs import restoring
-    from autoint.runs.export import export
-
-    checkpoints(folder, "ct")
-    made = export(str(folder / "run"), str(folder / "export"))
-    weights = load_file(made / "model.safetensors")
-    good = {"about": json.loads((made / "config.json").read_text()), "weights": weights}
-
-    def read(contents: Any, draw: random.Random) -> None:
-        kept = contents.get("weights") if isinstance(contents, dict) else None
-        kept = kept if isinstance(kept, dict) else {}
-        named = {str(k): v.contiguous() for k, v in kept.items() if isinstance(v, torch.Tensor) and v.numel()}
-        save_file(named or weights, made / "model.safetensors")
-        (made / "config.json").write_text(as_json(contents.get("about") if isinstance(contents, dict) else 0))
-        restoring.restored(made / "model.safetensors")
-
-    return good, read
-
-
-def as_json(value: Any) -> str:
-    return json.dumps(value, default=lambda other: str(other)[:50])
-
-
-def scenes(folder: Path) -> tuple[Any, Callable[[Any, random.Random], None]]:
-    """The transforms of a scene."""
-    from autoint.scenes.data.blender import blender
-    from autoint.scenes.data.transforms import transforms
-    from tests.files.fuzz import scene
-
-    good = [json.loads(text) for text in scene(folder)]
-
-    def read(contents: Any, draw: random.Random) -> None:
-        one = draw.choice(contents) if isinstance(contents, list) and contents else contents
-        (folder / "transforms_train.json").unlink(missing_ok=True)
-        text = as_json(one)
-        if draw.random() < 0.1:
-            text = text.replace('"frames"', '"frames": [], "frames"', 1)
-        if draw.random() < 0.7:
-            (folder / "transforms.json").write_text(text)
-            bounds = draw.choice(("auto", "aabb_scale"))
-            transforms(str(folder), "train", None, path=".", hold_every=2, bounds=bounds)
-        else:
-            (folder / "transforms_train.json").write_text(text)
-            blender(str(folder), "train", None, path=".")
-
-    return good, read
-
-
-def scans(folder: Path) -> tuple[Any, Callable[[Any, random.Random], None]]:
-    """A sinogram with its angles, and the poses of a forward-facing capture."""
-    from autoint.scenes.data.llff import llff
-    from autoint.tomography.data.scans import sinogram
-    from tests.scenes import captures
-
-    captures.write_llff(folder, captures.Camera(5.0, 5.0, 2.0, 1.5, 4, 3), captures.facing(3))
-    values = np.sin(np.arange(48.0)).reshape(8, 6) + 2
-    good = {"sinogram": values, "theta": np.arange(8) * 20.0, "poses": np.load(folder / "poses_bounds.npy")}
-
-    def read(contents: Any, draw: random.Random) -> None:
-        arrays = {str(k) or "x": v for k, v in contents.items() if not isinstance(v, torch.Tensor)}
-        arrays = {k.replace("/", "_").replace("\n", ""): as_array(v) for k, v in arrays.items()}
-        if draw.random() < 0.3 and "poses" in arrays:
-            np.save(folder / "poses_bounds.npy", arrays["poses"])
-            llff(str(folder), "train", None, path=".", ndc=draw.random() < 0.5)
-        np.savez_compressed(folder / "a.npz", **arrays)
-        sinogram(str(folder), None, None, path="a.npz")
-
-    return good, read
-
-
-def as_array(value: Any) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except (ValueError, OverflowError, TypeError):
-        return np.asarray(str(value)[:50])
-
-
-def configurations(folder: Path) -> tuple[Any, Callable[[Any, random.Random], None]]:
-    """A file of configuration, composed by the program as it is, but for the run itself."""
-    import yaml
-
-    from autoint.runs import named_code
-    from autoint.runs.command_line.cli import entry
-
-    place = folder / "conf" / "experiment" / "sent.yaml"
-    place.parent.mkdir(parents=True)
-    good = {
-        "seed": 1,
-        "defaults": [{"override /activation": "sine"}, "_self_"],
-        "sections": 4,
-        "image_size": 12,
-        "scene": {"num_solids": 2},
-        "network": {"hidden_features": 8, "num_layers": 2},
-        "optimizer": {"lr": 0.001, "betas": [0.9, 0.99]},
-        "encoding": {"num_frequencies": 3},
-        "trainer": {"max_steps": 2},
-        "data_dir": "${background}",
-        "hydra": {
-            "mode": "RUN",
-            "run": {"dir": "runs/${sections}"},
-            "sweep": {"dir": "sweeps", "subdir": "${hydra.job.num}"},
-            "sweeper": {"params": {"sections": "2,4", "background": "white"}},
-            "job": {"name": "x"},
-        },
-    }
-
-    def job(composed: Any) -> None:
-        from autoint.runs.config import RunConfig
-
-        named_code.check(RunConfig.from_hydra(composed).options, named_code.named(), "a file")
-
-    def read(contents: Any, draw: random.Random) -> None:
-        text = yaml.safe_dump(json.loads(as_json(contents)), allow_unicode=True)
-        place.write_text("# @package _global_\n" + text)
-        words = ["train.py", "--config-dir", str(folder / "conf"), "experiment=sent", *draw.choice(([], ["-m"]))]
-        run_program(entry("config", groups=True)(job), words, folder)
-
-    return good, read
-
-
-def run_program(main: Callable[[], None], words: list[str], folder: Path) -> None:
-    """Run a program as it is; ``ValueError`` with what it says where it ends with status 2."""
-    import io
-    import warnings
-
-    from hydra.core.global_hydra import GlobalHydra
-
-    before, told, where = sys.argv, io.StringIO(), Path.cwd()
-    GlobalHydra.instance().clear()
-    sys.argv = words
-    os.environ["HYDRA_FULL_ERROR"] = "0"  # which a program that failed has left behind
-    os.chdir(folder)
-    try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # which the tests make errors of: Hydra's of hydra.mode beside -m
-            main()
-    except SystemExit as stop:
-        said = told.getvalue().strip()
-        if stop.code == 2:
-            raise ValueError(said.removeprefix("error: ")) from None
-        if stop.code:
-            raise RuntimeError(f"status {stop.code}: {said[-500:]}") from None
-    finally:
-        sys.argv = before
-        os.chdir(where)
-
-
-KINDS: dict[str, Kind] = {
-    "checkpoint": checkpoints,
-    "checkpoint_ct": lambda folder: checkpoints(folder, "ct"),
-    "checkpoint_function": lambda folder: checkpoints(folder, "function"),
-    "export": exports,
-    "scene": scenes,
-    "scan": scans,
-    "yaml": configurations,
-}
-
-
 @contextlib.contextmanager
 def limited() -> Iterator[None]:
     """End what takes twice of what is allowed, by an error of its own: it may be one that would never end."""
@@ -367,6 +172,8 @@ def failures(kind: str, folder: Path, numbers: range) -> Iterator[str]:
     logging.disable(logging.CRITICAL)
     try:
         good, read = KINDS[kind](folder)
+        gc.collect()
+        gc.freeze()  # what the imports and the good run have made is gone through no more
         for number in numbers:
             draw = random.Random(f"{kind} {number}")
             try:
@@ -379,9 +186,11 @@ def failures(kind: str, folder: Path, numbers: range) -> Iterator[str]:
                     read(contents, draw)
             except ValueError as error:
                 lines = str(error).splitlines()
-                ours = kind == "yaml" or "autoint" in traceback.extract_tb(error.__traceback__)[-1].filename
-                if not ours or not lines or (len(lines) > 1 and kind not in ("scene", "scan")) or len(lines) > 21:
+                ours = kind.startswith("yaml") or "autoint" in traceback.extract_tb(error.__traceback__)[-1].filename
+                if not ours or not lines or (len(lines) > 1 and kind not in SEVERAL) or len(lines) > 21:
                     yield f"{number}: ValueError in {len(lines)} lines: {str(error)[:300]}"
+                elif kind in NAMED and folder.name not in str(error):
+                    yield f"{number}: which file is it? {str(error)[:300]}"
                 elif max(map(len, lines)) > 2000:
                     yield f"{number}: a line of {max(map(len, lines))} characters: {str(error)[:300]}"
             except BaseException as error:
@@ -405,13 +214,15 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    folder, found = Path(tempfile.mkdtemp()), 0
+    folder, found, start = Path(tempfile.mkdtemp()), 0, time.process_time()
     os.chdir(folder)
-    for wrong in failures(given.kind, folder, range(given.first, given.first + given.count)):
-        found += 1
-        print(wrong, flush=True)
+    with hydra_reads_once():
+        for wrong in failures(given.kind, folder, range(given.first, given.first + given.count)):
+            found += 1
+            print(wrong, flush=True)
     shutil.rmtree(folder)
-    print(f"{given.kind}: {found} of {given.count} were neither taken nor refused in a line")
+    told = f"{found} of {given.count} were neither taken nor refused in a line"
+    print(f"{given.kind}: {told}; {time.process_time() - start:.0f} s of CPU")
     sys.exit(bool(found))
 
 

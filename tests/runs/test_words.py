@@ -15,7 +15,7 @@ from autoint.registry import EVALUATIONS, TASKS
 from autoint.reports import metrics
 from autoint.runs.command_line import helping, presets
 from autoint.runs.command_line.cli import VERSION, store_groups
-from autoint.runs.command_line.words import as_runs
+from autoint.runs.command_line.words import as_runs, as_typed
 from autoint.runs.config import GROUPS, NESTED, RunConfig
 from autoint.runs.evaluation import EvaluateConfig
 from autoint.runs.resuming import flat
@@ -170,10 +170,40 @@ def test_all_ways_to_name_runs_are_one():
     assert as_runs(["a/b"]) == as_runs(["runs=a/b"]) == one
     several = ["split=val", "runs=['a','b c']"]
     assert as_runs(["a", "split=val", "b c"]) == as_runs(["split=val", "runs=a,b c"]) == several
-    for left in (["runs=[a,b]"], ["-m", "runs=a,b"], ["--cfg", "job"], ["-c", "all", "runs='a,b'"]):
+    for left in (["runs=[a,b]"], ["runs=a,b", "-m"], ["--cfg", "job"], ["runs='a,b'", "-c", "all"]):
         assert as_runs(left) == left
     Path("x,y").mkdir()
     assert as_runs(["runs=x,y"]) == ["runs='x,y'"]
+
+
+def test_flags_may_stand_anywhere():
+    typed = [
+        "scene=lego",
+        "-m",
+        "sections=8,16",
+        "--config-dir",
+        "conf",
+        "seed=1",
+        "--info",
+        "searchpath",
+        "batch_size=8",
+    ]
+    assert as_typed(typed) == [
+        *("scene=lego", "sections=8,16", "seed=1", "batch_size=8", "-m", "--config-dir", "conf", "--info", "searchpath")
+    ]
+    assert as_typed(["seed=1", "--info"]) == ["seed=1", "--info"]
+
+
+def test_an_unknown_flag_is_a_line_that_says_how_keys_are_set(program):
+    status, out, err = program("train", "--seed", "3")
+    assert (status, out, err) == (
+        2,
+        "",
+        "error: --seed is no flag; keys are given as seed=VALUE, and --help lists them\n",
+    )
+    status, _, err = program("evaluate", "--multirum", "runs=x")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "did you mean --multirun?" in err
 
 
 @pytest.fixture

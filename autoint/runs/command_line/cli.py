@@ -135,10 +135,10 @@ def entry(
             known: list[str] = []
             errors: list[Exception] = []
             sweeps: list[tuple[DictConfig, Path]] = []
-            sys.argv[1:] = as_typed(sys.argv[1:]) if groups else as_runs(sys.argv[1:])
             conf = conf_dir()
             program = hydra.main(config_path=str(conf), config_name=config_name, **VERSION)
             try:
+                sys.argv[1:] = as_typed(sys.argv[1:]) if groups else as_runs(sys.argv[1:])
                 if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
                     raise ValueError("--experimental-rerun reads a pickle, which is code; give the overrides anew")
                 (store_groups if groups else store_evaluation)()

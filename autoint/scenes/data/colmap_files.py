@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -199,9 +199,17 @@ def _numbers(file: Path, words: list[str], what: str) -> list[float]:
         raise ValueError(f"{file}: {what} has {' '.join(words)!r:.80} where numbers belong; restore it") from error
 
 
+def _whole(file: Path, values: Sequence[float], what: str) -> list[int]:
+    if not all(map(math.isfinite, values)):
+        raise ValueError(
+            f"{file}: {what} has {' '.join(map(str, values))!r:.80} where whole numbers belong; restore it"
+        )
+    return [int(value) for value in values]
+
+
 def _cameras_txt(file: Path) -> Iterator[tuple[int, Lens]]:
     for words in filter(None, _lines(file)):
-        number, width, height = map(int, _numbers(file, [words[0], words[2], words[3]], "a camera"))
+        number, width, height = _whole(file, _numbers(file, [words[0], *words[2:4]], "a camera"), "a camera")
         yield number, _lens(file, number, words[1], width, height, tuple(_numbers(file, words[4:], f"camera {number}")))
 
 
@@ -209,14 +217,15 @@ def _images_txt(file: Path) -> Iterator[Placed]:
     lines = list(_lines(file))
     for words in lines[: 2 * (_few(file, len(lines) // 2) + 1) : 2]:
         if words:
-            number, *pose, camera = _numbers(file, words[:9], "an image")
-            yield _placed(file, int(number), pose, int(camera), " ".join(words[9:]))
+            values = _numbers(file, words[:9], "an image")
+            number, camera = _whole(file, [values[0], values[8]], "an image")
+            yield _placed(file, number, values[1:8], camera, " ".join(words[9:]))
 
 
 def _points_txt(file: Path) -> Iterator[tuple[tuple[float, ...], float, np.ndarray]]:
     for words in filter(None, _lines(file)):
         values = _numbers(file, words, "a point")
-        yield tuple(values[1:4]), values[7], np.array(values[8::2], dtype=np.int64)
+        yield tuple(values[1:4]), values[7], np.array(_whole(file, values[8::2], "a point"), dtype=np.int64)
 
 
 def _few(file: Path, count: int) -> int:
