@@ -85,6 +85,8 @@ def function(
         u, y, squeeze = least_squares.samples(
             goal.integrand, changes, points=points if with_data else 1, seed=config.seed
         )
+        if with_data:  # a pole that no sample meets would else be found after the training, by the plot
+            integrands.values(goal.integrand, _diagonal(*torch.tensor([low, high], dtype=u.dtype)))
     except ValueError as error:
         raise ValueError(str(error).replace("the function", f"function={function}")) from error
     net = build.integral_net(config, len(low), y.shape[1])
@@ -111,6 +113,12 @@ def _box(goal: Target, name: str, lower: Any, upper: Any) -> tuple[list[float], 
             f"lower={lower}, upper={upper}: function={name} has {goal.features} coordinates; give so many, or a number"
         )
     return fitting.box_of(low, high)
+
+
+def _diagonal(lower: Tensor, upper: Tensor) -> Tensor:
+    """Return points (201, n) from one corner of a box to the other, which its plot shows."""
+    share = torch.linspace(0, 1, 201, dtype=lower.dtype, device=lower.device)[:, None]
+    return lower + share * (upper - lower)
 
 
 class FunctionFitting(pl.LightningModule):
@@ -211,15 +219,15 @@ class FunctionFitting(pl.LightningModule):
     def write_plot(self, file: Path) -> None:
         """Plot Ψ and f, Φ and the exact integral from the lower corner, and both errors, along the box's diagonal."""
         model = self.model
-        share = torch.linspace(0, 1, 201, dtype=model.lower.dtype, device=model.lower.device)[:, None]
-        x, start = model.lower + share * (model.upper - model.lower), model.lower.expand(201, -1)
+        x = _diagonal(model.lower, model.upper)
+        start = model.lower.expand(len(x), -1)
         curves = {
             "f": integrands.values(self.goal.integrand, x)[0],
             "Ψ": model.integrand(x).reshape(len(x), -1),
             "exact": integrands.true_integrals(self.goal.integrand, start, x, self.goal.antiderivative),
             "Φ": model.integral(start, x).reshape(len(x), -1),
         }
-        axis = x[:, 0] if x.shape[1] == 1 else share[:, 0]
+        axis = x[:, 0] if x.shape[1] == 1 else torch.linspace(0, 1, len(x), dtype=x.dtype)
         along = "x" if x.shape[1] == 1 else "along the diagonal of the box"
         pictures.write_curves(file, axis, curves, along, self.goal.formula or self.name)
 

@@ -247,6 +247,13 @@ def nearest_key(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, meant[:3]))}?" if meant else nearest(key, known)
 
 
+def owners(key: str) -> str:
+    """Return ``, which is of scene=blender`` for an option that other choices of its group have, or an empty string."""
+    group, _, leaf = key.partition(".")
+    names = [name for name in GROUPS[group].names() if leaf in GROUPS[group].fields(name)] if group in GROUPS else []
+    return f", which is of {group}={', '.join(names[:3])}{', …' if len(names) > 3 else ''}" if names else ""
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the leaves of nested dicts under the keys that a user would give; ``options`` is none of them."""
     for key, value in values.items():

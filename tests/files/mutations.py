@@ -167,6 +167,18 @@ def limited() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+def fault(error: ValueError, kind: str, folder: Path) -> str:
+    """Return what is wrong with a refusal, or an empty string."""
+    lines, most = str(error).splitlines(), 21 if kind in SEVERAL else 1
+    ours = kind.startswith("yaml") or "autoint" in traceback.extract_tb(error.__traceback__)[-1].filename
+    if not ours or not 1 <= len(lines) <= most:
+        return f"{'ours' if ours else 'not our'} ValueError in {len(lines)} lines"
+    if kind in NAMED and folder.name not in str(error):
+        return "which file is it?"
+    longest = max(map(len, lines))
+    return f"a line of {longest} characters" if longest > 2000 else ""
+
+
 def failures(kind: str, folder: Path, numbers: range) -> Iterator[str]:
     """Go through mutations; yield what was wrong with each that ended neither well nor in one line, or took much."""
     logging.disable(logging.CRITICAL)
@@ -174,7 +186,9 @@ def failures(kind: str, folder: Path, numbers: range) -> Iterator[str]:
         good, read = KINDS[kind](folder)
         gc.collect()
         gc.freeze()  # what the imports and the good run have made is gone through no more
-        for number in numbers:
+        for done, number in enumerate(numbers):
+            if done % 500 == 499:
+                print(f"{kind}: {done + 1} done, {time.process_time():.0f} s of CPU", file=sys.stderr, flush=True)
             draw = random.Random(f"{kind} {number}")
             try:
                 contents = mutated(good, draw, foreign=kind.startswith("checkpoint"))
@@ -185,14 +199,8 @@ def failures(kind: str, folder: Path, numbers: range) -> Iterator[str]:
                 with limited():
                     read(contents, draw)
             except ValueError as error:
-                lines = str(error).splitlines()
-                ours = kind.startswith("yaml") or "autoint" in traceback.extract_tb(error.__traceback__)[-1].filename
-                if not ours or not lines or (len(lines) > 1 and kind not in SEVERAL) or len(lines) > 21:
-                    yield f"{number}: ValueError in {len(lines)} lines: {str(error)[:300]}"
-                elif kind in NAMED and folder.name not in str(error):
-                    yield f"{number}: which file is it? {str(error)[:300]}"
-                elif max(map(len, lines)) > 2000:
-                    yield f"{number}: a line of {max(map(len, lines))} characters: {str(error)[:300]}"
+                if wrong := fault(error, kind, folder):
+                    yield f"{number}: {wrong}: {str(error)[:300]}"
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     raise

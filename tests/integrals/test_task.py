@@ -103,6 +103,8 @@ def test_a_number_is_that_number_on_every_axis():
         (("function=sinn(x)",), "function='sinn(x)', character 1: unknown function 'sinn'; did you mean 'sin'?"),
         (("function=x*y", "lower=[0]", "upper=[1]"), "function=x*y has 2 coordinates"),
         (("function=log(x)",), "must be finite on the whole box"),
+        (("function=1/x",), "function=1/x is [inf] at x=[0.0]; it must be finite on the whole box"),
+        (("function=sin(x*y)/(x*y)", "lower=[-1,-1]"), "is [nan] at x=[0.0, 0.0]; it must be finite on the whole box"),
         (("function=nowhere:f",), "No module named 'nowhere'"),
         (("function=math:pi",), "must be callable"),
         (("function=gaussian2d", "lower=[-1]", "upper=[1]"), "has 2 coordinates"),

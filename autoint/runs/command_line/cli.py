@@ -312,7 +312,7 @@ def one_line(error: BaseException, known: list[str]) -> str | None:
 
 
 def _of_hydra(error: Any, known: list[str]) -> str:
-    from autoint.runs.config import nearest_key
+    from autoint.runs.config import nearest_key, owners
 
     text = str(error)
     options = getattr(error, "options", None)
@@ -332,7 +332,7 @@ def _of_hydra(error: Any, known: list[str]) -> str:
     head, _, leaf = key.rpartition(".")
     if head and head.split(".")[0] in known and parent is not None:
         siblings = [str(k) for k in parent if k != "name"]
-        near = nearest(leaf, siblings) or nearest_key(key, [])
+        near = owners(key) or nearest(leaf, siblings) or nearest_key(key, [])
         return f"unknown key '{key}'{near} (available: {', '.join(siblings) or 'none'})"
     near = nearest_key(key, known) if "optimizer" in known else nearest(key, known)
     return f"unknown key '{key}'{near} (see --help)"
