@@ -8,6 +8,8 @@ import difflib
 import functools
 import importlib
 import inspect
+import math
+import numbers
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -43,9 +45,22 @@ def one_of(key: str, value: str, allowed: Iterable[str]) -> None:
 
 def at_least_one(**values: int | None) -> None:
     """Refuse a count below 1; None stands for a count that was not given."""
+    integer(1, **{key: value for key, value in values.items() if value is not None})
+
+
+def integer(least: float = -math.inf, **values: Any) -> None:
+    """Refuse what is no integer, or below ``least``."""
     for key, value in values.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{key}={value} must be an integer of at least 1")
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+            also = f" of at least {least}" if math.isfinite(least) else ""
+            raise ValueError(f"{key}={value!r:.60} must be an integer{also}")
+
+
+def real(least: float, **values: Any) -> None:
+    """Refuse what is no real number, NaN, or not above ``least``."""
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > least:
+            raise ValueError(f"{key}={value!r:.60} must be {'positive' if least == 0 else f'a number above {least:g}'}")
 
 
 class Registry(Generic[T]):
@@ -112,6 +127,8 @@ class Registry(Generic[T]):
 
     def build(self, choice: str | Mapping[str, Any], *runtime: Any) -> T:
         """Build the entry named by ``choice``: a name, or a mapping with ``name`` and options."""
+        if not isinstance(choice, (str, Mapping)) or (not isinstance(choice, str) and "name" not in choice):
+            raise ValueError(f"{self.kind}={choice!r:.60} must be a name, or a dictionary with 'name' and its options")
         options = {"name": choice} if isinstance(choice, str) else dict(choice)
         name = options.pop("name")
         return self[name](*runtime, **self.options(name, options))

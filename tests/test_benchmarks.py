@@ -56,11 +56,17 @@ def test_integrals(monkeypatch):
     assert "torchquad" not in integrals.quoted(alone)
 
 
-def test_break_even():
-    error, cost, training = break_even.compared(genz("gaussian", 2), 0.5, 100)
+def test_break_even(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    error, cost, training, curves = break_even.compared(genz("gaussian", 2), 0.5, 100)
     assert error > 0
     assert training > 0
     assert {"ours", "Gauss-Legendre", "scipy cubature"} <= set(cost)
+    assert curves["Gauss-Legendre"][-1][1] <= error
+    break_even.draw_curves(tmp_path / "curves.png", {"gaussian": curves}, {"gaussian": training})
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    monkeypatch.setattr(break_even, "EVENTS", 20)
+    monkeypatch.setattr(break_even, "PAIRS", 50)
     found = break_even.family(0.5, 100, tolerance=1e-2)
     assert found["our largest error"] < 1.0
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoint.integrals.base import AbstractAntiderivative, Corners, Part
+from autoint.integrals.base import AbstractAntiderivative, Corners, Part, inside
 from autoint.integrals.definite import holds, integrate
 from autoint.integrals.domains import Affine, Change
 from autoint.integrals.estimates import Estimate, stratified_mean
 from autoint.integrals.integrands import Function, true_integrals, values
 from autoint.networks.grad_nets import AbstractGradNet
 from autoint.networks.integral_net import Choice, IntegralNet
+from autoint.networks.product_net import ProductGradNet, ProductNet
 from autoint.registry import GRAD_NETS
 
 
@@ -27,17 +28,17 @@ class Antiderivative(AbstractAntiderivative):
     unless ``changes`` say otherwise. Parameters of a family are further inputs of Φ, scaled to [−1, 1].
 
     Args:
-        net: the integral network Φ, n + m inputs; it is moved to float64.
+        net: the integral network Φ, n + m inputs, or a sum of products of networks; it is moved to float64.
         lower, upper: the corners of the box, n numbers each.
         squeeze: whether the function has a single output without an axis of its own.
-        builder: of the grad network.
+        builder: of the grad network, unless Φ is a sum of products.
         parameters: the least and the largest parameters, m numbers each.
         changes: of the variables, one for every axis.
     """
 
     def __init__(
         self,
-        net: IntegralNet,
+        net: IntegralNet | ProductNet,
         lower: Corners,
         upper: Corners,
         squeeze: bool = True,
@@ -48,10 +49,15 @@ class Antiderivative(AbstractAntiderivative):
         super().__init__(lower, upper, parameters, squeeze)
         self.net = net.double()
         features = len(self.lower)
-        self.grad_net = GRAD_NETS.build(builder, self.net, tuple(range(features)))
-        # Made here, since torch.compile follows no module made on the way; not registered, for they own nothing.
-        subsets = (s for k in range(1, features) for s in itertools.combinations(range(features), k))
-        self._partials = {axes: _Partial(self.grad_net, axes) for axes in subsets}
+        self.grad_net: AbstractGradNet | ProductGradNet
+        self._partials = {}
+        if isinstance(self.net, ProductNet):
+            self.grad_net = ProductGradNet(self.net)
+        else:
+            self.grad_net = psi = GRAD_NETS.build(builder, self.net, tuple(range(features)))
+            # Made here, since torch.compile follows no module made on the way; not registered, for they own nothing.
+            subsets = (s for k in range(1, features) for s in itertools.combinations(range(features), k))
+            self._partials = {axes: _Partial(psi, axes) for axes in subsets}
         self.changes = () if all(isinstance(change, Affine) for change in changes) else tuple(changes)
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
@@ -97,7 +103,9 @@ class Antiderivative(AbstractAntiderivative):
         features = len(self.lower)
         a, b = self._unit(lower), self._unit(upper)
         fixed = tuple(axis for axis in range(features) if axis not in axes)
-        net = self._partials[fixed] if 0 < len(fixed) < features else self.net
+        net: nn.Module = self.net
+        if 0 < len(fixed) < features:
+            net = _PartialProduct(net, fixed) if isinstance(net, ProductNet) else self._partials[fixed]
         total = self.scale * integrate(net, self._inputs(a, p), self._inputs(b, p), axes, method)
         # One over T′ for every axis along which F is differentiated.
         return total / self.slopes(b)[..., list(fixed)].prod(-1, keepdim=True) if fixed else total
@@ -106,10 +114,14 @@ class Antiderivative(AbstractAntiderivative):
         """Return the standard error that rounding makes in ``corners`` over boxes (…, n), (…, C)."""
         fixed = [axis for axis in range(len(self.lower)) if axis not in axes]
         a, b = self._unit(lower), self._unit(upper)
+        ends = self._inputs(a, p), self._inputs(b, p)
         with torch.no_grad():
-            size = torch.maximum(*(self.net.magnitude(self._inputs(u, p)) for u in (a, b)))
-            size = self.scale * size / self.slopes(b)[..., fixed].prod(-1, keepdim=True)
-            return 2 ** (len(axes) / 2) * torch.finfo(size.dtype).eps * size
+            if isinstance(self.net, ProductNet):
+                error = self.net.rounding(*ends, axes, fixed)
+            else:
+                size = torch.maximum(*(self.net.magnitude(end) for end in ends))
+                error = 2 ** (len(axes) / 2) * torch.finfo(size.dtype).eps * size
+            return self.scale * error / self.slopes(b)[..., fixed].prod(-1, keepdim=True)
 
     def leftover(
         self,
@@ -168,15 +180,15 @@ class Antiderivative(AbstractAntiderivative):
 
     def _unit(self, x: Tensor) -> Tensor:
         if self.changes:
-            u = torch.stack([change.u(x[..., k]) for k, change in enumerate(self.changes)], -1)
-            inside = (x >= self.lower) & (x <= self.upper)
+            within = _within(x, self.lower, self.upper)
+            u = torch.stack([change.u(within[..., k]) for k, change in enumerate(self.changes)], -1)
         else:
             u = (x - 0.5 * (self.lower + self.upper)) / self.half_sides
-            inside = u.abs() <= 1 + 1e-9
-        if not holds(inside):
+        known = inside(x, self.lower, self.upper)
+        if not holds(known):
             box = f"[{self.lower.tolist()}, {self.upper.tolist()}]"
             raise ValueError(f"there are points outside the fitted box {box}, or not finite; fit a larger box")
-        return torch.where(inside, u, torch.nan) if torch.compiler.is_compiling() else u
+        return torch.where(known, u, torch.nan) if torch.compiler.is_compiling() else u
 
 
 class Piecewise(AbstractAntiderivative):
@@ -224,13 +236,15 @@ class Piecewise(AbstractAntiderivative):
 
     def _parts(self, lower: Tensor, upper: Tensor, axes: tuple[int, ...]) -> list[Part]:
         """Return the parts in all cells: on every axis a cell has the rest of the interval, and whole periods."""
-        inside = [k for k in range(len(self.lower)) if k not in self.periodic]
+        bounded = [k for k in range(len(self.lower)) if k not in self.periodic]
         for x in (lower, upper):
-            if not holds((x >= self.lower)[..., inside] & (x <= self.upper)[..., inside]):
+            if not holds(inside(x, self.lower, self.upper)[..., bounded]):
                 box = f"[{self.lower.tolist()}, {self.upper.tolist()}]"
                 raise ValueError(f"there are points outside the fitted box {box}, or not finite; fit a larger box")
             if not holds(x[..., list(self.periodic)].isfinite()):
                 raise ValueError(f"bounds of the periodic axes {self.periodic} must be finite")
+        periodic = torch.tensor([k in self.periodic for k in range(len(self.lower))], device=lower.device)
+        lower, upper = (torch.where(periodic, x, _within(x, self.lower, self.upper)) for x in (lower, upper))
         parts: list[Part] = []
         for index, piece in zip(itertools.product(*map(range, self.shape)), self._pieces(), strict=True):
             ways = [self._along(k, index[k], piece, lower[..., k], upper[..., k], k in axes) for k in range(len(index))]
@@ -277,3 +291,15 @@ class _Partial(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ∂ⁿΦ/∂x_{axes}."""
         return self.grad_net.by_axes(x, self.axes)
+
+
+class _PartialProduct(nn.Module):
+    """The derivative along some axes of a sum of products."""
+
+    def __init__(self, net: ProductNet, axes: Sequence[int]) -> None:
+        super().__init__()
+        self.net, self.axes, self.plain = net, tuple(axes), net.plain
+
+    def box_integral(self, lower: Tensor, upper: Tensor, axes: Sequence[int]) -> Tensor:
+        """Return the integral of ∂ⁿΦ/∂x_0…∂x_{n−1} along ``axes``."""
+        return self.net.box_integral(lower, upper, axes, self.axes)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from autoint.integrals.accuracy import ErrorReport, Fitted
-from autoint.integrals.definite import bound, holds
+from autoint.integrals.definite import axes_of, bound, holds
 from autoint.integrals.estimates import Estimate, allotted, combined, per_box
 from autoint.integrals.integrands import Function, true_integrals, values
-from autoint.registry import at_least_one
+from autoint.registry import at_least_one, integer
 from autoint.runs.seeding import generator
 
 Corners = Sequence[float]
@@ -169,13 +169,7 @@ class AbstractAntiderivative(nn.Module, abc.ABC):
         """
         a, b = self._coordinates("lower", lower), self._coordinates("upper", upper)
         p = self._of_family(parameters)
-        axes = tuple(range(len(self.lower))) if axes is None else tuple(axes)
-        if residual is None:
-            if total is not None:
-                raise ValueError(f"total={total}: say by residual= how many points of every box come first, such as 16")
-            shares = [c * piece.corners(u, v, axes, method, p) for c, piece, u, v in self._parts(a, b, axes)]
-            return self._out(sum(shares[1:], shares[0]))
-        self._asked(residual=residual)
+        axes = axes_of(axes, len(self.lower))
         shapes = [t.shape[:-1] for t in (a, b, p) if t is not None]
         try:
             shape = torch.broadcast_shapes(*shapes)
@@ -183,6 +177,14 @@ class AbstractAntiderivative(nn.Module, abc.ABC):
             raise ValueError(
                 f"bounds and parameters of shapes {[tuple(s) for s in shapes]} do not broadcast"
             ) from error
+        if residual is None:
+            if total is not None:
+                raise ValueError(f"total={total}: say by residual= how many points of every box come first, such as 16")
+            shares = [c * piece.corners(u, v, axes, method, p) for c, piece, u, v in self._parts(a, b, axes)]
+            return self._out(sum(shares[1:], shares[0]))
+        self._asked(residual=residual)
+        integer(seed=seed)
+        at_least_one(total=total)
         a, b = (t.expand(*shape, -1).reshape(-1, len(self.lower)) for t in (a, b))
         p = None if p is None else p.expand(*shape, -1).reshape(-1, p.shape[-1])
         found = self._estimate(self._parts(a, b, axes), axes, method, p, residual, total, seed)
@@ -233,11 +235,13 @@ class AbstractAntiderivative(nn.Module, abc.ABC):
             samples: of the residual in a box, whose variance is compared with that of plain Monte Carlo.
         """
         self._asked(num_boxes=num_boxes, samples=samples)
+        integer(seed=seed)
         assert self.function is not None
         g = generator(seed, "boxes")
         shares = torch.rand(2, num_boxes, len(self.lower), generator=g, dtype=torch.float64).to(self.lower.device)
         a, b = self.at_shares(shares)
-        p, axes = self.drawn(num_boxes, g), tuple(range(len(self.lower)))
+        n = len(self.lower)
+        p, axes = self.drawn(num_boxes, g), tuple(range(n))
         with torch.no_grad():
             error = (self.integrand(a, p) - self._out(values(self.function, a, p)[0])).abs()
             parts = self._parts(a, b, axes)
@@ -245,6 +249,10 @@ class AbstractAntiderivative(nn.Module, abc.ABC):
                 truth = sum((c * piece.truth(u, v, p) for c, piece, u, v in parts), torch.zeros(()))
             else:
                 truth = true_integrals(self.function, a, b, exact)
+                if truth.shape[1:] != error.reshape(len(a), -1).shape[1:]:
+                    raise ValueError(
+                        f"exact= returned {truth.shape[1]} numbers for a point, the function another count"
+                    )
             integral_error = (self.integral(a, b, parameters=p) - self._out(truth)).abs()
             ours = self._estimate(parts, axes, "corners", p, samples, None, seed).error.square().mean()
             pairs = [(c, piece.leftover(u, v, axes, p, 2, g, subtract=False)) for c, piece, u, v in parts]
@@ -255,7 +263,7 @@ class AbstractAntiderivative(nn.Module, abc.ABC):
             integral_max=float(integral_error.max()),
             integral_rms=float(integral_error.square().mean().sqrt()),
             boxes=num_boxes,
-            against="the exact antiderivative" if exact else "Gauss-Legendre quadrature",
+            against="the exact antiderivative" if exact else "Gauss-Legendre quadrature" if n <= 6 else "Sobol points",
             variance_ratio=float(plain / ours),
             samples=samples,
         )
@@ -286,14 +294,20 @@ class AbstractAntiderivative(nn.Module, abc.ABC):
             raise ValueError("parameters= is for families; this function was fitted without parameters")
         p = last_of("parameters", bound("parameters", parameters, self), count, "parameters")
         low, high = self.parameter_range
-        slack = 1e-9 * (high - low)
-        if not holds((p >= low - slack) & (p <= high + slack)):
+        if not holds(inside(p, low, high)):
             ranges = f"[{low.tolist()}, {high.tolist()}]"
             raise ValueError(f"there are parameters outside the fitted range {ranges}; fit a larger one")
         return p
 
     def _out(self, y: Tensor) -> Tensor:
         return y[..., 0] if self.squeeze else y
+
+
+def inside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return where low ≤ x ≤ high, up to a rounding of their ends to float32: 0.3 there is above 0.3."""
+    ends = torch.stack([low, high])
+    slack = torch.where(ends.isfinite(), ends.abs(), 0.0).amax(0) * torch.finfo(torch.float32).eps
+    return (x >= low - slack) & (x <= high + slack)
 
 
 def last_of(key: str, x: Tensor, count: int, of: str) -> Tensor:

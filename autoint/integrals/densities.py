@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autoint.integrals.base import last_of
 from autoint.integrals.definite import bound, holds
+from autoint.registry import integer
 
 HALVINGS = 60  # of an interval until its ends are neighbours in float64
 FAR = 1e150
@@ -86,7 +87,9 @@ class Density(nn.Module):
 
     def conditional_cdf(self, x: Any, axis: int) -> Tensor:
         """Return P(X_axis ≤ x_axis | X_i = x_i for all i < axis), (…, n) → (…)."""
-        x = self._points(x)
+        x, n = self._points(x), len(self.lower)
+        if axis not in range(n):
+            raise ValueError(f"axis={axis!r:.60} must be a number from 0 to {n - 1}")
         return (self._given(x, axis) * self._phi(x)[..., axis]).sum(-1)
 
     def uniform(self, x: Any) -> Tensor:
@@ -119,6 +122,8 @@ class Density(nn.Module):
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Return independent samples, (count, n): of a product, then of a unit of each of its networks."""
+        integer(1, count=count)
+        integer(seed=seed)
         g = torch.Generator(self.lower.device).manual_seed(seed)
         k = torch.multinomial(self._shares(), count, replacement=True, generator=g)
         weights = F.softmax(self.unit_logits, -1)[k].flatten(0, 1)

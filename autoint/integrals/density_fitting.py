@@ -15,7 +15,7 @@ from autoint.integrals.definite import bound
 from autoint.integrals.densities import Density, DensityFitted
 from autoint.integrals.domains import domain_of, located
 from autoint.integrals.fitting import box_of
-from autoint.registry import at_least_one
+from autoint.registry import at_least_one, integer, real
 from autoint.runs.seeding import generator
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,10 @@ def fit_density(
         >>> abs(D.cdf(1.0).item() - 0.8413) < 0.01
         True
     """
-    at_least_one(num_products=num_products, num_units=num_units, steps=steps)
+    at_least_one(num_products=num_products, num_units=num_units)
+    integer(1, steps=steps)
+    integer(seed=seed)
+    real(-1, max_time=max_time)
     if callable(given) and not isinstance(given, Tensor):
         if lower is None and upper is None:
             lower, upper = -math.inf, math.inf
@@ -257,10 +260,13 @@ def _located(function: LogProb, low: list[float], high: list[float]) -> tuple[li
 
 def _checked_log(function: LogProb, x: Tensor) -> Tensor:
     """Return log p(x), (P, n) → (P,), checked."""
-    y = function(x)
-    if not isinstance(y, Tensor) or y.shape not in ((len(x),), (len(x), 1)):
-        found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise ValueError(f"log p returned {found}; it must return a tensor of shape ({len(x)},)")
+    try:
+        y = function(x)
+    except Exception as error:
+        raise ValueError(f"log p failed at x of shape {tuple(x.shape)}: {error}") from error
+    if not isinstance(y, Tensor) or y.is_complex() or y.shape not in ((len(x),), (len(x), 1)):
+        found = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"log p returned {found}; it must return a tensor of real numbers, of shape ({len(x)},)")
     y = y.detach().reshape(-1).double()
     if bool((y.isnan() | (y == math.inf)).any()):
         at = x[y.isnan() | (y == math.inf)][0].tolist()

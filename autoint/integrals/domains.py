@@ -237,11 +237,16 @@ def domain_of(lower: Any, upper: Any, singular: Any, breaks: Any, periodic: Any)
                 raise ValueError(f"breaks: {place!r} must be a number between {lower[axis]:g} and {upper[axis]:g}")
         for pair in pairs[axis]:
             _check_singular(pair, lower[axis], upper[axis])
-    axes = tuple(range(n)) if periodic is True else tuple(periodic or ())
-    for axis in axes:
-        if axis not in range(n) or not math.isfinite(upper[axis] - lower[axis]):
-            raise ValueError(f"periodic={periodic!r}: give axes from 0 to {n - 1} whose box is one finite period")
-    return Domain(tuple(lower), tuple(upper), tuple(map(tuple, pairs)), tuple(map(tuple, places)), axes)
+        if len({place for place, _ in pairs[axis]}) < len(pairs[axis]):
+            raise ValueError(f"singular: {pairs[axis]!r} has a place twice")
+    axes: Sequence[Any] = range(n) if periodic is True else periodic or ()
+    if not isinstance(axes, (list, tuple, range)) or not all(
+        axis in range(n) and math.isfinite(upper[axis] - lower[axis]) for axis in axes
+    ):
+        raise ValueError(f"periodic={periodic!r}: give axes from 0 to {n - 1} whose box is one finite period")
+    return Domain(
+        tuple(lower), tuple(upper), tuple(map(tuple, pairs)), tuple(map(tuple, places)), tuple(sorted(set(axes)))
+    )
 
 
 def _per_axis(key: str, value: Any, n: int, example: str) -> list[Sequence[Any]]:

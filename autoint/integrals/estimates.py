@@ -40,8 +40,8 @@ class Estimate:
         """Return the lower and the upper end of the confidence interval, by Student's t."""
         from scipy.stats import t
 
-        if not 0 < level < 1:
-            raise ValueError(f"level={level} must be between 0 and 1, such as 0.95")
+        if not isinstance(level, (int, float)) or not 0 < level < 1:
+            raise ValueError(f"level={level!r:.60} must be between 0 and 1, such as 0.95")
         quantile = t.ppf(0.5 + level / 2, self.degrees.detach().cpu().numpy())
         margin = self.error * torch.as_tensor(quantile).to(self.error)
         return self.value - margin, self.value + margin

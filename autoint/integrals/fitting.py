@@ -24,21 +24,26 @@ from autoint.integrals.least_squares import NO_PARAMETERS
 from autoint.integrals.levenberg_marquardt import LevenbergMarquardt
 from autoint.integrals.training import Recipe, Training
 from autoint.networks.integral_net import Choice
-from autoint.registry import at_least_one
+from autoint.registry import at_least_one, integer, real
 
 log = logging.getLogger(__name__)
+MOST_AXES, MOST_CELLS = 16, 256
 SLOW_SINE = {"name": "sine", "omega_0": 10.0}  # SIREN's 30 is for images; at 10 nothing oscillates between the points
 
 
 def box_of(
-    lower: Any, upper: Any, infinite: bool = False, keys: tuple[str, str] = ("lower", "upper")
+    lower: Any, upper: Any, infinite: bool = False, keys: tuple[str, str] = ("lower", "upper"), most: int = 6
 ) -> tuple[list[float], list[float]]:
-    """Return the corners of a box as lists; ``ValueError`` unless lower < upper everywhere, in 1 to 6 dimensions."""
+    """Return the corners of a box as lists; ``ValueError`` unless lower < upper on 1 to ``most`` axes."""
     given = tuple(zip(keys, (lower, upper), strict=True))
-    low, high = (bound(k, v, dtype=torch.float64).detach().reshape(-1).tolist() for k, v in given)
+    ends = [bound(k, v, dtype=torch.float64).detach() for k, v in given]
+    if any(end.dim() > 1 for end in ends):
+        shapes = f"{keys[0]} has shape {tuple(ends[0].shape)}, {keys[1]} {tuple(ends[1].shape)}"
+        raise ValueError(f"{shapes}; they must be the corners of one box, (n,)")
+    low, high = (end.tolist() for end in ends)
     said = f"{keys[0]}={lower!r}, {keys[1]}={upper!r}: they must"
-    if len(low) != len(high) or not 1 <= len(low) <= 6:
-        raise ValueError(f"{said} have the same length, from 1 to 6")
+    if len(low) != len(high) or not 1 <= len(low) <= most:
+        raise ValueError(f"{said} have the same length, from 1 to {most}")
     finite = all(math.isfinite(v) for v in (*low, *high))
     if not all(a < h for a, h in zip(low, high, strict=True)) or not (finite or infinite):
         also = "" if infinite else "be finite, and "
@@ -65,6 +70,7 @@ def fit(
     num_layers: int = 2,
     activation: Choice = SLOW_SINE,
     encoding: Choice = "identity",
+    num_products: int | None = None,
     points: int | None = None,
     adam_steps: int = 300,
     tolerance: float = 1e-8,
@@ -83,7 +89,7 @@ def fit(
     Args:
         function: f, x (P, n) → (P,) or (P, C), smooth and finite on the domain but where it is said; or an expression
             of x, y, z or x0 … x9, such as ``"sin(x)*exp(-y**2)"``, or another name that ``task=function`` knows.
-        lower, upper: the corners: n numbers each, n ≤ 6, or one that counts for every axis of an expression. Axes
+        lower, upper: the corners: n numbers each, n ≤ 16, or one that counts for every axis of an expression. Axes
             without end are transformed: x = centre + scale·tan(πu/2), or x = end ± scale·(1 + u)/(1 − u), where
             centre and scale are those of f's mass.
         parameters: the least and the largest parameters (m numbers each) of a family f(x (P, n), p (P, m)).
@@ -92,8 +98,9 @@ def fit(
         breaks: places where f or a derivative jumps, as ``[0.3]`` or ``{0: [0.3]}``: every piece has its own network.
         periodic: whether f goes on periodically outside of the box, on all axes or on some.
         weight: w; what is fitted is w(x)·f.
-        hidden_features, num_layers, activation, encoding: of the ``IntegralNet``; a width that is not given begins with
-            16 and grows.
+        hidden_features, num_layers, activation, encoding: of the ``IntegralNet``; a width that is not given grows.
+        num_products: fit a sum of so many products of networks of one coordinate each (``ProductNet``), which has no 2ⁿ
+            corners; more are added where the width grows. Above 6 axes it is always one, of 4 at first.
         points: how many; those not given begin with 512 for one input, 2048 for more, and grow.
         adam_steps: steps of Adam before Levenberg-Marquardt takes over.
         tolerance: end when the root mean square of Ψ − f is below this share of that of f, or no longer falls, and
@@ -112,16 +119,23 @@ def fit(
         True
     """
     function, lower, upper = _named(function, lower, upper) if isinstance(function, str) else (function, lower, upper)
-    low, high = box_of(lower, upper, infinite=True)
+    low, high = box_of(lower, upper, infinite=True, most=MOST_AXES)
     ranges = NO_PARAMETERS if parameters is None else _ranges(parameters)
     domain = domain_of(low, high, singular, breaks, periodic)
-    at_least_one(points=points, hidden_features=hidden_features)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance={tolerance} must be positive")
+    at_least_one(points=points, hidden_features=hidden_features, num_products=num_products)
+    real(0, tolerance=tolerance)
+    real(-1, max_time=max_time)
+    integer(0, adam_steps=adam_steps)
+    integer(seed=seed)
     whole = function if weight is None else _weighted(function, weight)
     axes = domain.changes(*_located(whole, domain, ranges))
     cells = list(itertools.product(*axes))
-    recipe = Recipe(hidden_features, num_layers, activation, encoding, points, adam_steps, tolerance, seed)
+    if len(cells) > MOST_CELLS:
+        raise ValueError(
+            f"breaks and singular cut the domain into {len(cells)} pieces; at most {MOST_CELLS} are fitted"
+        )
+    shape = hidden_features, num_layers, activation, encoding, num_products
+    recipe = Recipe(*shape, points, adam_steps, tolerance, seed)
     deadline, trained = time.monotonic() + max_time, []
     with tqdm(unit="step", disable=None if progress else True, desc="fit") as bar:
         for number, cell in enumerate(cells):
@@ -157,6 +171,8 @@ def _ranges(parameters: Any) -> tuple[Corners, Corners]:
 def _weighted(function: Function, weight: Function) -> Function:
     def product(x: Tensor, *p: Tensor) -> Tensor:
         w, _ = values(weight, x)
+        if w.shape[1] > 1:
+            raise ValueError(f"weight= returned {w.shape[1]} numbers for a point; it must return one")
         y, flat = values(function, x, *p)
         return (w * y)[:, 0] if flat else w * y
 

@@ -12,6 +12,7 @@ from autoint.integrals.quadrature import gauss_legendre
 
 Function = Callable[..., Tensor]
 # Panels and nodes per axis of the rule that integrates a function without a known antiderivative.
+SOBOL = 2**15  # points of it where products would be too many
 REFERENCE = {1: (16, 32), 2: (2, 32), 3: (1, 32), 4: (1, 12), 5: (1, 8), 6: (1, 7)}
 
 
@@ -35,6 +36,8 @@ def values(function: Function, x: Tensor, parameters: Tensor | None = None) -> t
         raise ValueError("the function returned complex numbers; give the real and imaginary parts as two columns")
     if out.shape[:1] != x.shape[:1] or out.dim() not in (1, 2):
         raise ValueError(f"the function returned a tensor of shape {tuple(out.shape)}; it must return {wanted}")
+    if not out.numel():
+        raise ValueError(f"the function returned a tensor of shape {tuple(out.shape)}; it must return {wanted}")
     flat, y = out.dim() == 1, out.to(x.dtype).reshape(len(x), -1)
     bad = ~y.isfinite().all(-1)
     if bad.any():
@@ -52,22 +55,30 @@ def true_integrals(
 ) -> Tensor:
     """Return the integrals of f over boxes, (B, n) and (B, n), parameters (B, m) → (B, C).
 
-    From F with ∂ⁿF/∂x = f by its corners if ``exact`` is given, else by a tensor product of Gauss-Legendre rules.
+    From F with ∂ⁿF/∂x = f by its corners if ``exact`` is given, else by a tensor product of Gauss-Legendre rules, or by
+    Sobol points above 6 dimensions.
     """
     features = lower.shape[1]
     if exact is not None:
         return integrate(_Module(exact), lower, upper)
-    panels, nodes = REFERENCE[features]
-    unit = torch.linspace(0, 1, panels + 1, dtype=lower.dtype, device=lower.device)
-    t, w = gauss_legendre(unit, nodes)
-    grid = torch.cartesian_prod(*[t.flatten()] * features).reshape(-1, features)
-    weights = torch.cartesian_prod(*[w.repeat(panels) / panels] * features).reshape(-1, features).prod(-1)
+    grid, weights = (part.to(lower) for part in _rule(features))
     out = []
     for k, (a, b) in enumerate(zip(lower, upper, strict=True)):
         p = None if parameters is None else parameters[k].expand(len(grid), -1)
         y, _ = values(function, a + (b - a) * grid, p)
         out.append((b - a).prod() * weights @ y)
     return torch.stack(out)
+
+
+def _rule(features: int) -> tuple[Tensor, Tensor]:
+    """Return points in the unit cube (P, n), and their weights (P,)."""
+    if features not in REFERENCE:
+        grid = torch.quasirandom.SobolEngine(features, scramble=True, seed=0).draw(SOBOL, dtype=torch.float64)
+        return grid, grid.new_full((SOBOL,), 1 / SOBOL)
+    panels, nodes = REFERENCE[features]
+    t, w = gauss_legendre(torch.linspace(0, 1, panels + 1, dtype=torch.float64), nodes)
+    grid = torch.cartesian_prod(*[t.flatten()] * features).reshape(-1, features)
+    return grid, torch.cartesian_prod(*[w.repeat(panels) / panels] * features).reshape(-1, features).prod(-1)
 
 
 class _Module(nn.Module):
@@ -79,4 +90,7 @@ class _Module(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the function's values."""
-        return self.function(x).reshape(*x.shape[:-1], -1)
+        try:
+            return self.function(x).reshape(*x.shape[:-1], -1)
+        except Exception as error:
+            raise ValueError(f"exact= failed at x of shape {tuple(x.shape)}: {error}") from error

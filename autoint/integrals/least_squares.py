@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -16,10 +17,14 @@ from autoint.integrals.domains import Affine, Change
 from autoint.integrals.integrands import Function, values
 from autoint.integrals.levenberg_marquardt import Linearization
 from autoint.networks.grad_nets.automatic import DoubleBackward
+from autoint.networks.grad_nets.explicit import Explicit
 from autoint.networks.integral_net import IntegralNet
+from autoint.networks.product_net import ProductGradNet, ProductNet
 from autoint.registry import at_least_one
 
 MAX_JACOBIAN = 2**28  # numbers, 2 GiB in float64
+MOST_POINTS = 2**22
+MAX_VALUE = 1e70
 NO_PARAMETERS: tuple[Corners, Corners] = ((), ())
 
 
@@ -60,9 +65,16 @@ def samples(
     ``points`` is M: by default 512 for one input and 2048 for more, enough to see between them, few enough to be fast.
     """
     at_least_one(points=points)
+    if points is not None and points > MOST_POINTS:
+        raise ValueError(f"points={points}: at most {MOST_POINTS} go into a second-order method")
     inputs = len(changes) + len(parameters[0])
     z = chebyshev_points(points or (512 if inputs == 1 else 2048), inputs, seed)
     y, squeeze = sampled(function, z, changes, parameters)
+    most = float(y.abs().max())
+    if not (most == 0 or MAX_VALUE**-1 < most < MAX_VALUE):
+        raise ValueError(
+            f"the function reaches {most:.1e}, whose fourth power float64 does not hold; multiply it by a constant"
+        )
     again, _ = sampled(function, z[:16], changes, parameters)
     if not torch.allclose(y[:16], again, rtol=1e-4, atol=1e-6 * float(y.abs().max())):
         raise ValueError("the function gives other values when called again at the same points; make it deterministic")
@@ -112,6 +124,10 @@ class LeastSquares:
         return self.residuals(), self._jacobian
 
     def _jacobian(self) -> Tensor:
+        written_out = self.psi.jacobian(self.z) if isinstance(self.psi, (Explicit, ProductGradNet)) else None
+        if written_out is not None:
+            return written_out.flatten(0, 1)
+
         def at_one_point(parameters: Mapping[str, Tensor], z: Tensor) -> Tensor:
             return functional_call(self.psi, dict(parameters), (z[None],))[0]
 
@@ -120,18 +136,29 @@ class LeastSquares:
         return torch.cat([block.flatten(2) for block in blocks.values()], dim=-1).flatten(0, 1)
 
 
-def widened(net: IntegralNet, hidden_features: int, seed: int) -> IntegralNet:
-    """Return the same function as a network with wider layers: what is new leads nowhere until it is trained."""
+def wider(net: IntegralNet | ProductNet, seed: int) -> IntegralNet | ProductNet:
+    """Return the same function as a network half as wide again: what is new leads nowhere until it is trained.
+
+    Of products there are half as many again, too.
+    """
+    hidden = 4 * math.ceil(3 * net.hidden_features / 8)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        wide = IntegralNet(
-            net.in_features,
-            net.out_features,
-            hidden_features,
-            len(net.hidden),
-            copy.deepcopy(net.activation),
-            copy.deepcopy(net.encoding),
-        ).to(net.output.weight)
+        if isinstance(net, IntegralNet):
+            return _widened(net, hidden, net.out_features)
+        count = math.ceil(1.5 * net.num_products)
+        factors = [_widened(cast(IntegralNet, factor), hidden, count) for factor in net.factors]
+        wide = ProductNet(factors, net.out_features)
+        with torch.no_grad():
+            wide.output.weight.zero_()[:, : net.num_products] = net.output.weight
+    return wide
+
+
+def _widened(net: IntegralNet, hidden_features: int, out_features: int) -> IntegralNet:
+    activation, encoding = copy.deepcopy(net.activation), copy.deepcopy(net.encoding)
+    layers = len(net.hidden)
+    wide = IntegralNet(net.in_features, out_features, hidden_features, layers, activation, encoding)
+    wide.to(net.output.weight)
     with torch.no_grad():
         for new, old in zip([*wide.hidden, wide.output], [*net.hidden, net.output], strict=True):
             new, old = cast(nn.Linear, new), cast(nn.Linear, old)

@@ -39,21 +39,22 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if len(self.param_groups) != 1:
             raise ValueError("LevenbergMarquardt takes its parameters in one group")
         self.stalled = False
-        self._here: tuple[Tensor, Tensor] | None = None
+        self._here: tuple[Tensor, Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Tensor:  # type: ignore[override]
         """Try one step; return the loss mean(r²) at the parameters that are kept."""
         group, params = self.param_groups[0], cast(list[Tensor], self.param_groups[0]["params"])
         if self._here is None:
-            residuals, jacobian = closure()
-            self._here = residuals, jacobian()
-        residuals, jacobian = self._here
+            residuals, derivative = closure()
+            jacobian = derivative()
+            self._here = residuals, jacobian, _gram(jacobian)
+        residuals, jacobian, gram = self._here
         if not group["absolute"]:
             group["damping"] *= float(jacobian.square().sum(0).max())
             group["absolute"] = True
         loss, start = residuals.square().sum(), parameters_to_vector(params)
-        solve = _solver(jacobian, group["damping"])
+        solve = _solver(jacobian, gram, group["damping"])
         decrease = -torch.inf
         if solve is not None:
             step = solve(residuals)
@@ -67,7 +68,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if decrease > 0:
             group["damping"] *= max(1 / 3, 1 - (2 * min(decrease, 1.0) - 1) ** 3)
             group["growth"] = 2.0
-            self._here, loss = (residuals_there, jacobian_there()), residuals_there.square().sum()
+            jacobian = jacobian_there()
+            self._here, loss = (residuals_there, jacobian, _gram(jacobian)), residuals_there.square().sum()
         else:  # NaN included
             vector_to_parameters(start, params)
             group["damping"] *= group["growth"]
@@ -85,12 +87,23 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         return loss > (1 - LEAST) ** 2 * before
 
 
-def _solver(jacobian: Tensor, damping: float) -> Callable[[Tensor], Tensor] | None:
-    """Return r ↦ (JᵀJ + λI)⁻¹ Jᵀr from the smaller of JᵀJ and JJᵀ, or None where rounding makes that indefinite."""
+def _gram(jacobian: Tensor) -> Tensor:
+    """Return the smaller of JᵀJ and JJᵀ, of which only the lower triangle counts: half of the work on a CPU."""
     tall = jacobian.shape[0] > jacobian.shape[1]
-    gram = jacobian.T @ jacobian if tall else jacobian @ jacobian.T
-    gram.diagonal().add_(damping)
-    factor, failed = torch.linalg.cholesky_ex(gram)
+    if jacobian.device.type != "cpu":
+        return jacobian.T @ jacobian if tall else jacobian @ jacobian.T
+    from scipy.linalg import get_blas_funcs
+
+    transposed = jacobian.detach().numpy().T  # in the order of BLAS without a copy
+    (syrk,) = get_blas_funcs(("syrk",), (transposed,))
+    return torch.as_tensor(syrk(1.0, transposed, trans=not tall, lower=1))
+
+
+def _solver(jacobian: Tensor, gram: Tensor, damping: float) -> Callable[[Tensor], Tensor] | None:
+    """Return r ↦ (JᵀJ + λI)⁻¹ Jᵀr from the gram matrix of J, or None where rounding makes that indefinite."""
+    tall, damped = jacobian.shape[0] > jacobian.shape[1], gram.clone()
+    damped.diagonal().add_(damping)
+    factor, failed = torch.linalg.cholesky_ex(damped)
     if failed:
         return None
 

@@ -15,13 +15,18 @@ from autoint.integrals.base import Corners
 from autoint.integrals.diagnosis import places
 from autoint.integrals.domains import Change
 from autoint.integrals.integrands import Function
-from autoint.integrals.least_squares import MAX_JACOBIAN, LeastSquares, chebyshev_points, sampled, samples, widened
+from autoint.integrals.least_squares import MAX_JACOBIAN, LeastSquares, chebyshev_points, sampled, samples, wider
 from autoint.integrals.levenberg_marquardt import LevenbergMarquardt
 from autoint.networks.integral_net import Choice, IntegralNet
+from autoint.networks.product_net import ProductNet
 from autoint.runs.seeding import generator
 
 DONE, STALLED, OVERFITTED = "done", "it no longer falls", "it is worse between the points"
+SLOW = "it falls too slowly"
 HELD_OUT, EVERY, WORSE = 1024, 10, 3.0  # points, steps from look to look, and how much worse they may be
+MOST_CORNERS, PRODUCTS = 6, 4  # axes of one network; products at first of networks of one axis each
+# A network that could be wider is left so many steps from its goal, at its pace over so many looks, or so much work.
+PATIENCE, PACE, WORK = 300, 5, 1e11
 BOXES, SAMPLES, MOST_SAMPLES = 64, 64, 1024  # of the check of integrals
 
 
@@ -33,6 +38,7 @@ class Recipe:
     num_layers: int
     activation: Choice
     encoding: Choice
+    num_products: int | None
     points: int | None
     adam_steps: int
     tolerance: float
@@ -66,14 +72,7 @@ class Training:
         z, y, squeeze = samples(function, changes, parameters, recipe.points, recipe.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            net = IntegralNet(
-                z.shape[1],
-                y.shape[1],
-                recipe.hidden_features or 16,
-                recipe.num_layers,
-                recipe.activation,
-                recipe.encoding,
-            )
+            net = self._network(z.shape[1], y.shape[1])
         self.model = self._model(net, squeeze)
         self.problem = LeastSquares(self.model, z, y)
         g = generator(recipe.seed, "held out")
@@ -90,7 +89,7 @@ class Training:
             integral_error = self._integral_error()
             met = integral_error <= self.recipe.tolerance
             found = () if met else self._places()
-            grown = not met and end in (DONE, STALLED) and not found and self._larger(end)
+            grown = not met and end in (DONE, STALLED, SLOW) and not found and self._larger(end)
             if not grown:
                 break
         end = DONE if met else OVERFITTED if end == DONE else end
@@ -98,7 +97,17 @@ class Training:
         self.model.fitted = Fitted(self.error, self.recipe.tolerance, self.steps, seconds, end, integral_error, found)
         return self.model
 
-    def _model(self, net: IntegralNet, squeeze: bool) -> Antiderivative:
+    def _network(self, inputs: int, outputs: int) -> IntegralNet | ProductNet:
+        """Return the network that begins: one, or a sum of products where it has more corners than that costs."""
+        recipe, axes = self.recipe, len(self.changes)
+        count = recipe.num_products or (PRODUCTS if axes > MOST_CORNERS else 0)
+        width = recipe.hidden_features or (8 if count else 16)
+        shape = width, recipe.num_layers, recipe.activation, recipe.encoding
+        if not count:
+            return IntegralNet(inputs, outputs, *shape)
+        return ProductNet([IntegralNet(inputs - axes + 1, count, *shape) for _ in range(axes)], outputs)
+
+    def _model(self, net: IntegralNet | ProductNet, squeeze: bool) -> Antiderivative:
         low, high = [change.lower for change in self.changes], [change.upper for change in self.changes]
         model = Antiderivative(net, low, high, squeeze, parameters=self.parameters, changes=self.changes)
         model.function = self.function
@@ -124,13 +133,21 @@ class Training:
                 return
 
     def _levenberg_marquardt(self) -> str:
-        second = LevenbergMarquardt(self.model.parameters())
+        second, errors = LevenbergMarquardt(self.model.parameters()), [math.inf]
+        work = len(self.problem.z) * sum(p.numel() for p in self.model.parameters()) ** 2
         while True:
             end = self._step(float(second.step(self.problem.linearization)))
             if end or second.stalled:
                 return end or STALLED
-            if self.recipe.points is None and self.steps % EVERY == 0 and self._overfitted():
+            if self.steps % EVERY:
+                continue
+            if self.recipe.points is None and self._overfitted():
                 return OVERFITTED
+            errors.append(self.error)
+            fallen = math.log(errors[-1 - PACE] / self.error) if len(errors) > PACE else math.inf
+            to_go = PACE * EVERY * math.log(self.error / self.goal) / max(fallen, 1e-9)
+            if to_go > max(PATIENCE, WORK / work) and self._wider() is not None:
+                return SLOW
 
     @torch.no_grad()
     def _overfitted(self) -> bool:
@@ -155,12 +172,8 @@ class Training:
                 return self._more_points()
             self.goal /= 4
             return True
-        if self.recipe.hidden_features is not None:
-            return False
-        net = self.model.net
-        wide = self._model(widened(net, 4 * math.ceil(3 * net.hidden_features / 8), self.steps), self.model.squeeze)
-        wide.scale.copy_(self.model.scale)
-        if not self._fits(len(self.problem.z), wide):
+        wide = self._wider()
+        if wide is None:
             return False
         self.model = wide
         z, y = self.problem.z, self.problem.y * wide.scale
@@ -169,6 +182,14 @@ class Training:
         while self.problem.y.numel() < 2 * unknowns and self._more_points():
             pass
         return True
+
+    def _wider(self) -> Antiderivative | None:
+        """Return the same antiderivative by a wider network, or None where there must not be one."""
+        if self.recipe.hidden_features is not None:
+            return None
+        wide = self._model(wider(self.model.net, self.steps), self.model.squeeze)
+        wide.scale.copy_(self.model.scale)
+        return wide if self._fits(len(self.problem.z), wide) else None
 
     def _fits(self, points: int, model: Antiderivative) -> bool:
         return points * self.problem.y.shape[1] * sum(p.numel() for p in model.parameters()) <= MAX_JACOBIAN

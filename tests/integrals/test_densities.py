@@ -113,6 +113,7 @@ def test_from_samples_and_from_the_logarithm_in_two_dimensions():
         (lambda x: x[:, 0] - math.inf, (0, 1), "-inf at all points"),
         (lambda x: x.sum(), (0, 1), r"log p returned \(\)"),
         (lambda x: 1.0, (0, 1), "log p returned float"),
+        (lambda: 1.0, (0, 1), "log p failed"),
         (lambda x: x.sum(-1), ([0, 0], [1, math.inf]), "finite lower and upper"),
         (lambda x: -0.0 * x[:, 0], (), r"does not fall faster than 1/\|x\|"),
         (lambda x: -1e13 * (x[:, 0] - 0.34567) ** 2, (0, 1), "between the 2048 points"),
@@ -129,6 +130,8 @@ def test_questions_that_have_no_answer_are_refused():
         (density.quantile, 1.5, "u must be between 0 and 1"),
         (two.cdf, torch.zeros(2, 3), "x has shape"),
         (density.log_prob, math.nan, "x has NaN"),
+        (density.sample, 0, "count=0 must be an integer of at least 1"),
+        (lambda axis: density.conditional_cdf(0.5, axis), -1, "axis=-1 must be a number from 0 to 0"),
     ):
         with pytest.raises(ValueError, match=words):
             ask(value)

@@ -132,6 +132,8 @@ def test_a_fit_names_the_place(caplog):
         ({"upper": math.inf, "singular": [(math.inf, -1)]}, "the exponent must be below -1"),
         ({"upper": math.inf, "periodic": True}, "whose box is one finite period"),
         ({"periodic": [1]}, "give axes from 0 to 0"),
+        ({"periodic": 3}, "give axes from 0 to 0"),
+        ({"singular": [(0, -0.5), (0, -0.3)]}, "has a place twice"),
         ({"lower": [0, 0], "upper": [1, 1], "breaks": [0.3]}, "say for which axis"),
         ({"tolerance": 0}, "tolerance=0 must be positive"),
         ({"tolerance": math.nan}, "tolerance=nan must be positive"),

@@ -134,6 +134,10 @@ def test_what_cannot_be_estimated_is_refused(hill):
     _, model = hill
     for given, words in (
         ({"residual": 2}, "must be at least 4"),
+        ({"residual": math.nan}, "residual=nan must be an integer"),
+        ({"residual": 8, "axes": (7,)}, r"axes=\(7,\) must be different numbers from 0 to 1"),
+        ({"residual": 8, "axes": 0}, "axes=0 must be"),
+        ({"residual": 8, "total": "all"}, "total='all' must be an integer"),
         ({"total": 100}, "say by residual="),
         ({"residual": 8, "total": 8}, "total=8 must be at least"),
         ({"residual": 8, "parameters": 1.0}, "fitted without parameters"),

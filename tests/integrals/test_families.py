@@ -60,6 +60,16 @@ def test_gradients_by_the_parameters(decay):
         assert torch.allclose(ours, exact, atol=1e-2)
 
 
+def test_ends_in_single_precision_are_inside(decay):
+    """0.3 in float32 is above 0.3 in float64."""
+    p = decay.parameter_range.float()
+    assert torch.allclose(decay.integral(0, 1, parameters=p), truth(p.double(), 0.0, 1.0), atol=1e-2)
+    jump = autoint.fit("x", 0.1, 0.3, breaks=[0.2], adam_steps=1, max_time=0.0, progress=False)
+    lower, upper = torch.tensor(0.1), torch.tensor(0.3)
+    assert torch.allclose(jump.integral(lower, upper), jump.integral(0.1, 0.3), atol=1e-7)
+    assert torch.allclose(jump.integrand(upper), jump.integrand(0.3))
+
+
 def test_a_copy_keeps_the_ranges(decay):
     p = parameters(3)
     twin = copy.deepcopy(decay)

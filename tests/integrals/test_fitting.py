@@ -101,6 +101,35 @@ def test_many_outputs_and_plain_numbers():
     assert abs(zero.integral(0, 1).item()) < 1e-7
 
 
+def test_products_where_there_are_too_many_corners():
+    """Eight axes: integrals, lines, error bars and a report; and a family of two axes, with its gradients."""
+    given = {"hidden_features": 6, "num_layers": 1, "adam_steps": 20, "tolerance": 3e-3, "progress": False}
+    hill = autoint.fit(lambda x: torch.exp(-x.square().sum(-1)), [0] * 8, [1] * 8, points=512, num_products=2, **given)
+    a, b = torch.zeros(3, 8), torch.tensor([0.3, 0.6, 1.0])[:, None].expand(3, 8)
+    truth = torch.tensor([erf_box([0.0], [v]) ** 8 for v in (0.3, 0.6, 1.0)]).double()
+    assert torch.allclose(hill.integral(a, b), truth, atol=2e-3)
+    low, high = hill.integral(a, b, residual=512).interval(0.999)
+    assert ((low <= truth) & (truth <= high)).all()
+    line = hill.integral([0.0] * 8, [1.0] + [0.0] * 7, axes=(0,)).item()
+    assert abs(line - erf_box([0.0], [1.0])) < 0.1
+    assert "Sobol points" in str(hill.error_report(2, samples=16))
+    waves = autoint.fit(
+        lambda x, p: torch.exp(-p[:, 0] * x.sum(-1)),
+        [0, 0],
+        [1, 1],
+        parameters=(1, 2),
+        num_products=1,
+        points=512,
+        **given,
+    )
+    p = torch.tensor([1.2, 1.8]).double().requires_grad_()
+    truth = ((1 - torch.exp(-p)) / p) ** 2
+    ours = waves.integral([0, 0], [1, 1], parameters=p)
+    assert torch.allclose(ours, truth, atol=3e-3)
+    by_p = [torch.autograd.grad(v.sum(), p, retain_graph=True)[0] for v in (ours, truth)]
+    assert torch.allclose(*by_p, atol=3e-2)
+
+
 @pytest.mark.parametrize(
     ("function", "lower", "upper", "words"),
     [
@@ -113,11 +142,14 @@ def test_many_outputs_and_plain_numbers():
         ("x*y", [0], [1, 1], "has 2 coordinates"),
         ("x*z", 0, [1, 1], "has 3 coordinates"),
         ("sin(q)", 0, 1, "unknown name 'q'"),
-        (torch.cos, [0] * 7, [1] * 7, "from 1 to 6"),
+        (torch.cos, [0] * 17, [1] * 17, "from 1 to 16"),
         (lambda x: 1 / x.clamp_min(0), -1, 1, "is \\[inf\\] at x="),
         (lambda x: x.sum(), 0, 1, r"returned a tensor of shape \(\)"),
         (lambda x: 1.0, 0, 1, "returned a float"),
         (lambda x: x @ x, 0, 1, "the function failed at x of shape"),
+        (lambda x: 1e-200 * x, 0, 1, "reaches 5.0e-201, whose fourth power"),
+        (lambda x: x[:, :0], 0, 1, "shape \\(512, 0\\)"),
+        (torch.cos, [[0, 0], [0, 0]], [[1, 1], [1, 1]], "corners of one box"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(function, lower, upper, words):
@@ -135,6 +167,23 @@ def test_what_a_fit_cannot_answer_is_refused(bump):
             bump.integral(lower, upper)
     with pytest.raises(ValueError, match="smaller network or fewer points"):
         autoint.fit(torch.cos, 0, 1, hidden_features=1024, progress=False)
+    for given, words in (
+        ({"points": 2.5}, "points=2.5 must be an integer"),
+        ({"points": 10**10}, "points=10000000000: at most"),
+        ({"hidden_features": "a"}, "hidden_features='a' must be an integer"),
+        ({"activation": 3}, "activation=3 must be a name"),
+        ({"adam_steps": -1}, "adam_steps=-1 must be an integer of at least 0"),
+        ({"tolerance": "small"}, "tolerance='small' must be positive"),
+        ({"max_time": math.nan}, "max_time=nan must be a number above -1"),
+        ({"seed": 1.5}, "seed=1.5 must be an integer"),
+        ({"weight": lambda x: x.repeat(1, 2)}, "weight= returned 2 numbers"),
+        ({"breaks": [k / 300 for k in range(1, 300)]}, "300 pieces"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            autoint.fit("x", 0, 1, progress=False, **given)
+    for given, words in (({"exact": 3}, "exact= failed"), ({"seed": "a"}, "seed='a' must be")):
+        with pytest.raises(ValueError, match=words):
+            bump.error_report(2, **given)
     model = Antiderivative(autoint.IntegralNet(1, 1), [0.0], [1.0])
     with pytest.raises(ValueError, match="no function to compare"):
         model.error_report()

@@ -86,6 +86,58 @@ class Explicit(AbstractGradNet):
         value, weight = cast(Tensor, streams[0]), layers[-1][0]
         return value.new_zeros(*value.shape[:-1], len(weight)) if last is None else F.linear(last, weight)
 
+    def jacobian(self, x: Tensor) -> Tensor | None:
+        """Return ∂Ψ/∂θ at every point, x (M, D) → (M, C, P), where ``weighted_jacobian`` can."""
+        outputs = cast(IntegralNet, self.integral_net).out_features
+        rows = torch.eye(outputs, dtype=x.dtype, device=x.device)
+        blocks = [self.weighted_jacobian(x, row.expand(len(x), -1)) for row in rows]
+        found = [block for block in blocks if block is not None]
+        return torch.stack(found, 1) if len(found) == outputs else None
+
+    def weighted_jacobian(self, x: Tensor, weights: Tensor) -> Tensor | None:
+        """Return ∂(weights·Ψ)/∂θ at every point, x (M, D) and weights (M, C) → (M, P) in the order of ``parameters()``.
+
+        One backward pass gives the gradients of all points by what every layer puts out; that by a layer's weight is
+        their product with what it takes in, summed over the streams. None where Φ is not what its weights say, or has
+        others than those of its layers.
+        """
+        net = cast(IntegralNet, self.integral_net)
+        layers = cast(list[nn.Linear], [*net.hidden, net.output])
+        of_layers = [p for layer in layers for p in layer.parameters()]
+        if not net.plain or [id(p) for p in self.parameters()] != [id(p) for p in of_layers]:
+            return None
+        out = x.new_zeros(len(x), sum(p.numel() for p in of_layers))
+        for rows in _chunks(x):
+            self._jacobian(x[rows], weights[rows], layers, out[rows])
+        return out
+
+    @torch.enable_grad()
+    def _jacobian(self, x: Tensor, weights: Tensor, layers: Sequence[nn.Linear], out: Tensor) -> None:
+        """Write ∂(weights·Ψ)/∂θ at the points of a chunk into ``out``."""
+        net = cast(IntegralNet, self.integral_net)
+        basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        streams = net.encoding.jet(x, [basis[axis] for axis in self.axes])
+        passed: list[tuple[Streams, Streams]] = []  # what every hidden layer takes in and puts out
+        for layer in layers[:-1]:
+            after = [None if s is None else F.linear(s, layer.weight) for s in streams]
+            after[0] = cast(Tensor, after[0]) + layer.bias
+            passed.append((streams, after))
+            streams = _activated(net.activation, after, range(len(after)), self._partitions)
+        last, start = streams[-1], 0
+        if last is None:
+            return
+        wanted = [s for _, after in passed for s in after if s is not None]
+        weighted = (F.linear(last, layers[-1].weight) * weights).sum()
+        slopes = iter(torch.autograd.grad(weighted, wanted, materialize_grads=True))
+        for before, _ in passed:
+            pairs = [(a, next(slopes)) for a in before if a is not None]
+            a, g = (torch.stack(part, -1).detach() for part in zip(*pairs, strict=True))
+            stop = start + g.shape[1] * a.shape[1]
+            out[:, start:stop] = (g @ a.mT).flatten(1)
+            out[:, stop : stop + g.shape[1]] = g[..., 0]
+            start = stop + g.shape[1]
+        out[:, start:] = (weights[..., None] * last.detach()[:, None]).flatten(1)
+
 
 def autograd_alone(device: torch.device) -> bool:
     """Whether autograd, and neither a compiler nor a function transform nor autocast, looks at what is computed."""
