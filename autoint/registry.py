@@ -56,11 +56,12 @@ def integer(least: float = -math.inf, **values: Any) -> None:
             raise ValueError(f"{key}={value!r:.60} must be an integer{also}")
 
 
-def real(least: float, **values: Any) -> None:
-    """Refuse what is no real number, NaN, or not above ``least``."""
+def positive(zero: bool = False, **values: Any) -> None:
+    """Refuse what is no real number, NaN, or not positive; ``zero`` may be allowed, too."""
     for key, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > least:
-            raise ValueError(f"{key}={value!r:.60} must be {'positive' if least == 0 else f'a number above {least:g}'}")
+        number = not isinstance(value, bool) and isinstance(value, numbers.Real)
+        if not number or not (float(value) > 0 or (zero and float(value) == 0)):
+            raise ValueError(f"{key}={value!r:.60} must be {'a number of at least 0' if zero else 'positive'}")
 
 
 class Registry(Generic[T]):

@@ -15,7 +15,7 @@ from autoint.integrals.definite import bound
 from autoint.integrals.densities import Density, DensityFitted
 from autoint.integrals.domains import domain_of, located
 from autoint.integrals.fitting import box_of
-from autoint.registry import at_least_one, integer, real
+from autoint.registry import at_least_one, integer, positive
 from autoint.runs.seeding import generator
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def fit_density(
     at_least_one(num_products=num_products, num_units=num_units)
     integer(1, steps=steps)
     integer(seed=seed)
-    real(-1, max_time=max_time)
+    positive(zero=True, max_time=max_time)
     if callable(given) and not isinstance(given, Tensor):
         if lower is None and upper is None:
             lower, upper = -math.inf, math.inf

@@ -24,7 +24,7 @@ from autoint.integrals.least_squares import NO_PARAMETERS
 from autoint.integrals.levenberg_marquardt import LevenbergMarquardt
 from autoint.integrals.training import Recipe, Training
 from autoint.networks.integral_net import Choice
-from autoint.registry import at_least_one, integer, real
+from autoint.registry import at_least_one, integer, positive
 
 log = logging.getLogger(__name__)
 MOST_AXES, MOST_CELLS = 16, 256
@@ -123,8 +123,8 @@ def fit(
     ranges = NO_PARAMETERS if parameters is None else _ranges(parameters)
     domain = domain_of(low, high, singular, breaks, periodic)
     at_least_one(points=points, hidden_features=hidden_features, num_products=num_products)
-    real(0, tolerance=tolerance)
-    real(-1, max_time=max_time)
+    positive(tolerance=tolerance)
+    positive(zero=True, max_time=max_time)
     integer(0, adam_steps=adam_steps)
     integer(seed=seed)
     whole = function if weight is None else _weighted(function, weight)

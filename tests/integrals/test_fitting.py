@@ -174,7 +174,7 @@ def test_what_a_fit_cannot_answer_is_refused(bump):
         ({"activation": 3}, "activation=3 must be a name"),
         ({"adam_steps": -1}, "adam_steps=-1 must be an integer of at least 0"),
         ({"tolerance": "small"}, "tolerance='small' must be positive"),
-        ({"max_time": math.nan}, "max_time=nan must be a number above -1"),
+        ({"max_time": math.nan}, "max_time=nan must be a number of at least 0"),
         ({"seed": 1.5}, "seed=1.5 must be an integer"),
         ({"weight": lambda x: x.repeat(1, 2)}, "weight= returned 2 numbers"),
         ({"breaks": [k / 300 for k in range(1, 300)]}, "300 pieces"),
