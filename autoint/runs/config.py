@@ -232,9 +232,22 @@ class RunConfig:
             raise ValueError(f"optimizer.final={self.optimizer.final} must be between 0 and 1")
 
 
+ELSEWHERE = {
+    "trainer.max_steps": ("steps", "num_steps", "iterations", "iters", "epochs", "max_epochs"),
+    "trainer.max_time": ("time", "minutes", "seconds"),
+    "trainer.accelerator": ("device", "gpu", "gpus", "cuda", "cpu"),
+    "hydra.run.dir": ("out", "output", "output_dir", "out_dir", "outdir", "save_dir", "exp_name"),
+    "data_dir": ("data", "dataset", "datadir"),
+}
+"""Keys by the names that other programs give them."""
+
+
 def nearest_key(key: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'optimizer.lr'?`` for a key that is below another one, or the nearest of ``known``."""
     leaf = key.rpartition(".")[2]
+    meant = [ours for ours, theirs in ELSEWHERE.items() if key in theirs]
+    if meant:
+        return f"; did you mean '{meant[0]}'?"
     nested = [f"{name}.{field}" for name, cls in NESTED.items() for field in fields_of(cls)]
     nested += [
         f"trainer.{name}" for name in ("max_steps", "max_time", "accelerator", "devices", "strategy", "precision")

@@ -229,6 +229,7 @@ def evaluated_runs(config: EvaluateConfig, out_dir: Path) -> Evaluation:
         raise ValueError(
             f"runs={config.runs}: none of {len(files)} runs could be evaluated: {next(iter(failed.values()))}"
         )
+    _tell_unused(config, {run.run.task for run in found})
     heads = dataclasses.asdict(config)
     tables: dict[str, tuple[dict[str, tuple[str, str]], list[dict[str, Any]]]] = {}
     for run in found:
@@ -253,6 +254,14 @@ def evaluated_runs(config: EvaluateConfig, out_dir: Path) -> Evaluation:
         pictures.write_pareto(out_dir / "pareto.png", points)
     PartialEvaluation.clear(out_dir)
     return Evaluation(table, rows, per_image, failed, out_dir, found)
+
+
+def _tell_unused(config: EvaluateConfig, tasks: set[str]) -> None:
+    """Say which options were given that none of the evaluated tasks knows."""
+    known = {key for task in tasks if task in EVALUATIONS.names() for key in EVALUATIONS.fields(task)}
+    for key, (_, default) in own_fields().items():
+        if key not in known and config.options[key] != default:
+            log.warning("%s=%s says nothing to runs of task=%s", key, config.options[key], ", ".join(sorted(tasks)))
 
 
 def _told_apart(files: list[Path]) -> tuple[dict[Path, dict[str, Any]], dict[str, str]]:

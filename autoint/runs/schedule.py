@@ -33,7 +33,7 @@ def seconds_of(key: str, value: Any) -> float:
         if isinstance(value, Mapping):
             seconds = datetime.timedelta(**{str(k): v for k, v in value.items()}).total_seconds()
         elif isinstance(value, str):
-            text = re.sub(r"\s", "", value.lower())
+            text = re.sub(r"(?<=h)(\d+)$", r"\1m", re.sub(r"\s", "", value.lower()))  # 1h30 is half past one
             parts = CLOCK.fullmatch(text) or UNITS.fullmatch(text)
             if parts is None:
                 raise ValueError

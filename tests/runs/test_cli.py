@@ -36,6 +36,8 @@ BAD = {
     "image_size=0": "image_size=0 must be an integer of at least 1",
     "ckpt_path=none.ckpt": "none.ckpt: no such checkpoint",
     "encoding.num_frequencies=99": "encoding.num_frequencies=99 must be between 0 and 32",
+    "epochs=9": "unknown key 'epochs'; did you mean 'trainer.max_steps'?",
+    "device=cpu": "unknown key 'device'; did you mean 'trainer.accelerator'?",
     "scene.path=none": "unknown key 'scene.path', which is of scene=blender, colmap, deepvoxels, … (available: ",
     "experiment=tabel1": "experiment='tabel1' is unknown; did you mean 'table1'?",
     "scale=cpuu": "scale='cpuu' is unknown; did you mean 'cpu'?",

@@ -142,7 +142,8 @@ def test_a_command_line_that_names_the_budget_only_goes_on_as_before(finished):
 @pytest.mark.parametrize(
     ("given", "seconds"),
     [(90, 90), ("90", 90), ("90s", 90), ("5m", 300), ("5min", 300), ("1h30m", 5400), ("1.5h", 5400), ("2d", 172800),
-     ("00:00:10:00", 600), ("01:00:00", 3600), ("1:30", 90), ({"hours": 1, "minutes": 1}, 3660), ("1h 30m", 5400)],
+     ("00:00:10:00", 600), ("01:00:00", 3600), ("1:30", 90), ({"hours": 1, "minutes": 1}, 3660), ("1h 30m", 5400),
+     ("1h30", 5400), ("1m30", 90)],
 )  # fmt: skip
 def test_a_time_is_read_as_people_write_it(given, seconds):
     assert seconds_of("trainer.max_time", given) == seconds

@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from autoint.registry import EVALUATIONS, TASKS
 from autoint.reports import metrics
+from autoint.runs import evaluation
 from autoint.runs.command_line import helping, presets
 from autoint.runs.command_line.cli import VERSION, store_groups
 from autoint.runs.command_line.words import as_runs, as_typed
@@ -204,6 +205,16 @@ def test_an_unknown_flag_is_a_line_that_says_how_keys_are_set(program):
     status, _, err = program("evaluate", "--multirum", "runs=x")
     assert (status, err.count("\n")) == (2, 1)
     assert "did you mean --multirun?" in err
+
+
+def test_an_option_that_no_evaluated_task_knows_is_told(caplog):
+    given = EvaluateConfig.from_plain({"video": "orbit"})
+    evaluation._tell_unused(given, {"ct", "function"})
+    assert caplog.messages == ["video=orbit says nothing to runs of task=ct, function"]
+    caplog.clear()
+    evaluation._tell_unused(given, {"ct", "volrend"})
+    evaluation._tell_unused(EvaluateConfig(), {"ct"})
+    assert not caplog.messages
 
 
 @pytest.fixture
