@@ -14,6 +14,8 @@ from autoint.integrals.integrands import Function, values
 
 Line = Callable[[Tensor], Tensor]
 SCAN = 2049  # points of the first look along a line
+FAINT = 1e-6
+"""A second difference, as a share of f's size, that may be the rounding of a straight line, in float32 too."""
 DECADES = torch.arange(3, 9, dtype=torch.float64)  # of the distances to an end
 
 
@@ -108,6 +110,8 @@ def _jump(line: Line, u: Tensor, y: Tensor, change: Change) -> str:
 def _kink(line: Line, u: Tensor, y: Tensor, size: float, change: Change) -> str:
     """Halve the interval with the largest second difference: at a kink it goes with the width, else with its square."""
     k = int(y.diff(n=2).abs().argmax())
+    if float(y.diff(n=2).abs()[k]) < FAINT * size:
+        return ""
     a, b = float(u[k]), float(u[k + 2])
     first = float(y.diff(n=2).abs()[k]) / (b - a)
     width = b - a

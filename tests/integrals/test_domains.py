@@ -107,6 +107,9 @@ def test_what_is_not_declared_is_found_and_named(function, words):
         lambda x: torch.tanh(60 * (x - 0.4)),
         lambda x: 1 / (1e-3 + (x - 0.3) ** 2),
         lambda x: x**3,
+        lambda x: 0.997 * (2 * x - 1),
+        lambda x: 5 + x + 1e-3 * torch.sin(x),
+        lambda x: (3 * x).float().double(),
     ],
 )
 def test_nothing_is_said_of_what_is_smooth(function):
