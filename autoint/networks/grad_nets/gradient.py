@@ -289,7 +289,7 @@ def _backward(
     for k in range(len(layers) - 1, -1, -1):
         layer, total = layers[k], sums[k]
         if total.bias is not None:
-            total.bias.addmv_(d.t(), d.new_ones(len(d)))
+            total.bias.add_(d.sum(0))
         if total.skip is not None:
             total.skip.add_(_narrow(z.t(), d).t())
             total.skip.add_(_narrow(along.t(), q).t()) if q is not None else total.skip[output].add_(along.sum(0))
