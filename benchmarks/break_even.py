@@ -1,8 +1,8 @@
 """Genz' families and families with parameters against others: what an integral costs, and when a training pays.
 
 Every other way has the least nodes, points or tolerance with which its largest error over random boxes is no more than
-ours; ``break_even.png`` has all of them, as error against the time of a million integrals, our training included. vegas
-and torchquad are used if they are installed.
+ours; ``break_even_1.png`` and ``break_even_1000000.png`` have all of them, as error against the time of so many
+integrals, our training included. vegas and torchquad are used if they are installed.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def compared(one: Genz, seconds: float, count: int) -> tuple[float, dict[str, fl
     return error, cost, training, curves
 
 
-def draw_curves(file: Path, curves: dict[str, dict[str, Curve]], training: dict[str, float]) -> None:
-    """Draw error against seconds for a million integrals; a dashed line is the training, which ours begins with."""
+def draw_curves(file: Path, count: int, curves: dict[str, dict[str, Curve]], training: dict[str, float]) -> None:
+    """Draw error against seconds for so many integrals; a dashed line is the training, which ours begins with."""
     from matplotlib.figure import Figure
 
     columns = min(6, len(curves))
@@ -148,12 +148,12 @@ def draw_curves(file: Path, curves: dict[str, dict[str, Curve]], training: dict[
     for axes, (name, ways) in zip(figure.subplots(rows, columns, squeeze=False).flat, curves.items(), strict=False):
         for way, curve in ways.items():
             fixed = training[name] if way == "ours" else 0.0
-            x, y = zip(*[(fixed + 1e6 * seconds, error) for seconds, error in curve], strict=True)
+            x, y = zip(*[(fixed + count * seconds, error) for seconds, error in curve], strict=True)
             axes.loglog(x, y, "k*" if way == "ours" else ".-", label=way)
         axes.axvline(training[name], color="k", linestyle="--", linewidth=0.5)
         axes.set_title(name, fontsize=9)
     figure.axes[0].legend(fontsize=7)
-    figure.supxlabel("seconds for a million integrals")
+    figure.supxlabel(f"seconds for {count:,} integral{'s' * (count > 1)}")
     figure.supylabel("largest error")
     figure.savefig(file, dpi=110)
 
@@ -218,7 +218,8 @@ def run(quick: bool) -> Tables:
             if cost["ours"] < best < math.inf:
                 pays[key] = trainings[key] / (best - cost["ours"])
     FOLDER.mkdir(parents=True, exist_ok=True)
-    draw_curves(FOLDER / "break_even.png", curves, trainings)
+    for count in (1, 1_000_000):
+        draw_curves(FOLDER / f"break_even_{count}.png", count, curves, trainings)
     return {
         "family with 3 parameters": family(1.0 if quick else 180.0, 1000 if quick else 1_000_000),
         "largest error": errors,

@@ -63,7 +63,7 @@ def test_break_even(tmp_path, monkeypatch):
     assert training > 0
     assert {"ours", "Gauss-Legendre", "scipy cubature"} <= set(cost)
     assert curves["Gauss-Legendre"][-1][1] <= error
-    break_even.draw_curves(tmp_path / "curves.png", {"gaussian": curves}, {"gaussian": training})
+    break_even.draw_curves(tmp_path / "curves.png", 1000, {"gaussian": curves}, {"gaussian": training})
     assert (tmp_path / "curves.png").stat().st_size > 5000
     monkeypatch.setattr(break_even, "EVENTS", 20)
     monkeypatch.setattr(break_even, "PAIRS", 50)
