@@ -281,7 +281,8 @@ def clouds(folder: Path) -> tuple[Any, Callable[[Any, random.Random], None]]:
         binary = draw.random() < 0.4
         form = "binary_little_endian 1.0" if binary and contents.get("form") == "ascii 1.0" else contents.get("form")
         lines = ["ply", f"format {form}"]
-        for part in contents.get("elements") or []:
+        elements = contents.get("elements")
+        for part in elements if isinstance(elements, list) else [elements]:
             part = part if isinstance(part, dict) else {}
             lines.append(f"element {part.get('name')} {part.get('count')}")
             told = part.get("properties")

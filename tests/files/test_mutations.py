@@ -6,8 +6,15 @@ import pytest
 
 from tests.files.mutations import KINDS, failures
 
-SOME = {"yaml": 5, "checkpoint_ct": 15, "checkpoint_function": 15}
-FOUND = {"scene": [9203], "checkpoint_function": [942]}
+SOME = {
+    "yaml": 5,
+    "checkpoint_ct": 15,
+    "checkpoint_function": 15,
+    "checkpoint_surface": 8,
+    "tree": 8,
+    "yaml_function": 5,
+}
+FOUND = {"scene": [9203], "checkpoint_function": [942], "colmap": [52, 54]}
 """What ended otherwise when 10,000 of each kind were tried."""
 COUNT = os.environ.get("AUTOINT_MUTATIONS")
 

@@ -209,7 +209,7 @@ def _whole(file: Path, values: Sequence[float], what: str) -> list[int]:
 
 def _cameras_txt(file: Path) -> Iterator[tuple[int, Lens]]:
     for words in filter(None, _lines(file)):
-        number, width, height = _whole(file, _numbers(file, [words[0], *words[2:4]], "a camera"), "a camera")
+        number, width, height = _whole(file, _numbers(file, [words[0], words[2], words[3]], "a camera"), "a camera")
         yield number, _lens(file, number, words[1], width, height, tuple(_numbers(file, words[4:], f"camera {number}")))
 
 
