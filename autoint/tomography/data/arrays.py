@@ -229,7 +229,9 @@ def _read_npz(file: Path) -> Contents:
     named = [name for name in shapes if name.lower() in SINOGRAMS]
     if len(named) != 1:
         found = ", ".join(shapes) or "none"
-        raise ValueError(f"{file}: no array 'sinogram' in it, or several (found: {found}); save it under that name")
+        raise ValueError(
+            f"{file}: no array 'sinogram' in it, or several (found: {found:.500}); save it under that name"
+        )
     return Contents(read(named[0]), {k: v for k, v in shapes.items() if k != named[0]}, read, "arrays")
 
 
@@ -260,7 +262,7 @@ def _named(
     """Return the array that is called a sinogram, with the others beside it."""
     named = [name for name in shapes if name.lower() in SINOGRAMS]
     if len(named) != 1:
-        listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none"
+        listed = " ".join(", ".join(f"{name} ({kind})" for name, kind in kinds.items()).split())[:500] or "none"
         raise ValueError(f"{file}: no array 'sinogram' in it, or several (found: {listed}); save it under that name")
 
     def read(name: str) -> np.ndarray:
