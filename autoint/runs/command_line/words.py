@@ -43,14 +43,15 @@ def _quoted(override: re.Match[str]) -> str:
     return f"{key}={','.join(part if plain.fullmatch(part) else quoted(part) for part in parts)}"
 
 
-def flags_last(arguments: list[str]) -> list[str]:
-    """Return a command line with its flags behind all overrides: Hydra takes overrides in one row only.
+def in_hydras_order(arguments: list[str]) -> list[str]:
+    """Return a command line with its flags behind all overrides, unless these stand in one row, as Hydra wants them.
 
     What it says of ``scene=lego -m sections=8,16`` is its usage, and that ``sections=8,16`` is unknown.
     """
     known = [name for action in get_args_parser()._actions for name in action.option_strings]
     flags: list[str] = []
     others: list[str] = []
+    row = ""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         flag = argument.partition("=")[0]
         if flag.startswith("-") and before not in TAKES_A_VALUE and not any(name.startswith(flag) for name in known):
@@ -59,20 +60,23 @@ def flags_last(arguments: list[str]) -> list[str]:
             mend = f"did you mean {close[0]}?" if close else f"keys are given as {key:.80}=VALUE, and --help lists them"
             raise ValueError(f"{flag:.80} is no flag; {mend}")
         of_info = before in ("--info", "-i") and "=" not in argument
-        (flags if argument.startswith("-") or before in TAKES_A_VALUE or of_info else others).append(argument)
-    return [*others, *flags]
+        is_flag = argument.startswith("-") or before in TAKES_A_VALUE or of_info
+        (flags if is_flag else others).append(argument)
+        row += "f" if is_flag else "o"
+    in_one_row = re.fullmatch("f*o*f*", row) and not {"--info", "-i"} & set(flags)  # which takes what follows it
+    return arguments if in_one_row else [*others, *flags]
 
 
 def as_typed(arguments: list[str]) -> list[str]:
     """Return a training's command line as Hydra reads it: ``faithful=true`` a choice, ``sin(x)`` no call of its own."""
-    arguments = flags_last(arguments)
+    arguments = in_hydras_order(arguments)
     words = [re.sub(r"^faithful=(true|false)$", r"faithful='\1'", a, flags=re.IGNORECASE) for a in arguments]
     return [re.sub(r"^(\+*function)=(.*)", _quoted, word, flags=re.DOTALL) for word in words]
 
 
 def as_runs(arguments: list[str]) -> list[str]:
     """Return an evaluation's command line with all runs in one list: ``a b``, ``runs=a,b``, ``runs=[a,b]``."""
-    arguments = flags_last(arguments)
+    arguments = in_hydras_order(arguments)
     if {"-m", "--multirun"} & set(arguments):
         return arguments  # where a comma is Hydra's
     paths: list[str] = []
