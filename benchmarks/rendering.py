@@ -14,13 +14,13 @@ import torch
 from omegaconf import OmegaConf
 
 from autoint.files.machine import flops, peak_flops, peak_memory
-from autoint.integrals.definite import BLOCK
 from autoint.runs import build, checkpoints, restoring
 from autoint.runs.config import RunConfig
 from autoint.runs.evaluation import find_checkpoints
 from autoint.scenes.occupancy import visual_hull
 from autoint.scenes.rays import Rays
 from autoint.scenes.task import load_views
+from autoint.scenes.volume import AT_ONCE
 from benchmarks.measure import DEVICE, Tables, fastest, over, report
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -89,12 +89,12 @@ def measure(volumes: dict[str, Any], rays: Rays, rounds: int = 7) -> dict[str, d
 def chunks(volume: Any, rays: Rays, rounds: int) -> dict[str, float]:
     """Return the time of a frame by the numbers of a layer that are computed at once, over that of the default."""
     background, kind = torch.ones(3, device=DEVICE), DEVICE.type == "cpu"
-    default = BLOCK[kind]
+    default = AT_ONCE[kind]
 
     def frame(numbers: int) -> None:
-        BLOCK[kind] = numbers
+        AT_ONCE[kind] = numbers
         volume.view(rays, background, 2**30)
-        BLOCK[kind] = default
+        AT_ONCE[kind] = default
 
     sizes = {f"2^{k}": 2**k for k in range(default.bit_length() - 5, default.bit_length() + 4, 2)}
     with torch.inference_mode():
@@ -109,7 +109,7 @@ def run(quick: bool) -> Tables:
     many = rays[torch.arange(10000, device=DEVICE) % len(rays)]
     return {
         **measure(volumes, rays, rounds),
-        "time by numbers at once / default, N = 16": chunks(volumes["N=16"], many, rounds),
+        "time by numbers at once / default, N = 16": chunks(volumes["N=16, object"], many, rounds),
     }
 
 

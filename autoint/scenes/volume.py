@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoint.integrals.definite import BLOCK
 from autoint.networks.compilation import Compiled
 from autoint.networks.encodings import AbstractEncoding
 from autoint.scenes import sections
@@ -20,6 +19,8 @@ from autoint.scenes.rays import Rays
 from autoint.scenes.rendering import Rendering
 
 log = logging.getLogger(__name__)
+AT_ONCE = {True: 2**21, False: 2**26}
+"""Numbers of a layer that are best rendered together, on a CPU or not: fewer are overhead, more leave its caches."""
 LOOK_AFTER, LOOK_EVERY = 500, 50
 LOOKED_AT = 4  # chunks whose edges are found together, since most of their rays may miss the scene
 Draw = Callable[..., Tensor]
@@ -76,7 +77,7 @@ class AbstractVolume(nn.Module, abc.ABC):
 
     def at_once(self, device: torch.device) -> int:
         """How many rays are best rendered together: on a CPU so few that what is between layers stays in its caches."""
-        return BLOCK[device.type == "cpu"] // (self.width * max(self.evaluations, self.look_ups)) + 1
+        return AT_ONCE[device.type == "cpu"] // (self.width * max(self.evaluations, self.look_ups)) + 1
 
     @property
     def made(self) -> float:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoint.integrals import quadrature
+from autoint.integrals.definite import BLOCK
 from autoint.networks.grad_nets import AbstractGradNet
 from autoint.networks.integral_net import IntegralNet
 from autoint.registry import COLORS, ENCODINGS, MODELS, PLACEMENTS
@@ -91,6 +92,9 @@ class IntegralVolume(AbstractSections):
     @property
     def fit(self) -> str:
         return self.training_options.fit
+
+    def at_once(self, device: torch.device) -> int:
+        return min(super().at_once(device), BLOCK[device.type == "cpu"] // (self.width * self.evaluations) + 1)
 
     def density(self, rays: Rays, t: Tensor) -> Tensor:
         return self.integrand(rays, t)[..., 0]
