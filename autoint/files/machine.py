@@ -35,18 +35,24 @@ def has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+PARTS = 4
+"""Of a loop, for each thread."""
+
+
 def on_threads(loop: Callable[..., None], rows: Sequence[Tensor], least: int) -> None:
-    """Call ``loop`` on the numbers of ``rows``, tensors (R, …) on the CPU: of ``least`` or more, on a part per thread.
+    """Call ``loop`` on the numbers of ``rows``, tensors (R, …) on the CPU: of ``least`` or more, on every thread.
+
+    There are some parts for each of them, since not all parts take as long.
 
     The loop has to let go of the interpreter. Loops in parallel of numba's own may neither be forked nor be shared by a
     training and a viewer, and take a minute to compile.
     """
-    parts = torch.get_num_threads() if len(rows[0]) >= least else 1
-    tasks = [[part.numpy() for part in row.contiguous().chunk(parts)] for row in rows]
-    if parts == 1:
-        loop(*(task[0] for task in tasks))
+    threads = torch.get_num_threads()
+    if threads == 1 or len(rows[0]) < least:
+        loop(*(row.contiguous().numpy() for row in rows))
         return
-    with ThreadPoolExecutor(parts) as pool:
+    tasks = [[part.numpy() for part in row.contiguous().chunk(PARTS * threads)] for row in rows]
+    with ThreadPoolExecutor(threads) as pool:
         list(pool.map(loop, *tasks))
 
 
