@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from autoint.scenes.data.procedural import procedural, solids
-from autoint.scenes.models.efficient_nerf import DENSITY, EfficientNerf, Sampling
+from autoint.scenes.models.efficient_nerf import EfficientNerf, Sampling
 from autoint.scenes.models.light_field import Residual
 from autoint.scenes.models.neural_volumes import NeuralVolumes
 from autoint.scenes.occupancy import Occupancy, visual_hull
 from autoint.scenes.rays import Rays
+from autoint.scenes.rendering import DENSITY
 from tests.runs.test_cli import composed
 from tests.scenes.test_task import tiny_config
 

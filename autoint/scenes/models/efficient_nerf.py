@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoint.networks.integral_net import IntegralNet
@@ -19,8 +18,6 @@ from autoint.scenes.rendering import Rendering
 from autoint.scenes.volume import AbstractVolume, Draw
 
 DEGREE = 2
-DENSITY = 10.0
-"""So that a network of ordinary weights makes surfaces; with 1 it is 0.9 dB behind after 1,500 steps."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ class EfficientNerf(AbstractVolume):
     weight exceeds ε: its part of the ray is cut into N_s samples of the fine field. Elsewhere both densities are 0.
 
     Args:
-        fields: coarse and fine; each maps points (P, 3), in a box scaled to [−1, 1]³, to ·, of the density
-            σ = ``DENSITY`` · softplus(· − 1), and to 3·9 coefficients of the colour before its sigmoid.
+        fields: coarse and fine; each maps points (P, 3), in a box scaled to [−1, 1]³, to a number whose
+            ``rendering.density_of_network`` is the density, and to 3·9 coefficients of the colour before its sigmoid.
         sampling: where they are evaluated.
         voxels: per axis of V.
         occupancy: where the scene is.
@@ -170,7 +167,7 @@ class EfficientNerf(AbstractVolume):
         ray, shape = wanted // t.shape[1], t.shape
         points = rays.origins[ray] + t.flatten()[wanted, None] * rays.directions[ray]
         values = self.fields[field](self.in_cube(points))
-        density = DENSITY * F.softplus(values[:, 0] - 1)
+        density = rendering.density_of_network(values[:, 0])
         harmonics = spherical_harmonics.basis(rays.directions, DEGREE)[ray]
         rgb = torch.sigmoid(spherical_harmonics.colors(values[:, 1:], harmonics))
         if follow:

@@ -94,7 +94,7 @@ class IntegralVolume(AbstractSections):
         return self.training_options.fit
 
     def at_once(self, device: torch.device) -> int:
-        return min(super().at_once(device), BLOCK[device.type == "cpu"] // (self.width * self.evaluations) + 1)
+        return BLOCK[device.type == "cpu"] // (self.width * self.evaluations) + 1
 
     def density(self, rays: Rays, t: Tensor) -> Tensor:
         return self.integrand(rays, t)[..., 0]

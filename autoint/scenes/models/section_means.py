@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoint.networks.activations import Activation
@@ -24,8 +23,6 @@ from autoint.scenes.volume import AbstractSections, AbstractVolume, Draw
 
 OPAQUE = 1e-3
 """Below this opacity a ray's features are not scaled up to those of a surface."""
-DENSITY = 10.0
-"""So that a network of ordinary weights makes surfaces; with 1 it takes twice the steps."""
 
 
 class SectionField(nn.Module):
@@ -65,11 +62,11 @@ class SectionField(nn.Module):
     def decode(self, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return density (…), base colour (…, 3) and features (…, F) of mean encodings (…, E).
 
-        The density σ = ``DENSITY`` · softplus(· − 1) is that per unit of the encoding's coordinates.
+        The density, ``rendering.density_of_network``, is that per unit of the encoding's coordinates.
         """
         decoded = self.decoded(self.activation.function(self.section(mean)))
         density, base, features = decoded.split([1, 3, decoded.shape[-1] - 4], dim=-1)
-        return DENSITY * F.softplus(density[..., 0] - 1), torch.sigmoid(base), features
+        return rendering.density_of_network(density[..., 0]), torch.sigmoid(base), features
 
     def shine(self, features: Tensor, directions: Tensor) -> Tensor:
         """Return what a surface of ``features`` (…, F) adds to its base colour along ``directions`` (…, 3)."""
