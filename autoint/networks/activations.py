@@ -29,8 +29,8 @@ class Activation:
         smooth: how often NL may be differentiated with a useful result; ``math.inf`` for analytic functions.
         difference: ``difference(x, delta)`` = NL(x + delta) − NL(x), to relative accuracy however small ``delta`` is;
             None where no such formula is known.
-        bend: ``bend(a, slope)`` = NL''(x) from a = NL(x) and slope = NL'(x), in memory of its own: the differential
-            equation that NL solves, so that NL'' need not be kept; None where there is none.
+        bend: ``bend(a, slope)`` = (c, t) with NL''(x) = c·t, from a = NL(x) and slope = NL'(x), where t may be a itself:
+            the differential equation that NL solves, so that NL'' need not be kept; None where there is none.
         choice: what the registry has built it from; a copy in a file holds this, since functions cannot be stored.
     """
 
@@ -39,7 +39,7 @@ class Activation:
     init: Init
     smooth: float = math.inf
     difference: Callable[[Tensor, Tensor], Tensor] | None = None
-    bend: Callable[[Tensor, Tensor], Tensor] | None = None
+    bend: Callable[[Tensor, Tensor], tuple[float, Tensor]] | None = None
     choice: str | Mapping[str, Any] | None = field(default=None, init=False, compare=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Activation:
@@ -150,14 +150,14 @@ def softplus(*, beta: float = 1.0) -> Activation:
         below = torch.log(torch.abs(s - 0.5) + 0.5)  # −log(1 + exp(−β|x|)), at half the price of the function
         out = [torch.sub(F.relu(x), below, alpha=1 / beta), s]
         if order >= 2:
-            out.append(bend(out[0], s))
+            out.append(bend(out[0], s)[1].mul_(beta))
         return out + [beta**k * sigmoid_derivative(s, k) for k in range(2, order)]
 
     def difference(x: Tensor, delta: Tensor) -> Tensor:
         return _softplus_difference(beta * x, beta * delta) / beta
 
-    def bend(a: Tensor, slope: Tensor) -> Tensor:
-        return torch.addcmul(slope, slope, slope, value=-1).mul_(beta)
+    def bend(a: Tensor, slope: Tensor) -> tuple[float, Tensor]:
+        return beta, torch.addcmul(slope, slope, slope, value=-1)
 
     return Activation(function, jet, he_init, difference=difference, bend=bend)
 
@@ -194,15 +194,18 @@ def sine(*, omega_0: float = 30.0) -> Activation:
 
     def jet(x: Tensor, order: int) -> list[Tensor]:
         phase = omega_0 * x
-        waves = [torch.sin(phase), torch.cos(phase)] if order else [torch.sin(phase)]
+        if order == 0:
+            return [torch.sin(phase)]
+        waves = [torch.sin(phase), torch.cos(phase)]
         signs = (1, 1, -1, -1)  # sin, cos, −sin, −cos
-        return [waves[0], *(signs[k % 4] * omega_0**k * waves[k % 2] for k in range(1, order + 1))]
+        higher = [signs[k % 4] * omega_0**k * waves[k % 2] for k in range(2, order + 1)]
+        return [waves[0], waves[1].mul_(omega_0), *higher]
 
     def difference(x: Tensor, delta: Tensor) -> Tensor:
         half = 0.5 * omega_0 * delta
         return 2 * torch.cos(omega_0 * x + half) * torch.sin(half)
 
-    def bend(a: Tensor, slope: Tensor) -> Tensor:
-        return -(omega_0**2) * a
+    def bend(a: Tensor, slope: Tensor) -> tuple[float, Tensor]:
+        return -(omega_0**2), a
 
     return Activation(lambda x: torch.sin(omega_0 * x), jet, init, difference=difference, bend=bend)

@@ -278,25 +278,29 @@ def _backward(
 ) -> None:
     """Add the gradients of a chunk to ``sums`` and ``d_z``."""
     d_value, along = grads
-    a_dots, bends, a_dot = [], [], along
+    a_dots, bends, a_dot, factor = [], [], along, 1.0
     for layer, (a, p, slope, *known) in zip(layers[:-1], states, strict=True):
         h_dot = _affine_rows(Affine(layer.weight, layer.skip, None), a_dot, along)
-        bend = known[0] * p if activation.bend is None else activation.bend(a, slope).mul_(p)
+        if activation.bend is None:
+            bend = known[0] * p
+        else:
+            factor, bend = activation.bend(a, slope)
+            bend = bend * p if bend is a else bend.mul_(p)
         bends.append(bend.mul_(h_dot))
         a_dot = h_dot.mul_(slope)
         a_dots.append(a_dot)
-    d, q = d_value, None
+    d, q = d_value / factor, None  # and so are all d, which saves the factor's own pass in every layer
     for k in range(len(layers) - 1, -1, -1):
         layer, total = layers[k], sums[k]
         if total.bias is not None:
-            total.bias.add_(d.sum(0))
+            total.bias.add_(d.sum(0), alpha=factor)
         if total.skip is not None:
-            total.skip.add_(_narrow(z.t(), d).t())
+            total.skip.add_(_narrow(z.t(), d).t(), alpha=factor)
             total.skip.add_(_narrow(along.t(), q).t()) if q is not None else total.skip[output].add_(along.sum(0))
             if d_z is not None:
-                d_z[rows].addmm_(d, cast(Tensor, layer.skip))
+                d_z[rows].addmm_(d, cast(Tensor, layer.skip), alpha=factor)
         if total.weight is not None:
-            total.weight.addmm_(d.t(), states[k - 1][0])
+            total.weight.addmm_(d.t(), states[k - 1][0], alpha=factor)
             a_dot = a_dots[k - 1]
             total.weight.addmm_(q.t(), a_dot) if q is not None else total.weight[output].add_(a_dot.sum(0))
             _, p, slope, *_ = states[k - 1]
