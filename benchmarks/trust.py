@@ -1,9 +1,9 @@
 """Whether integrals are as right as they say: error bars, tolerances, hard domains and densities.
 
-Coverage is that of the exact integrals over 20,000 random boxes, as 1,000 would leave 0.7 % to chance, by networks that
-were trained well and by some that are bad on purpose: 4 units wide, and left as soon as half of the function is in them.
-Errors of fits with a tolerance are shares of rms f · volume, which is what a tolerance is of, and those on hard domains
-are absolute, over 1,000 intervals.
+Coverage is that of the exact integrals over 20,000 random boxes, as 1,000 would leave 0.7 % to chance, by networks
+that were trained well and by some that are bad on purpose: 4 units wide, and left as soon as half of the function is in
+them. Errors of fits with a tolerance are shares of rms f · volume, which is what a tolerance is of, and those on hard
+domains are absolute, over 1,000 intervals.
 """
 
 from __future__ import annotations

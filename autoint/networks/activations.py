@@ -29,7 +29,7 @@ class Activation:
         smooth: how often NL may be differentiated with a useful result; ``math.inf`` for analytic functions.
         difference: ``difference(x, delta)`` = NL(x + delta) − NL(x), to relative accuracy however small ``delta`` is;
             None where no such formula is known.
-        bend: ``bend(a, slope)`` = (c, t) with NL''(x) = c·t, from a = NL(x) and slope = NL'(x), where t may be a itself:
+        bend: ``bend(a, slope)`` = (c, t) with NL''(x) = c·t, from a = NL(x) and slope = NL'(x), where t may be a:
             the differential equation that NL solves, so that NL'' need not be kept; None where there is none.
         choice: what the registry has built it from; a copy in a file holds this, since functions cannot be stored.
     """
