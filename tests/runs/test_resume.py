@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from autoint.registry import MODELS
 from autoint.runs import build, checkpoints, restoring, trainers
 from autoint.runs.config import RunConfig
 from autoint.runs.training import fit
@@ -65,7 +66,7 @@ def ct_config(**overrides) -> RunConfig:
     )
 
 
-# Every task and fit, and what else has a state of its own: a line more covers another task.
+# Every task, fit and model, and what else has a state of its own: a line more covers another task.
 RUNS = {
     "integral_net": volrend_config,
     "grad_net": lambda **kw: volrend_config(fit="grad_net", **kw),
@@ -74,6 +75,7 @@ RUNS = {
     "function": function_config,
     "ct": ct_config,
     "ct_grad_net": lambda **kw: ct_config(fit="grad_net", strength=1e-4, **kw),
+    **{name: lambda name=name, **kw: volrend_config(model=name, **kw) for name in MODELS.names() if name != "autoint"},
 }
 every_run = pytest.mark.parametrize("name", RUNS)
 
@@ -127,12 +129,12 @@ def assert_same_run(one: Path, other: Path) -> None:
 @every_run
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 def test_chains_of_resumes_are_the_same_run(name, seed, whole, tmp_path):
-    """Killed within any batch, two to six times in a row, every other time in a folder of its own."""
+    """Killed within any batch, two to six times in a row (three at most unless slow), every other in its own folder."""
     draw = random.Random(f"{name} {seed}")
     config = RUNS[name]()
     batches = STEPS * trainers.accumulated(config)
     run_dir, path = tmp_path / "run", None
-    for number, stop in enumerate(sorted(draw.sample(range(1, batches), draw.randint(2, 6)))):
+    for number, stop in enumerate(sorted(draw.sample(range(1, batches), draw.randint(2, 6 if seed else 3)))):
         if path is not None and stop <= checkpoints.load(path)["global_step"] * trainers.accumulated(config):
             continue
         interrupt_after(config, run_dir, stop, path)
