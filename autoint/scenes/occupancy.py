@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoint.files.machine import has_numba
 from autoint.scenes.data.views import Views
 from autoint.scenes.rays import Rays
 
@@ -37,27 +36,24 @@ class Occupancy(nn.Module):
         self.register_buffer("upper", upper.float())
         cells = torch.ones(RESOLUTION, RESOLUTION, RESOLUTION) if hull is None else hull.float()
         # Nothing is known yet, and nothing is ruled out.
-        self.register_buffer("density", 2 * self._threshold(len(cells)) * cells)
+        self.register_buffer("density", 2 * self.threshold(len(cells)) * cells)
         self.register_load_state_dict_post_hook(_check)
 
     def at(self, points: Tensor) -> Tensor:
         """Return the estimates (…) of the cells that ``points`` (…, 3) are in; outside the box, of the nearest cell."""
-        return self._look_up((points - self.lower) * self._cells_per_length())
+        return self._look_up((points - self.lower) * self.cells_per_length())
 
     def along(self, rays: Rays, steps: int) -> tuple[Tensor, Tensor]:
         """Return the bounds (R, K+1) of K equal steps along each ray, and the estimates (R, K) at their middles."""
         bounds = rays.even_edges(steps)
-        scale, t = self._cells_per_length(), 0.5 * (bounds[:, 1:] + bounds[:, :-1])
+        scale, t = self.cells_per_length(), 0.5 * (bounds[:, 1:] + bounds[:, :-1])
         start, speed = (rays.origins - self.lower) * scale, rays.directions * scale
-        if t.device.type == "cpu" and t.dtype == torch.float32 and has_numba():
-            from autoint.scenes import placement_kernel
-
-            return bounds, placement_kernel.look_up(self.density, start.detach(), speed.detach(), t.detach())
         # Axis by axis, (R, K) each: this is most of what a placement costs.
         axes = [torch.addcmul(start[:, k, None], t, speed[:, k, None]) for k in range(3)]
         return bounds, self._look_up(torch.stack(axes, dim=0).movedim(0, -1))
 
-    def _cells_per_length(self) -> Tensor:
+    def cells_per_length(self) -> Tensor:
+        """Return how many cells a unit of length has, along each axis, (3,)."""
         return len(self.density) / (self.upper - self.lower)
 
     def _look_up(self, places: Tensor) -> Tensor:
@@ -66,7 +62,7 @@ class Occupancy(nn.Module):
         x, y, z = places.clamp(0, size - 1e-3).floor_().unbind(-1)
         return self.density.flatten()[((x * size + y) * size + z).long()]  # exact in float32, up to 2²⁴
 
-    def _threshold(self, size: int) -> Tensor:
+    def threshold(self, size: int) -> Tensor:
         """The density at which a cell absorbs a hundredth of a ray."""
         return 0.01 * size / (self.upper - self.lower).max()
 
@@ -77,7 +73,7 @@ class Occupancy(nn.Module):
 
     def occupied(self, density: Tensor) -> Tensor:
         """Return which estimates (…) are those of cells that count as occupied, (…) of bool."""
-        return density > self._threshold(len(self.density))
+        return density > self.threshold(len(self.density))
 
     @torch.no_grad()
     def update(self, density: Callable[[Tensor], Tensor], part: float, g: torch.Generator) -> None:
@@ -91,7 +87,7 @@ class Occupancy(nn.Module):
         corner = torch.stack([cells // size**2, cells // size % size, cells % size], dim=-1)
         inside = torch.rand(len(cells), 3, generator=g, device=g.device).to(cells.device)
         points = self.lower + (corner + inside) * (self.upper - self.lower) / size
-        floor = 0.01 * self._threshold(size)  # not 0, which is for cells outside the hull
+        floor = 0.01 * self.threshold(size)  # not 0, which is for cells outside the hull
         flat[cells] = torch.maximum(0.95 * flat[cells], density(points)).maximum(floor)
 
 

@@ -1,12 +1,12 @@
-"""Where the sections of rays are: what ``Occupancy.along`` and ``sections.inverse_cdf`` do, as loops for a CPU."""
+"""Where the sections of rays are: what ``sections.proposed`` and ``sections.inverse_cdf`` do, as loops for a CPU."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
 from autoint.files.machine import on_threads
@@ -15,10 +15,13 @@ from autoint.networks.grid_kernel import OPTIONS
 SHARED = 2**10  # rays that are worth a second thread
 
 
-def look_up(density: Tensor, start: Tensor, speed: Tensor, t: Tensor) -> Tensor:
-    """Return the estimates (R, K) of a grid (G, G, G) in the cells of ``start + t·speed``: (R, 3), (R, 3), (R, K)."""
-    out, cells, loop = torch.empty_like(t), density.numpy(), _look_up
-    on_threads(lambda *rays: loop(cells, *rays), (start, speed, t, out), SHARED)
+def proposed(occupancy: Any, rays: Any, steps: int, floor: float, sections: int) -> Tensor:
+    """As ``sections.proposed``."""
+    out, loop = rays.near.new_empty(len(rays), sections + 1), _proposed
+    scale = occupancy.cells_per_length()
+    fixed = occupancy.density.numpy(), occupancy.threshold(len(occupancy.density)).view(1).numpy(), steps, floor
+    ray = (rays.origins - occupancy.lower) * scale, rays.directions * scale, rays.near, rays.far
+    on_threads(lambda *rows: loop(*fixed, *rows), (*(value.detach() for value in ray), out), SHARED)
     return out
 
 
@@ -30,40 +33,75 @@ def inverse_cdf(bounds: Tensor, weights: Tensor, count: int) -> Tensor:
 
 
 @numba.njit(**OPTIONS)
-def _look_up(cells: np.ndarray, start: np.ndarray, speed: np.ndarray, t: np.ndarray, out: np.ndarray) -> None:
-    size = cells.shape[0]
-    for r in range(t.shape[0]):
+def _cell(place: Any, most: Any) -> Any:
+    """Return the number of the cell that a place is in, the first one for what is no number."""
+    inside = place if place > 0 else np.float32(0)
+    return np.uint32(inside if inside < most else most)
+
+
+@numba.njit(**OPTIONS)
+def _proposed(
+    cells: np.ndarray, threshold: np.ndarray, steps: int, floor: float, start: np.ndarray, speed: np.ndarray,
+    near: np.ndarray, far: np.ndarray, out: np.ndarray,
+) -> None:  # fmt: skip
+    most = np.float32(cells.shape[0] - 0.001)
+    bounds, weights = np.empty(steps + 1, np.float32), np.empty(steps + 2, np.float32)
+    occupied, mixed = np.empty(steps, np.float32), np.empty(steps, np.float32)
+    weights[0] = weights[steps + 1] = 0
+    for r in range(len(near)):
         ox, oy, oz = start[r, 0], start[r, 1], start[r, 2]
         dx, dy, dz = speed[r, 0], speed[r, 1], speed[r, 2]
-        for k in range(t.shape[1]):
-            x, y, z = int(ox + t[r, k] * dx), int(oy + t[r, k] * dy), int(oz + t[r, k] * dz)
-            out[r, k] = cells[min(max(x, 0), size - 1), min(max(y, 0), size - 1), min(max(z, 0), size - 1)]
+        length = (far[r] - near[r]) / np.float32(steps)
+        for k in range(steps + 1):
+            bounds[k] = near[r] + np.float32(k) * length
+        passed, even = np.float32(1), np.float32(0)
+        for k in range(steps):
+            t = np.float32(0.5) * (bounds[k] + bounds[k + 1])
+            x, y, z = _cell(ox + t * dx, most), _cell(oy + t * dy, most), _cell(oz + t * dz, most)
+            density = cells[x, y, z]
+            weights[k + 1], occupied[k] = 0, 0
+            if density > threshold[0]:
+                left = passed * np.float32(math.exp(-density * length))
+                weights[k + 1], passed, occupied[k] = passed - left, left, 1
+                even += 1
+        rendered = np.float32(0)
+        for k in range(steps):
+            mixed[k] = max(weights[k], weights[k + 1], weights[k + 2]) * occupied[k]
+            rendered += mixed[k]
+        scale = (1 - floor) * even / max(rendered, np.float32(1e-30))
+        for k in range(steps):
+            mixed[k] = scale * mixed[k] + floor * occupied[k]
+        _walk(bounds, mixed, out[r])
 
 
 @numba.njit(**OPTIONS)
 def _inverse_cdf(bounds: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Walk along the steps once, since the edges are wanted in their order."""
-    steps, count = weights.shape[1], out.shape[1] - 1
     for r in range(len(weights)):
-        total, first, last = np.float32(0), 0, 0
-        for k in range(steps):
-            if weights[r, k] > 0:
-                first = first if total > 0 else k
-                last = k + 1
-                total += weights[r, k]
-        if total == 0:
-            for n in range(count + 1):
-                out[r, n] = bounds[r, 0]
-            continue
-        low, high = bounds[r, first], bounds[r, last]
-        out[r, 0], out[r, count] = low, high
-        k, passed = first, np.float32(0)
-        for n in range(1, count):
-            wanted = total * (np.float32(n) / np.float32(count))
-            while k < last - 1 and passed + weights[r, k] < wanted:
-                passed += weights[r, k]
-                k += 1
-            own: Any = weights[r, k]
-            share = min(max((wanted - passed) / own, np.float32(0)), np.float32(1)) if own > 0 else np.float32(0)
-            edge = bounds[r, k] + share * (bounds[r, k + 1] - bounds[r, k])
-            out[r, n] = min(max(edge, low), high)
+        _walk(bounds[r], weights[r], out[r])
+
+
+@numba.njit(**OPTIONS)
+def _walk(bounds: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
+    """Walk along the steps of a ray once, since the edges are wanted in their order."""
+    steps, count = len(weights), len(out) - 1
+    total, first, last = np.float32(0), 0, 0
+    for k in range(steps):
+        if weights[k] > 0:
+            first = first if total > 0 else k
+            last = k + 1
+            total += weights[k]
+    if total == 0:
+        out[:] = bounds[0]
+        return
+    low, high = bounds[first], bounds[last]
+    out[0], out[count] = low, high
+    k, passed = first, np.float32(0)
+    for n in range(1, count):
+        wanted = total * (np.float32(n) / np.float32(count))
+        while k < last - 1 and passed + weights[k] < wanted:
+            passed += weights[k]
+            k += 1
+        own: Any = weights[k]
+        share = min(max((wanted - passed) / own, np.float32(0)), np.float32(1)) if own > 0 else np.float32(0)
+        edge = bounds[k] + share * (bounds[k + 1] - bounds[k])
+        out[n] = min(max(edge, low), high)

@@ -76,6 +76,26 @@ def inverse_cdf(
     return torch.cat([low, inner.maximum(low).minimum(high), high], dim=-1)
 
 
+def proposed(occupancy: Occupancy, rays: Rays, steps: int, floor: float, sections: int) -> Tensor:
+    """Return edges (R, N+1) by the weights that an occupancy's estimates would render rays (R,) with.
+
+    A share ``floor`` of the sections is spread evenly over the occupied part. Every ray looks at the grid ``steps``
+    times.
+    """
+    if rays.near.device.type == "cpu" and rays.near.dtype == torch.float32 and has_numba():
+        from autoint.scenes import placement_kernel
+
+        return placement_kernel.proposed(occupancy, rays, steps, floor, sections)
+    bounds, density = occupancy.along(rays, steps)
+    occupied = occupancy.occupied(density).to(bounds.dtype)
+    depth = density * occupied * bounds.diff(dim=-1)
+    weights = torch.exp(depth - depth.cumsum(dim=-1)) * -torch.expm1(-depth)
+    # The estimate is as coarse as its cells: what is beside a step may be in it.
+    weights = F.max_pool1d(weights[:, None], 3, stride=1, padding=1)[:, 0] * occupied
+    even, rendered = (v.sum(dim=-1, keepdim=True) for v in (occupied, weights))
+    return inverse_cdf(bounds, torch.lerp(weights * (even / rendered.clamp_min(1e-30)), occupied, floor), sections)
+
+
 class AbstractPlacement(nn.Module, abc.ABC):
     """Chooses the N + 1 edges of each ray's sections.
 
@@ -160,9 +180,7 @@ class Occupied(AbstractPlacement):
         self.occupancy = [occupancy]  # in a list, since the grid belongs to the volume's state
 
     def forward(self, rays: Rays) -> Tensor:
-        occupancy = self.occupancy[0]
-        bounds, density = occupancy.along(rays, self.steps)
-        return inverse_cdf(bounds, occupancy.occupied(density).to(bounds.dtype), self.sections)
+        return proposed(self.occupancy[0], rays, self.steps, 1.0, self.sections)
 
 
 @PLACEMENTS.register("proposal")
@@ -187,12 +205,4 @@ class Proposal(AbstractPlacement):
         self.occupancy = [occupancy]
 
     def forward(self, rays: Rays) -> Tensor:
-        occupancy = self.occupancy[0]
-        bounds, density = occupancy.along(rays, self.steps)
-        occupied = occupancy.occupied(density).to(bounds.dtype)
-        depth = density * occupied * bounds.diff(dim=-1)
-        weights = torch.exp(depth - depth.cumsum(dim=-1)) * -torch.expm1(-depth)
-        # The estimate is as coarse as its cells: what is beside a step may be in it.
-        weights = F.max_pool1d(weights[:, None], 3, stride=1, padding=1)[:, 0] * occupied
-        rendered, even = (v / v.sum(dim=-1, keepdim=True).clamp_min(1e-30) for v in (weights, occupied))
-        return inverse_cdf(bounds, torch.lerp(rendered, even, self.floor), self.sections)
+        return proposed(self.occupancy[0], rays, self.steps, self.floor, self.sections)
