@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -76,9 +77,11 @@ class Progress(Callback):
 
     def __init__(self) -> None:
         self.line: Line | None = None
+        self._most = math.inf  # of a module that ends by itself
         self._seen: collections.deque[tuple[float, int]] = collections.deque(maxlen=240)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._most = getattr(pl_module, "most_steps", math.inf)
         if trainer.is_global_zero:
             self.line = Line()
             self._seen.append((time.monotonic(), trainer.global_step))
@@ -111,6 +114,7 @@ class Progress(Callback):
         (begin, first), (now, step) = self._seen[0], self._seen[-1]
         rate = (step - first) / max(now - begin, 1e-9)
         total = round(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        total = int(min(total, self._most))
         timer = deadline(trainer)
         budgets = [timer.seconds - timer.time_elapsed()] if timer else []
         budgets += [(total - step) / rate] if rate else []

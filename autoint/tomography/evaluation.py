@@ -113,8 +113,18 @@ def ours(field: LatticeObject | LineNetwork, scan: Scan) -> Filled:
     """Return what a trained field makes of the scan."""
     if isinstance(field, LineNetwork):
         return Filled(field.sinogram(scan.rho, scan.theta, scan.gamma), None)  # it knows lines, not an object
-    image = resampled(field.absorption(), field.lattice, pixel_lattice(scan))
-    return Filled(field.sinogram(scan.rho, scan.theta), image)
+    return Filled(field.sinogram(scan.rho, scan.theta), image_of(field, scan))
+
+
+def image_of(found: LatticeObject, scan: Scan) -> np.ndarray:
+    """Return an object on the lattice of one detector pixel.
+
+    Where held-out views found no object that tells more than interpolation does, the filtered back-projection of that.
+    """
+    if found.values.any():
+        return resampled(found.absorption(), found.lattice, pixel_lattice(scan))
+    theta = scan.turn(len(scan.rho))
+    return filtered_back_projection(found.sinogram(scan.rho, theta), theta, scan)
 
 
 def errors(filled: Filled, scan: Scan, seen: np.ndarray) -> dict[str, float]:

@@ -13,11 +13,10 @@ from tqdm import trange
 
 from autoint.registry import at_least_one
 from autoint.tomography import evaluation
-from autoint.tomography.classics import Filled, pixel_lattice
+from autoint.tomography.classics import Filled
 from autoint.tomography.data.scans import check_sinogram, measured, seen_by
 from autoint.tomography.data.sinograms import Scan, noise_level
 from autoint.tomography.models import LatticeObject
-from autoint.tomography.projector import resampled
 from autoint.tomography.search import Search, check_prior, trials_of
 from autoint.tomography.sparse_gradient import Prior
 
@@ -170,16 +169,14 @@ def reconstruct(
     search = Search(obj, trials_of(spacing, exponent, strength, patches, scan.radius), passes)
     for step in trange(search.steps, desc="passes", leave=False, disable=not progress):
         search.advance(step)
-    pixels = len(scan.rho)
     if angles is None:
-        at = np.arange(pixels) * (math.pi if scan.fan is None else 2 * math.pi) / pixels
+        at = scan.turn(len(scan.rho))
     else:
         at = np.deg2rad(angles) if unit == "degrees" else np.asarray(angles, float)
-    image = resampled(obj.absorption(), obj.lattice, pixel_lattice(scan))
     share = evaluation.explained(obj.integrals(scan.rho, scan.theta), scan.values, "the object")
     held_out = float(search.scores.min()) if search.tried else math.inf
     return Reconstruction(
-        evaluation.slice_of(Filled(None, image), scan),
+        evaluation.slice_of(Filled(None, evaluation.image_of(obj, scan)), scan),
         obj.sinogram(scan.rho, at),
         at,
         math.sqrt(held_out) * float(obj.scale) if math.isfinite(held_out) else None,

@@ -18,7 +18,7 @@ Trial = tuple[float, Prior]
 """A spacing of the lattice and a prior."""
 EXPONENTS, STRENGTHS = (1.0, 0.5), (1e-5, 3e-5, 1e-4, 3e-4)
 STRONGER = Prior(1.0, 1e-3), Prior(1.0, 3e-3), Prior(0.5, 1e-3)  # for noise of some per cent
-FINER = (0.5, Prior(1.0, 1e-5)), (0.5, Prior(1.0, 1e-4))  # where edges lie between the nodes
+FINER = tuple((0.5, Prior(1.0, strength)) for strength in (1e-5, 1e-4, 3e-4, 1e-3))  # where edges lie between the nodes
 DEVIATIONS = (0.01, 0.02, 0.03, 0.045, 0.07, 0.1, 0.15)  # of noise in similar patches, with that of the views
 BESIDE = (0.5, 0.0), (0.5, 1 / 400), (1.0, 1 / 300)
 """The sparse gradient beside similar patches: its exponent, and its strength in terms of their deviation."""
@@ -28,7 +28,8 @@ FIRST = Prior(1.0, 3e-4)  # which finds what patches begin with, where nothing e
 NO_OBJECT = Prior(1.0, math.inf)  # nothing but interpolation, which no object may fall behind
 MOST_NODES = 384  # across the object, unless asked for: a lattice finer than this costs minutes
 MOST_FINER = 160  # pixels of the radius up to which a finer one is tried
-LITTLE = 5e-5  # a prior that does best at more than this is one for noise, which hides what lies between the nodes
+LITTLE = 5e-5  # a prior that does best at more than this is one for noise
+WEAKER = 4.0  # factor by which a finer lattice may want a weaker prior, which sums over more nodes
 ALIKE = 1.07  # squared errors within this factor, 0.3 dB, are no reason for a stronger prior
 PATCH_PASSES = 10  # of a trial with patches
 WARM = 0.5  # share of its passes that a trial makes if its exponent has been tried before
@@ -53,8 +54,8 @@ def trials_of(
     exponents = EXPONENTS if exponent is None else (exponent,)
     trials = [(coarse, Prior(p, s)) for p in exponents for s in (STRENGTHS if strength is None else (strength,))]
     if spacing is None and exponent is None and strength is None:
-        trials += [*(FINER if coarse == 1 and radius <= MOST_FINER else ()), (coarse, NO_OBJECT)]
-        trials += [(coarse, prior) for prior in STRONGER]
+        trials += [(coarse, NO_OBJECT), *((coarse, prior) for prior in STRONGER)]
+        trials += FINER if coarse == 1 and radius <= MOST_FINER else ()
         if patches is None:
             trials += [(coarse, Prior(p, share * d, d)) for p, share in BESIDE for d in DEVIATIONS]
     return [(pixels / radius, prior) for pixels, prior in trials]
@@ -86,6 +87,21 @@ def kind(trial: Trial) -> tuple[float, float, bool, bool]:
     """Return what trials have in common that differ by their amount alone."""
     spacing, prior = trial
     return spacing, prior.exponent, prior.deviation > 0, prior.strength > 0
+
+
+def least_error(scored: Sequence[tuple[float, Trial]]) -> tuple[float, Trial]:
+    """Return the trial with the least squared error, and that error.
+
+    A finer lattice has to earn its nodes, by being more than hardly better than an object on a coarser one: where few
+    views are held out, and all trials tell them equally badly, it is chance that chooses.
+    """
+    least, (spacing, _) = best = min(scored, key=lambda t: t[0])
+    coarser = [
+        (score, (h, prior))
+        for score, (h, prior) in scored
+        if h > spacing and score <= ALIKE * least and math.isfinite(prior.strength)
+    ]
+    return min(coarser, key=lambda t: t[0]) if coarser else best
 
 
 class Search(nn.Module):
@@ -152,18 +168,14 @@ class Search(nn.Module):
         """The trial that did best at the held-out views; the first, if there were none.
 
         Of those of its kind that are hardly worse the weakest, unless it is for noise: each went on from the answer of
-        a weaker one, and so has had more passes. A finer lattice has to earn its nodes: where few views are held out,
-        and all trials tell them equally badly, it is chance that chooses.
+        a weaker one, and so has had more passes.
         """
         if not self.tried:
             return self.trials[0]
         scored = [(score, trial) for trial, score in zip(self.trials, self.scores.tolist(), strict=False)]
-        least, (spacing, prior) = min(scored, key=lambda t: t[0])
+        least, (spacing, prior) = least_error(scored)
         if prior.deviation or (prior.strength > LITTLE and self._noise() > NOISY * least):
             return spacing, prior
-        coarser = [(score, trial) for score, trial in scored if trial[0] > spacing and score <= ALIKE * least]
-        if coarser:
-            least, (spacing, prior) = min(coarser, key=lambda t: t[0])
         alike = [t for score, t in scored if score <= ALIKE * least and kind(t) == kind((spacing, prior))]
         return min(alike, key=lambda t: t[1].strength)
 
@@ -190,6 +202,11 @@ class Search(nn.Module):
             alone = [(s, p.deviation) for _, p, s in scored if p.deviation and not p.strength]
             if not alone or not min(alone)[1] / 2 <= prior.deviation <= min(alone)[1]:
                 return False
+        coarser = [(s, p.strength) for h, p, s in scored if h > spacing and p.exponent == prior.exponent]
+        if coarser:
+            chosen = min(coarser)[1]
+            if not chosen / WEAKER <= prior.strength <= max(chosen, 2 * LITTLE):
+                return False
         alike = [(amount(p), s) for h, p, s in scored if kind((h, p)) == kind((spacing, prior))]
         if alike:
             nearest = min(alike, key=lambda t: abs(math.log(t[0] / size)))
@@ -198,8 +215,7 @@ class Search(nn.Module):
             plain = [(s, p.strength) for _, p, s in scored if not p.deviation]
             return not plain or (min(plain)[1] > LITTLE and self._noise() > NOISY * min(plain)[0])
         above = [(s, p.strength) for h, p, s in scored if h == spacing and p.exponent > prior.exponent]
-        coarser = [(s, p.strength) for h, p, s in scored if h > spacing]
-        return not (above and prior.strength < min(above)[1] / 4) and not (coarser and min(coarser)[1] > LITTLE)
+        return not (above and prior.strength < min(above)[1] / 4)
 
     def _noise(self) -> float:
         """Return the variance of the views' noise, in the units of the scores."""

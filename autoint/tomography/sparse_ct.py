@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 from autoint.files.whole_files import write_whole
+from autoint.reports import pictures
 from autoint.reports.tables import markdown
 from autoint.runs import restoring
 from autoint.runs.config import RunConfig
@@ -39,7 +41,9 @@ COLUMNS = {
 
 @report_layout("sparse_ct", task="ct")
 def write(sweep: Sweep) -> str:
-    """Write table.md and table.csv of a sweep's runs, evaluated where they were not, into its folder; return the table.
+    """Write table.md, table.csv and sparse_ct.png of a sweep's runs into its folder, evaluated where they were not.
+
+    Returns the table.
 
     The seconds of ours are those of the training, of the classics those of their fit.
     """
@@ -60,7 +64,31 @@ def write(sweep: Sweep) -> str:
     writer.writeheader()
     writer.writerows(rows)
     write_whole(sweep.folder / "table.csv", text.getvalue().encode())
+    _draw(sweep.folder / "sparse_ct.png", rows)
     return table
+
+
+def _draw(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Draw a curve for each method over the noise: of sinograms above, of images below, a column for each scan."""
+    from matplotlib.figure import Figure
+
+    errors = {key: COLUMNS[key][0] for key in ("psnr", "image_psnr")}
+    scans = list(dict.fromkeys((row["scan"], row["views"]) for row in rows))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure = Figure(figsize=(3.6 * len(scans) + 1.6, 6), layout="constrained")
+    panels = figure.subplots(len(errors), len(scans), squeeze=False, sharey="row")
+    for axes, (key, scan) in zip(panels.flat, itertools.product(errors, scans), strict=True):
+        for number, method in enumerate(methods):
+            own = [row for row in rows if (row["scan"], row["views"]) == scan and row["method"] == method]
+            ours = {"lw": 2.5, "color": "black", "zorder": 3} if number == 0 else {}
+            axes.plot([row["noise"] or "none" for row in own], [row[key] for row in own], "o-", label=method, **ours)
+        axes.set_title(f"{scan[0]}, {scan[1]} views" if key == "psnr" else "")
+        axes.tick_params(axis="x", labelrotation=20)
+        axes.grid(alpha=0.3)
+    for row, name in zip(panels, errors.values(), strict=True):
+        row[0].set_ylabel(f"{name} / dB")
+    figure.legend(*panels[-1, 0].get_legend_handles_labels(), loc="outside right center")
+    pictures.write_figure(file, figure, dpi=100)
 
 
 def _rows(sweep: Sweep, file: Path) -> list[dict[str, Any]]:

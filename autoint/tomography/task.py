@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,11 @@ class Tomography(pl.LightningModule):
         """What is trained."""
         found = None if self.search is None else self.search.object
         return [field for field in (found, self.line) if field is not None]
+
+    @property
+    def most_steps(self) -> float:
+        """Steps after which the training ends by itself; a network of the lines goes on for as long as it may."""
+        return math.inf if self.search is None or self.line is not None else self.search.steps
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         optimizers: Any = self.optimizers()

@@ -30,10 +30,9 @@ from autoint.tomography.classics import Filled, pixel_lattice
 from autoint.tomography.data import arrays
 from autoint.tomography.data.exchange import read_exchange
 from autoint.tomography.data.sinograms import Scan, seen_views
-from autoint.tomography.evaluation import slice_of
+from autoint.tomography.evaluation import image_of, slice_of
 from autoint.tomography.models import LatticeObject
-from autoint.tomography.projector import resampled
-from autoint.tomography.search import Search, Trial, trials_of
+from autoint.tomography.search import Search, Trial, least_error, trials_of
 from autoint.tomography.sparse_gradient import Prior
 
 log = logging.getLogger(__name__)
@@ -93,8 +92,7 @@ class Recipe:
         search = self.search(scan, [(spacing / scan.radius, Prior(*prior))])
         for step in range(search.steps):
             search.advance(step)
-        found = search.object
-        image = slice_of(Filled(None, resampled(found.absorption(), found.lattice, pixel_lattice(scan))), scan)
+        image = slice_of(Filled(None, image_of(search.object, scan)), scan)
         less = (len(image) - self.size) // 2  # the axis may be nearer to the detector's middle than in other slices
         return np.pad(image, max(0, -less))[max(0, less) : max(0, less) + self.size, max(0, less) :][:, : self.size]
 
@@ -108,18 +106,19 @@ def prepared(recipe: Recipe) -> Recipe:
     slope, start = np.polyfit(numbers, centers, 1) if len(numbers) > 1 else (0.0, centers[0])
     log.info("axis of rotation in slices %s: pixels %s", numbers, ", ".join(f"{c:.2f}" for c in centers))
     ends = [replace(scans[0], center=float(start + slope * n)) for n in (first, after - 1)]
-    trials = [[t for t in trials_of(*recipe.asked, s.radius) if math.isfinite(t[1].strength)] for s in scans]
-    chosen = trials[0][0]
-    if len(trials[0]) > 1:
+    radius = scans[0].radius  # of the others it differs as the axis moves, and may lie beyond a bound for trials
+    trials = [trial for trial in trials_of(*recipe.asked, radius) if math.isfinite(trial[1].strength)]
+    chosen = trials[0]
+    if len(trials) > 1 and len(scans[0].theta) > 3:
         errors = []
-        for scan, own in zip(tqdm(scans, desc="priors", leave=False, disable=None), trials, strict=True):
-            search = recipe.search(scan, own)
+        for scan in tqdm(scans, desc="priors", leave=False, disable=None):
+            search = recipe.search(scan, [(h * radius / scan.radius, prior) for h, prior in trials])
             for step in range(search.steps - recipe.passes):
                 search.advance(step)
             scores = search.scores.numpy()
             errors.append(np.log(np.where(np.isfinite(scores), scores, scores[np.isfinite(scores)].max())))
-        chosen = trials[0][int(np.mean(errors, axis=0).argmin())]
-    spacing, prior = chosen[0] * scans[0].radius, chosen[1]
+        _, chosen = least_error(list(zip(np.exp(np.mean(errors, axis=0)).tolist(), trials, strict=True)))
+    spacing, prior = chosen[0] * radius, chosen[1]
     log.info("prior of all slices: spacing %.3g pixels, %s", spacing, prior)
     size = max(2 * pixel_lattice(scan).half + 1 for scan in ends)
     return replace(

@@ -55,6 +55,8 @@ def test_the_time_left_is_that_of_the_budget_that_ends_first(clock):
     assert shown.text(trainer(100, 1000, timer)).endswith(
         "step 100 of 1,000, 10 steps/s, val/psnr 21.5, 1 min 30 s left"
     )
+    shown.on_train_start(trainer(100), SimpleNamespace(most_steps=150))  # which ends by itself
+    assert shown.text(trainer(100, 1000)).startswith("step 100 of 150, ")
 
 
 def test_on_a_terminal_the_line_gives_way_to_what_is_logged(clock, capfd):

@@ -6,6 +6,7 @@ import torch
 
 import autoint
 from autoint.registry import PHANTOMS
+from autoint.tomography import evaluation
 from autoint.tomography.models import LatticeObject
 from autoint.tomography.patches import ALIKE, PATCH, REACH, STRIDE, denoised, shrunk, similar
 from autoint.tomography.projector import Lattice, projection_matrix
@@ -108,3 +109,31 @@ def test_patches_are_for_noise():
     assert all(np.isinf(score) for (_, prior), score in scores if prior.deviation)
     with pytest.raises(ValueError, match=r"patches=1.5: deviation of noise .* give 0 to 1"):
         autoint.reconstruct(np.eye(9), np.arange(9) * 20, patches=1.5)
+
+
+def test_edges_between_the_nodes_want_a_finer_lattice_though_there_is_noise():
+    """Of ellipses, whose exact integrals a coarse lattice cannot explain; against what it has at best, by the truth."""
+    scan = PHANTOMS.build("ellipses", "", 48, 90).with_noise(0.01, None, 0)
+    seen = np.arange(0, 90, 2)
+    trials = [trial for trial in trials_of(None, None, None, 0.0, scan.radius) if trial[1].exponent == 1]
+
+    def found(own):
+        search = Search(LatticeObject(scan.values[seen], scan.theta[seen], scan.rho), own, 40)
+        for step in range(search.steps):
+            search.advance(step)
+        return search, evaluation.errors(evaluation.ours(search.object, scan), scan, seen)
+
+    search, ours = found(trials)
+    spacing, _ = search.best
+    assert spacing * scan.radius == 0.5
+    coarse = [found([(h, p)])[1] for h, p in trials if h > spacing and 1e-4 < p.strength < 1]
+    assert ours["psnr"] > max(row["psnr"] for row in coarse) + 1
+    assert ours["image_psnr"] > max(row["image_psnr"] for row in coarse) + 0.5
+
+
+def test_where_no_object_is_better_than_interpolation_the_image_is_that_of_its_views():
+    scan = PHANTOMS.build("ellipses", "", 32, 48)
+    model = LatticeObject(scan.values[::2], scan.theta[::2], scan.rho)
+    filled = evaluation.ours(model, scan)
+    assert np.corrcoef(filled.image.ravel(), evaluation.true_image(scan).ravel())[0, 1] > 0.7
+    assert filled.sinogram[::2] == pytest.approx(scan.values[::2], abs=0.02)

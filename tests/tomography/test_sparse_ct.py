@@ -23,6 +23,7 @@ def test_a_sweep_becomes_a_table(tmp_path, undrawn, monkeypatch):
     sweep = Sweep(asked, tmp_path, files)
     table = layout.write(sweep)
     assert (tmp_path / "table.md").read_text() == table
+    assert (tmp_path / "sparse_ct.png").is_file()
     rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == ["AutoInt object", "linear", "cubic", "FBP", "SART", "TV"]
     assert {(row["scan"], row["views"], row["noise"]) for row in rows} == {("shepp_logan", "8", "0.01 of largest")}

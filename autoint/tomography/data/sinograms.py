@@ -65,6 +65,10 @@ class Scan:
             return (np.arange(self.values.shape[1]) - self.center) / self.radius
         return self.fan.source * np.sin(gamma) / self.radius
 
+    def turn(self, count: int) -> np.ndarray:
+        """Return angles (count,), evenly over what tells all of an object: half a turn, of a fan a whole one."""
+        return np.arange(count) * ((math.pi if self.fan is None else 2 * math.pi) / count)
+
     @property
     def truth(self) -> np.ndarray:
         """The values that a method is measured against."""
