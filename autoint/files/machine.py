@@ -35,6 +35,12 @@ def has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+def numba_takes(*numbers: Tensor) -> bool:
+    """Whether compiled loops can go through these: in float32, on a CPU, and without a gradient by them."""
+    plain = all(t.device.type == "cpu" and t.dtype == torch.float32 and not t.requires_grad for t in numbers)
+    return plain and has_numba()
+
+
 PARTS = 4
 """Of a loop, for each thread."""
 

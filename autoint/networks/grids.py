@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from autoint.files.machine import has_numba, has_triton
+from autoint.files.machine import has_triton, numba_takes
 from autoint.networks.encodings import AbstractEncoding, Positional, gauss_legendre
 from autoint.registry import ENCODINGS, at_least_one
 
@@ -170,7 +170,7 @@ class Grid(AbstractEncoding):
         twice = x.requires_grad or torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
         if not plain or twice:
             return None
-        if x.device.type == "cpu" and has_numba():
+        if numba_takes(x):
             from autoint.networks import grid_kernel
 
             return grid_kernel

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoint.files.machine import has_numba
+from autoint.files.machine import numba_takes
 from autoint.registry import PLACEMENTS, at_least_one
 from autoint.scenes.occupancy import Occupancy
 from autoint.scenes.rays import Rays
@@ -56,8 +56,7 @@ def inverse_cdf(
     The weight is spread evenly over each step of ``bounds`` (R, K+1). The first edge is where the weight begins and the
     last where it ends; a ray without any weight gets edges of no length.
     """
-    plain = bounds.device.type == "cpu" and bounds.dtype == weights.dtype == torch.float32
-    if plain and not bounds.requires_grad and not weights.requires_grad and has_numba():
+    if numba_takes(bounds, weights):
         from autoint.scenes import placement_kernel
 
         return placement_kernel.inverse_cdf(bounds, weights, sections)
@@ -82,7 +81,7 @@ def proposed(occupancy: Occupancy, rays: Rays, steps: int, floor: float, section
     A share ``floor`` of the sections is spread evenly over the occupied part. Every ray looks at the grid ``steps``
     times.
     """
-    if rays.near.device.type == "cpu" and rays.near.dtype == torch.float32 and has_numba():
+    if numba_takes(rays.near):
         from autoint.scenes import placement_kernel
 
         return placement_kernel.proposed(occupancy, rays, steps, floor, sections)

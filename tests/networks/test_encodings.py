@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from autoint.networks import AbstractEncoding, grids
+from autoint.files import machine
+from autoint.networks import AbstractEncoding
 from autoint.registry import ENCODINGS
 
 
@@ -137,7 +138,7 @@ def test_the_loops_of_numba_are_what_torch_does(entries, monkeypatch):
     a[0, 0, 1] = float("nan")
     found = []
     for has in (True, False):
-        monkeypatch.setattr(grids, "has_numba", lambda has=has: has)
+        monkeypatch.setattr(machine, "has_numba", lambda has=has: has)
         values = [grid(a.transpose(0, 1)), grid.mean(a, b)]
         loss = sum(value.nan_to_num().square().sum() for value in values)
         found.append([*values, *torch.autograd.grad(loss, list(grid.tables))])

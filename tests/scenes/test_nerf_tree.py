@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from autoint.files import machine
 from autoint.reports import metrics
 from autoint.runs import restoring
 from autoint.runs.training import fit
 from autoint.scenes import marching
 from autoint.scenes.baking import fitted, tree_of
 from autoint.scenes.data.procedural import solids
-from autoint.scenes.models import nerf_tree
 from autoint.scenes.models.nerf_tree import NerfTree, numbered, occupied_blocks
 from autoint.scenes.occupancy import Occupancy
 from autoint.scenes.rays import Rays
@@ -292,7 +292,7 @@ def test_a_tree_without_numba_is_the_same(monkeypatch):
     )
     with torch.no_grad():
         one = tree.view(rays, torch.ones(3), 9)
-        monkeypatch.setattr(nerf_tree, "has_numba", lambda: False)
+        monkeypatch.setattr(machine, "has_numba", lambda: False)
         other = tree.view(rays, torch.ones(3), 9)
     for a, b in zip(one, other, strict=True):
         assert torch.allclose(a, b, atol=1e-5)

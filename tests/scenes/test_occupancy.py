@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from autoint.files import machine
 from autoint.registry import PLACEMENTS
 from autoint.runs.seeding import generator
 from autoint.scenes import sections
@@ -173,7 +174,7 @@ def test_compiled_loops_place_sections_where_torch_does(placement, monkeypatch):
     origins[-9:] += 100
     rays = Rays(origins, d, torch.zeros(200), torch.full((200,), 40.0)).clipped_to(occupancy.lower, occupancy.upper)
     fast = PLACEMENTS.build(placement, 7, occupancy)(rays)
-    monkeypatch.setattr(sections, "has_numba", lambda: False)
+    monkeypatch.setattr(machine, "has_numba", lambda: False)
     slow = PLACEMENTS.build(placement, 7, occupancy)(rays)
     assert torch.allclose(fast, slow, atol=2e-5)
     assert (slow[:, -1] > slow[:, 0]).float().mean() > 0.5

@@ -9,9 +9,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autoint.files import machine
 from autoint.registry import MODELS, PLACEMENTS
 from autoint.runs import build, callbacks, trainers
-from autoint.scenes.models import nerf_tree
 from autoint.scenes.rays import Rays
 from tests.conftest import ROOT
 from tests.scenes.test_task import tiny_config
@@ -63,7 +63,7 @@ class OneStep(pl.Callback):
 
 def waits_of_a_step(monkeypatch, tmp_path, **choice):
     """On a CPU, as on a GPU: trees are marched by torch, and numbers are looked at where they are logged only."""
-    monkeypatch.setattr(nerf_tree, "has_numba", lambda: False)
+    monkeypatch.setattr(machine, "has_numba", lambda: False)
     logged = lambda trainer, _: (trainer.global_step + 1) % trainer.log_every_n_steps == 0  # noqa: E731
     monkeypatch.setattr(callbacks, "_looks", logged)
     config = tiny_config(**choice, trainer={"max_steps": 5})

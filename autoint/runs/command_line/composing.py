@@ -27,10 +27,11 @@ from omegaconf.base import Container
 from autoint.runs.command_line import hydra_keys
 from autoint.runs.command_line.hydra_keys import MAX_JOBS
 from autoint.runs.labels import label
-from autoint.runs.plain import CODE, MAX_NODES, MAX_TEXT
+from autoint.runs.plain import CODE, MAX_TEXT
 
 HARMLESS = re.compile(r"\$\{((hydra|label):[\w.]+|now:[^${}]*|[\w.]+)\}")
-MAX_BYTES = 2**20
+MAX_BYTES, MAX_VALUES = 2**20, 2000
+"""How large a file may be. Hydra copies and merges each value some dozen times, a millisecond in all."""
 MAX_FILES, MAX_LOOKUPS = 1000, 2000
 """How many files, each time anew, and how many ``${…}`` one composition may take: both multiply in a few lines."""
 
@@ -129,14 +130,39 @@ def check_file(file: Path) -> None:
     _check_text(file, file.read_bytes())
 
 
+TOO_MANY = f"more than {MAX_VALUES} values, with every alias written out"
+
+
+class _TooManyError(Exception):
+    """Tells where the values of a file have become too many."""
+
+    def __init__(self, start_mark: Any) -> None:
+        self.start_mark = start_mark
+
+
+class _Counting(yaml.SafeLoader):
+    """Ends at the first value too many: a megabyte of them takes half a minute."""
+
+    values = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose the next value, and count it."""
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise _TooManyError(self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
 @functools.lru_cache(maxsize=256)  # the jobs of a sweep are composed from the same files
 def _check_text(file: Path, raw: bytes) -> None:
     if raw.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise ValueError(f"{file}: begins with a byte-order mark; save it as UTF-8 without one")
     try:
-        root = yaml.compose(raw.decode(), Loader=yaml.SafeLoader)
+        root = yaml.compose(raw.decode(), Loader=_Counting)
         if root is not None:
             _expanded(root, file, {})
+    except _TooManyError as error:
+        raise _refusal(file, error, TOO_MANY) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
     except RecursionError as error:
@@ -167,8 +193,8 @@ def _expanded(node: Any, file: Path, sizes: dict[int, int]) -> int:
     elif isinstance(node, yaml.ScalarNode) and len(node.value) > MAX_TEXT:
         raise _refusal(file, node, f"a text of {len(node.value)} characters, more than {MAX_TEXT}")
     size = 1 + sum(_expanded(child, file, sizes) for child in below)
-    if size > MAX_NODES:
-        raise _refusal(file, node, f"more than {MAX_NODES} values, with every alias written out")
+    if size > MAX_VALUES:
+        raise _refusal(file, node, TOO_MANY)
     sizes[id(node)] = size
     return size
 

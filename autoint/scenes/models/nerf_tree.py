@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoint.files.machine import has_numba
+from autoint.files.machine import numba_takes
 from autoint.registry import MODELS
 from autoint.runs.config import RunConfig
 from autoint.scenes import marching
@@ -67,10 +67,7 @@ class NerfTree(AbstractVolume):
         return 1
 
     def at_once(self, device: torch.device) -> int:
-        return KERNEL_RAYS if self._fast(device) else super().at_once(device)
-
-    def _fast(self, device: torch.device) -> bool:
-        return device.type == "cpu" and self.density.dtype == torch.float32 and has_numba()
+        return KERNEL_RAYS if numba_takes(self.density.detach()) else super().at_once(device)
 
     @property
     def cell(self) -> Tensor:
@@ -104,7 +101,7 @@ class NerfTree(AbstractVolume):
         origins, scale = (rays.origins - self.occupancy.lower) / self.cell, 1 / self.cell
         ray = (origins, rays.directions, rays.near * scale, rays.far * scale, STEP, shift)
         color = self.color if color is None else color
-        if not self._fast(shift.device) or origins.requires_grad or rays.directions.requires_grad:
+        if not numba_takes(origins, rays.directions, self.density.detach()):
             return marching.march(self.index, self.density, color, *ray)
         from autoint.scenes import marching_kernel
 
