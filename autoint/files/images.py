@@ -125,6 +125,8 @@ def image_size_of(file: Path) -> tuple[int, int]:
 
 def _opened(file: Path, action: Callable[[Image.Image], T]) -> T:
     """Return ``action`` of an image, with whatever Pillow raises as a ``ValueError`` that names the file."""
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise ValueError(f"{file}: no file, but a folder, a pipe or a device; give the image itself")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own limit of pixels lies above ours

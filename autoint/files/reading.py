@@ -132,6 +132,15 @@ def read_json(file: Path, needs: str) -> dict[str, Any]:
     return contents
 
 
+def remembered(file: Path) -> Any:
+    """Return what a run has noted in a small JSON file, or None where there is none or it is damaged: it helps only."""
+    try:
+        small = file.is_file() and file.stat().st_size <= MAX_JSON
+        return json.loads(file.read_text(encoding="utf-8"), parse_int=_integer) if small else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def _parsed(text: str, file: Path) -> Any:
     """Return what a JSON text says; Python's parser would take NaN, infinity, and the last of several equal keys."""
 
@@ -149,10 +158,12 @@ def _parsed(text: str, file: Path) -> Any:
         place = f"{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
         raise ValueError(f"{file}:{place}: NaN or infinity ({literal}), which are no JSON; restore the number")
 
-    def integer(digits: str) -> int | float:  # Python refuses thousands of digits, and tensors more than 19
-        return int(digits) if len(digits) < 16 else float(digits)
+    return json.loads(text, object_pairs_hook=unique, parse_constant=no_number, parse_int=_integer)
 
-    return json.loads(text, object_pairs_hook=unique, parse_constant=no_number, parse_int=integer)
+
+def _integer(digits: str) -> int | float:
+    """Return an integer; Python refuses thousands of digits, and tensors more than 19."""
+    return int(digits) if len(digits) < 16 else float(digits)
 
 
 def frames_of(transforms: dict[str, Any], file: Path) -> list[dict[str, Any]]:

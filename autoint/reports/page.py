@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 from PIL import Image, features
 
+from autoint.files.images import FORMATS
 from autoint.files.whole_files import write_whole
 from autoint.reports import pictures
 
@@ -77,7 +78,7 @@ class Page:
             if uri:
                 self._pictures.append((file.stem, uri, 640))
             return
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             panels = pictures.panels_of(image) if len(self._views) < VIEWS else {}
             if {"truth", "rendering"} <= panels.keys():
                 self._show_view(file.stem, panels)
@@ -94,7 +95,7 @@ class Page:
 
     def thumbnail(self, file: Path) -> str | None:
         """Return the rendering of a view, or any other picture, as a small data URI; None where there is no room."""
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             panels = pictures.panels_of(image)
             return self._fits(data_uri(panels.get("rendering", image), 96))
 

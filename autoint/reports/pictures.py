@@ -107,11 +107,15 @@ def row_of(panels: dict[str, Tensor]) -> Image.Image:
 
 def panels_of(sheet: Image.Image) -> dict[str, Image.Image]:
     """Return the panels of a picture that :func:`row_of` has drawn, as large as they were, or none of any other."""
-    if "panels" not in sheet.info:
+    try:
+        kept = json.loads(sheet.info["panels"])
+        (width, height), times, names = kept["size"], kept["times"], list(map(str, kept["names"]))
+        wide, high = len(names) * (width * times + GAP) - GAP, CAPTION + height * times
+        fits = all(type(n) is int and n > 0 for n in (width, height, times)) and wide <= sheet.width
+    except (KeyError, TypeError, ValueError, RecursionError):  # of a picture that somebody else has drawn
         return {}
-    kept = json.loads(sheet.info["panels"])
-    (width, height), times, panels = kept["size"], kept["times"], {}
-    for place, name in enumerate(kept["names"]):
+    panels = {}
+    for place, name in enumerate(names if fits and high <= sheet.height else ()):
         x = place * (width * times + GAP)
         panel = sheet.crop((x, CAPTION, x + width * times, CAPTION + height * times))
         panels[name] = panel.resize((width, height), Image.Resampling.NEAREST)

@@ -127,6 +127,8 @@ def _exported(file: Path) -> dict[str, Any]:
     """Return what :mod:`autoint.runs.export` has made of a checkpoint: its weights and its configuration."""
     try:
         described = file.with_name(CONFIG)
+        if not described.is_file():
+            raise ValueError(f"there is no {CONFIG}")
         if described.stat().st_size > MAX_BYTES:
             raise ValueError(f"{CONFIG} has {described.stat().st_size} bytes; at most {MAX_BYTES}")
         about = json.loads(described.read_text(encoding="utf-8"))

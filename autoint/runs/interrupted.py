@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import zlib
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from autoint.files.reading import remembered
 from autoint.files.whole_files import write_json
 
 
@@ -27,10 +27,8 @@ class PartialEvaluation:
         for weight in volume.state_dict().values():
             digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         self.file, self.key = folder / self.NAME, digest.hexdigest()
-        self.done: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            kept = json.loads(self.file.read_text(encoding="utf-8"))
-            self.done = kept["done"] if kept["key"] == self.key else {}
+        kept = remembered(self.file)
+        self.done: dict[str, Any] = kept["done"] if isinstance(kept, dict) and kept.get("key") == self.key else {}
 
     def note(self, image: str, truth: torch.Tensor, found: dict[str, Any]) -> None:
         """Keep what was found of an image."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv as csv_format
 import io
 import logging
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from autoint.files.whole_files import write_whole
 from autoint.registry import LOGGERS
 
 log = logging.getLogger(__name__)
+MOST_BYTES = 2**28
+"""Of metrics that are gone on with."""
 PATIENCE = 2.0  # seconds to wait for wandb's server, whose own client waits for a minute and a half
 
 
@@ -45,11 +49,12 @@ class MetricsFile(Logger):
 
     def go_on(self, before: Path, step: int) -> None:
         """Continue the rows of an earlier run, or of this one's earlier part, as far as they are of its first steps."""
-        if before.is_file():
+        if before.is_file() and before.stat().st_size <= MOST_BYTES:
             whole, _, _ = before.read_text(encoding="utf-8", errors="replace").rpartition("\n")
-            rows = csv_format.DictReader(io.StringIO(whole))
-            kept = [row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) < step]
-            self.rows = [{k: v for k, v in row.items() if k and v} for row in kept]
+            with contextlib.suppress(csv_format.Error):  # the rows before what is no table are taken
+                for row in csv_format.DictReader(io.StringIO(whole)):
+                    if re.fullmatch("[0-9]{1,18}", row.get("step") or "") and int(row["step"]) < step:
+                        self.rows.append({k: v for k, v in row.items() if k and v})
             self._rewrite()
 
     @rank_zero_only

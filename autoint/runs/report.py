@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import datetime
 import functools
-import json
 import logging
 import math
 import platform
@@ -22,10 +21,11 @@ import torch
 from PIL import Image
 
 import autoint
+from autoint.files import reading
+from autoint.files.images import FORMATS, image_size_of
 from autoint.files.machine import process_memory
-from autoint.reports import charts
+from autoint.reports import charts, pictures
 from autoint.reports.page import VIEWS, Page, RunOfPage, TableOfPage
-from autoint.reports.pictures import pareto
 from autoint.reports.tables import cell
 from autoint.runs import checkpoints, labels, restoring, resuming
 from autoint.runs.command_line.from_python import composed, words_of
@@ -231,7 +231,7 @@ def _add_pareto(
     if len(points) > 1:
         thumbnails = {run.name: page.thumbnail(run.pictures[0]) for run in runs if run.pictures}
         kept = {name: uri for name, uri in thumbnails.items() if uri}
-        page.charts.append(charts.pareto(points, pareto(points), kept, told))
+        page.charts.append(charts.pareto(points, pictures.pareto(points), kept, told))
 
 
 def _run(checkpoint: Path, name: str) -> _Run:
@@ -253,8 +253,8 @@ def _measured(run: _Run) -> dict[str, Any]:
     row = {key: run.result[key] for key in ("steps", "seconds") if isinstance(run.result.get(key), (int, float))}
     measured = run.result.get("metrics", {})
     row |= {key.removeprefix("val/"): v for key, v in measured.items() if key[:4] in ("val/", "test")}
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads((run.folder / "evaluation" / "result.json").read_text(encoding="utf-8"))["row"]
+    with suppress(KeyError, TypeError):
+        kept = reading.remembered(run.folder / "evaluation" / "result.json")["row"]
         row |= {key: kept[key] for key in ("psnr", "ssim", "seconds_per_frame", "memory") if kept[key] is not None}
     return {key: value for key, value in row.items() if isinstance(value, (int, float))}
 
@@ -269,12 +269,15 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _kind(file: Path) -> str:
     """Whether a file is a view with its truth, another picture, or none that can be read."""
+    if not file.is_file() or file.stat().st_size > MOST_BYTES:
+        return "unreadable"
     if file.suffix == ".svg":
         return "picture"
     try:
-        with Image.open(file) as image:
-            return "view" if "panels" in image.info else "picture"
-    except OSError:
+        image_size_of(file)
+        with Image.open(file, formats=FORMATS) as image:
+            return "view" if pictures.panels_of(image) else "picture"
+    except (OSError, ValueError):
         return "unreadable"
 
 

@@ -7,13 +7,13 @@ the steps and the seconds trained before are a part. All else made the weights w
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoint.files import reading
 from autoint.runs import checkpoints, named_code, trainers
 from autoint.runs.config import RunConfig, flat
 
@@ -131,12 +131,12 @@ def has_more_to_do(config: RunConfig, stored: RunConfig) -> bool:
 
 def result_of(path: Path, contents: dict[str, Any]) -> dict[str, Any] | None:
     """Return the ``result.json`` of the run whose end a checkpoint is, or None where the run was not finished."""
-    try:
-        result = json.loads((path.parent.parent / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    result = reading.remembered(path.parent.parent / "result.json")
+    if not isinstance(result, dict) or result.get("steps") != contents.get("global_step"):
         return None
-    of_the_end = isinstance(result, dict) and result.get("steps") == contents.get("global_step")
-    return result if of_the_end else None
+    metrics = result.get("metrics")
+    whole = isinstance(metrics, dict) and all(isinstance(value, (int, float)) for value in metrics.values())
+    return result if whole and reading.is_number(result.get("seconds")) else None
 
 
 def _fixed(config: RunConfig) -> Iterator[tuple[str, Any]]:

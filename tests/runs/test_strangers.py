@@ -2,17 +2,23 @@
 
 import copy
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
-from autoint.runs import checkpoints, restoring, training
+from autoint.files import images
+from autoint.runs import checkpoints, report, restoring, resuming, training
 from autoint.runs.checkpoints import WholeFileIO
 from autoint.runs.evaluation import EvaluateConfig, evaluate_runs
 from autoint.runs.export import export
+from autoint.runs.interrupted import PartialEvaluation
+from autoint.runs.loggers import MetricsFile
 from tests.runs.test_resume import WHOLE, ct_config, fit, function_config, volrend_config
 
 QUICK = {"max_steps": 3, "log_every_n_steps": 2}
@@ -385,3 +391,74 @@ def test_what_contains_itself_or_multiplies_is_refused():
         torch.save({"autoint": {"format": 1, "config": {"x": value}}, "state_dict": {}}, "evil.ckpt")
         with pytest.raises(ValueError, match=words):
             checkpoints.load("evil.ckpt")
+
+
+NOTED = {
+    "no object": "[1]",
+    "no metrics": '{"steps": 3, "seconds": 1.0}',
+    "a list": '{"steps": 3, "seconds": 1.0, "metrics": [1]}',
+    "texts": '{"steps": 3, "seconds": 1.0, "metrics": {"val/psnr": "x"}}',
+    "no time": '{"steps": 3, "seconds": "long", "metrics": {}}',
+    "endless": '{"steps": 3, "seconds": Infinity, "metrics": {}}',
+    "thousands of digits": f'{{"steps": 3, "seconds": 1{"0" * 5000}, "metrics": {{}}}}',
+    "deep": "[" * 10**5,
+}
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_what_a_run_has_noted_beside_its_checkpoint_is_taken_if_it_is_whole(name, good):
+    contents = good("function")
+    file = saved(contents)
+    result = file.parent.parent / "result.json"
+    result.write_text(NOTED[name])
+    assert resuming.result_of(file, contents) is None
+    result.write_text('{"steps": 3, "seconds": 1.5, "metrics": {"loss": NaN}}')
+    assert resuming.result_of(file, contents)["seconds"] == 1.5
+
+
+def test_pipes_in_the_folder_of_a_run_are_not_waited_for(good):
+    """As an archive may hold them: in place of what a run, an export or an evaluation has written, and of pictures."""
+    contents = good("function")
+    file = saved(contents, "runs/one")
+    folder = file.parent.parent
+    for name in ("result.json", "metrics.csv", "view.png", "view.svg", "evaluation/result.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(folder / name)
+    assert resuming.result_of(file, contents) is None
+    assert report.of_training(folder) is not None
+    assert report._measured(report._run(file, "one")) == {}
+    os.mkfifo("unfinished.json")
+    assert PartialEvaluation(Path(), torch.nn.Linear(1, 1), {}).done == {}
+    log = MetricsFile(Path("new"))
+    log.go_on(folder / "metrics.csv", 3)
+    assert log.rows == []
+    exported = export(str(folder))
+    (exported / "config.json").unlink()
+    os.mkfifo(exported / "config.json")
+    with pytest.raises(ValueError, match=r"damaged, or without its config.json \(there is no config.json\)"):
+        restoring.restored(exported / "model.safetensors")
+    with pytest.raises(ValueError, match=r"view.png: no file, but a folder, a pipe or a device; give the image itself"):
+        images.read_rgba(folder / "view.png", None)
+
+
+@pytest.mark.parametrize("step", ["\u00b2", "1" * 5000, "-1", "x"])
+def test_rows_of_metrics_that_have_no_step_are_dropped(step):
+    """Of a table that somebody else has written; what is no table ends it."""
+    rows = f"loss,step\n0.5,0\n0.4,{step}\n0.3,1\n{'x' * 200000},2\n"
+    Path("metrics.csv").write_text(rows, encoding="utf-8")
+    log = MetricsFile(Path("new"))
+    log.go_on(Path("metrics.csv"), 3)
+    assert [row["loss"] for row in log.rows] == ["0.5", "0.3"]
+
+
+def test_a_picture_that_another_program_would_run_is_none_of_a_report(good):
+    """PostScript in a .png, which Pillow hands to Ghostscript; panels that lie outside of their sheet."""
+    folder = saved(good("function")).parent.parent
+    (folder / "evil.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+    assert report._kind(folder / "evil.png") == "unreadable"
+    for panels in ("5", '{"size": [100000, 100000], "times": 1, "names": ["truth"]}', "[" * 10**5):
+        about = PngInfo()
+        about.add_text("panels", panels)
+        Image.new("RGB", (8, 8)).save(folder / "sheet.png", pnginfo=about)
+        assert report._kind(folder / "sheet.png") == "picture"
+    assert report.of_training(folder) is not None

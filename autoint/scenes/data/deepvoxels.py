@@ -82,10 +82,10 @@ def _folder(data_dir: str, path: str, split: str) -> tuple[Path, bool]:
 
 
 def _numbers(file: Path) -> list[list[float]]:
+    if not file.is_file():
+        raise ValueError(f"{file}: file not found; {NEEDS}")
     try:
         lines = [[float(word) for word in line.split()] for line in file.read_text().splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise ValueError(f"{file}: file not found; {NEEDS}") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: not a text file of numbers ({error!s:.80}); restore it") from error
     if not all(abs(number) < 1e12 for line in lines for number in line):
