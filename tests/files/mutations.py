@@ -13,6 +13,7 @@ import gc
 import logging
 import os
 import random
+import reprlib  # in full, what is shared twelve times over would never end
 import resource
 import shutil
 import signal
@@ -104,7 +105,7 @@ def another(kind: str, here: Any, root: Any, draw: random.Random, foreign: bool)
     values: dict[str, tuple[Any, ...]] = {
         "endless": ENDLESS,
         "text": TEXTS,
-        "type": (None, True, False, [], {}, [here], {"name": here}, str(here)[:99], *foreign_values),
+        "type": (None, True, False, [], {}, [here], {"name": here}, reprlib.repr(here), *foreign_values),
     }
     if kind == "nest":
         for _ in range(draw.choice((1, 2, 60, 2000 if foreign else 300))):
