@@ -92,6 +92,11 @@ class _Training:
         self.num_products, self.num_units, self.steps, self.seed = num_products, num_units, steps, seed
         self.began, self.max_time, self.taken = time.monotonic(), max_time, 0
 
+    @property
+    def late(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() - self.began > self.max_time
+
     def start(self, x: Tensor, low: list[float], high: list[float]) -> Density:
         """Return a density whose units lie at samples, which are equally weighted."""
         n = x.shape[1]
@@ -124,7 +129,7 @@ class _Training:
             loss.backward()
             adam.step()
             decay.step()
-            late = time.monotonic() - self.began > self.max_time
+            late = self.late
             if step % 50 == 49 or late or step + 1 == self.steps:
                 with torch.no_grad():
                     score = float(_mean(density.log_prob(held), held_w))
@@ -148,7 +153,7 @@ class _Training:
             return value
 
         before = math.inf
-        while self.taken < self.steps and time.monotonic() - self.began < self.max_time:
+        while self.taken < self.steps and not self.late:
             value = float(lbfgs.step(loss).detach())
             self.taken += 20
             if before - value < 1e-9:
@@ -229,6 +234,8 @@ def _from_log_prob(function: LogProb, low: list[float], high: list[float], train
     density, score, effective, drawn = None, -math.inf, _effective(weights), log_density(x)
     for number in range(1 if n == 1 else ROUNDS):
         if density is not None:
+            if training.late:
+                break
             x = torch.cat([spread[: POINTS // 2], density.sample(POINTS // 2, seed=training.seed + number)])
             with torch.no_grad():
                 drawn = torch.logaddexp(log_density(x), density.log_prob(x)) - math.log(2)

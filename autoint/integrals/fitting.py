@@ -127,6 +127,7 @@ def fit(
     positive(zero=True, max_time=max_time)
     integer(0, adam_steps=adam_steps)
     integer(seed=seed)
+    deadline = time.monotonic() + max_time
     whole = function if weight is None else _weighted(function, weight)
     axes = domain.changes(*_located(whole, domain, ranges))
     cells = list(itertools.product(*axes))
@@ -135,14 +136,11 @@ def fit(
             f"breaks and singular cut the domain into {len(cells)} pieces; at most {MOST_CELLS} are fitted"
         )
     shape = hidden_features, num_layers, activation, encoding, num_products
-    recipe = Recipe(*shape, points, adam_steps, tolerance, seed)
-    deadline, trained = time.monotonic() + max_time, []
+    recipe, trained = Recipe(*shape, points, adam_steps, tolerance, max_time, seed), []
     with tqdm(unit="step", disable=None if progress else True, desc="fit") as bar:
         for number, cell in enumerate(cells):
             left = max(0.0, deadline - time.monotonic()) / (len(cells) - number)
-            trained.append(
-                Training(whole, list(cell), ranges, recipe, left if number else max_time / len(cells), bar).run()
-            )
+            trained.append(Training(whole, list(cell), ranges, recipe, left, bar).run())
     model = _joined(trained, [len(axis) for axis in axes], domain)
     assert model.fitted is not None
     tell(model.fitted)

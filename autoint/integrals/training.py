@@ -27,6 +27,7 @@ HELD_OUT, EVERY, WORSE = 1024, 10, 3.0  # points, steps from look to look, and h
 MOST_CORNERS, PRODUCTS = 6, 4  # axes of one network; products at first of networks of one axis each
 # A network that could be wider is left so many steps from its goal, at its pace over so many looks, or so much work.
 PATIENCE, PACE, WORK = 300, 5, 1e11
+LEAST_STEPS = 10  # that must be left for a network to grow
 BOXES, SAMPLES, MOST_SAMPLES = 64, 64, 1024  # of the check of integrals
 
 
@@ -42,6 +43,7 @@ class Recipe:
     points: int | None
     adam_steps: int
     tolerance: float
+    max_time: float
     seed: int
 
 
@@ -53,7 +55,7 @@ class Training:
         changes: of the variables of this piece.
         parameters: ranges of the parameters.
         recipe: how to train.
-        max_time: seconds.
+        seconds: how long it may take; ``recipe.max_time`` is of all pieces.
         bar: what shows the steps.
     """
 
@@ -63,11 +65,12 @@ class Training:
         changes: list[Change],
         parameters: tuple[Corners, Corners],
         recipe: Recipe,
-        max_time: float,
+        seconds: float,
         bar: tqdm,
     ) -> None:
         self.function, self.changes, self.parameters, self.recipe = function, changes, parameters, recipe
-        self.max_time, self.bar, self.start, self.steps = max_time, bar, time.monotonic(), 0
+        self.seconds, self.bar, self.start, self.steps = seconds, bar, time.monotonic(), 0
+        self.pace, self.hurried = 0.0, False  # seconds per work of a step; whether time keeps it from growing
         self.error, self.goal = math.inf, recipe.tolerance
         z, y, squeeze = samples(function, changes, parameters, recipe.points, recipe.seed)
         with torch.random.fork_rng(devices=[]):
@@ -92,7 +95,7 @@ class Training:
             grown = not met and end in (DONE, STALLED, SLOW) and not found and self._larger(end)
             if not grown:
                 break
-        end = DONE if met else OVERFITTED if end == DONE else end
+        end = DONE if met else self._limit if self.hurried else OVERFITTED if end == DONE else end
         seconds = time.monotonic() - self.start
         self.model.fitted = Fitted(self.error, self.recipe.tolerance, self.steps, seconds, end, integral_error, found)
         return self.model
@@ -113,14 +116,22 @@ class Training:
         model.function = self.function
         return model
 
-    def _step(self, loss: float) -> str:
+    @property
+    def _limit(self) -> str:
+        return f"max_time={self.recipe.max_time:g}"
+
+    def _late(self, ahead: float = 0.0) -> bool:
+        """Return whether the time is over, so many seconds ahead."""
+        return time.monotonic() - self.start + ahead > self.seconds
+
+    def _step(self, loss: float, ahead: float = 0.0) -> str:
         """Count a step; return why there should be no further one, or an empty string."""
         self.steps, self.error = self.steps + 1, math.sqrt(loss)
         self.bar.update()
         self.bar.set_postfix_str(f"relative error {self.error:.1e}", refresh=False)
         if self.error <= self.goal:
             return DONE
-        return f"max_time={self.max_time:g}" if time.monotonic() - self.start > self.max_time else ""
+        return self._limit if self._late(ahead) else ""
 
     def _adam(self) -> None:
         adam = torch.optim.Adam(self.model.parameters(), lr=5e-3)
@@ -133,10 +144,16 @@ class Training:
                 return
 
     def _levenberg_marquardt(self) -> str:
+        if self.steps and self._late():
+            return self._limit
         second, errors = LevenbergMarquardt(self.model.parameters()), [math.inf]
-        work = len(self.problem.z) * sum(p.numel() for p in self.model.parameters()) ** 2
+        work = len(self.problem.z) * _unknowns(self.model) ** 2
         while True:
-            end = self._step(float(second.step(self.problem.linearization)))
+            begun = time.monotonic()
+            loss = float(second.step(self.problem.linearization))
+            took = time.monotonic() - begun
+            self.pace = took / self._work(len(self.problem.z), self.model)
+            end = self._step(loss, took)
             if end or second.stalled:
                 return end or STALLED
             if self.steps % EVERY:
@@ -178,8 +195,7 @@ class Training:
         self.model = wide
         z, y = self.problem.z, self.problem.y * wide.scale
         self.problem = LeastSquares(wide, z, y, scaled=True)
-        unknowns = sum(p.numel() for p in wide.parameters())
-        while self.problem.y.numel() < 2 * unknowns and self._more_points():
+        while self.problem.y.numel() < 2 * _unknowns(wide) and self._more_points():
             pass
         return True
 
@@ -192,7 +208,15 @@ class Training:
         return wide if self._fits(len(self.problem.z), wide) else None
 
     def _fits(self, points: int, model: Antiderivative) -> bool:
-        return points * self.problem.y.shape[1] * sum(p.numel() for p in model.parameters()) <= MAX_JACOBIAN
+        """Return whether there is memory and time for so many points and a model; ``hurried`` where time is short."""
+        work = self._work(points, model)
+        self.hurried = self._late(LEAST_STEPS * self.pace * work)
+        return not self.hurried and points * self.problem.y.shape[1] * _unknowns(model) <= MAX_JACOBIAN
+
+    def _work(self, points: int, model: Antiderivative) -> float:
+        """Return the multiplications of a step: those of the smaller of JᵀJ and JJᵀ."""
+        rows, unknowns = points * self.problem.y.shape[1], _unknowns(model)
+        return float(rows * unknowns * min(rows, unknowns))
 
     @torch.no_grad()
     def _integral_error(self) -> float:
@@ -200,7 +224,7 @@ class Training:
 
         Every box has |mean| + t·error of its residual, with Student's t for 99 %; the whole domain is one of them.
         """
-        from scipy.stats import t
+        from scipy.special import stdtrit  # of scipy.stats, which takes seconds to import
 
         model, g = self.model, generator(self.recipe.seed, self.steps, "check")
         shares = torch.rand(2, BOXES, len(self.changes), generator=g, dtype=torch.float64)
@@ -209,10 +233,11 @@ class Training:
         p, axes, count = model.drawn(BOXES, g), tuple(range(len(self.changes))), SAMPLES
         while True:
             rest = model.leftover(a, b, axes, p, count, g)
-            margin = torch.as_tensor(t.ppf(0.995, rest.degrees.numpy())) * rest.error
+            margin = torch.as_tensor(stdtrit(rest.degrees.numpy(), 0.995)) * rest.error
             bound = (rest.value.abs() + margin) / (model.scale * 2 ** len(axes))
             worst = float(bound.max())
-            if worst <= self.recipe.tolerance or (margin <= rest.value.abs()).all() or count >= MOST_SAMPLES:
+            known = worst <= self.recipe.tolerance or bool((margin <= rest.value.abs()).all())
+            if known or count >= MOST_SAMPLES or self._late():
                 return worst
             count *= 4
 
@@ -224,3 +249,7 @@ class Training:
         off = (self.model.grad_net(z) - y).norm(dim=-1)
         at = z[off.argmax()]
         return places(self.function, self.changes, self.parameters, at)
+
+
+def _unknowns(model: Antiderivative) -> int:
+    return sum(p.numel() for p in model.parameters())

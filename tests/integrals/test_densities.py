@@ -136,3 +136,16 @@ def test_questions_that_have_no_answer_are_refused():
         with pytest.raises(ValueError, match=words):
             ask(value)
     assert density.quantile(torch.tensor([0.0, 1.0]))[:, 0].tolist() == [0.0, 1.0]
+
+
+def test_no_round_begins_when_the_time_is_over():
+    """log p, which may be dear, is asked once, and what it says is fitted by one step."""
+    asked = []
+
+    def log_prob(x):
+        asked.append(len(x))
+        return -4 * x.square().sum(-1)
+
+    density = autoint.fit_density(log_prob, [-1, -1], [1, 1], num_products=4, max_time=0)
+    assert len(asked) == density.fitted.steps == 1
+    assert density.log_prob([[0.0, 0.0]]) > density.log_prob([[0.9, 0.9]])

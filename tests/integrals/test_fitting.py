@@ -2,13 +2,14 @@ import copy
 import io
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import autoint
-from autoint.integrals import least_squares
+from autoint.integrals import least_squares, training
 from autoint.integrals.antiderivatives import Antiderivative
 from autoint.integrals.functions import target
 from autoint.integrals.integrands import true_integrals
@@ -241,6 +242,25 @@ def test_a_fit_says_what_it_has_reached(caplog):
     assert [r.levelname for r in records] == ["INFO", "WARNING", "WARNING"]
     assert str(done.fitted) in records[0].getMessage()
     assert "tolerance 1e-08 not met (max_time=0)" in records[1].getMessage()
+
+
+@pytest.mark.parametrize(("limit", "each"), [(10, 4), (1e5, 2e3)])
+def test_a_fit_ends_in_time(limit, each, monkeypatch):
+    """No step of Levenberg-Marquardt begins that would be late, and no network grows that could not be trained.
+
+    The first has time for two steps, and the second for fifty, of a function that needs a wider network.
+    """
+    clock, step = SimpleNamespace(now=0.0), LevenbergMarquardt.step
+
+    def slow(self, closure):
+        clock.now += each
+        return step(self, closure)
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(LevenbergMarquardt, "step", slow)
+    fitted = autoint.fit("sin(40*x)", 0, 3, adam_steps=1, max_time=limit, progress=False).fitted
+    assert fitted.end == f"max_time={limit:g}"
+    assert clock.now <= limit
 
 
 def test_levenberg_marquardt_stops_where_it_creeps():
