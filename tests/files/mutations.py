@@ -122,7 +122,8 @@ def another(kind: str, here: Any, root: Any, draw: random.Random, foreign: bool)
 
 
 def small(value: Any) -> bool:
-    return not isinstance(value, (dict, list)) or len(places(value)) < 20
+    below = [value, *(owner[key] for owner, key in places(value))]
+    return len(below) <= 20 and all(len(item) < 1000 for item in below if hasattr(item, "shape") and item.shape)
 
 
 def of_array(array: Any, draw: random.Random) -> Any:
