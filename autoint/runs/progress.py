@@ -7,8 +7,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self, TypeVar
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -70,6 +70,37 @@ class Line(logging.Filter):
         for handler in self._handlers:
             handler.removeFilter(self)
         self._handlers = []
+
+
+class Once(logging.Filter):
+    """While it is entered, lets through once whatever is logged: for what would be said of each of many things alike.
+
+    Args:
+        told: what was said before.
+    """
+
+    def __init__(self, told: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.told, self._handlers = set(told), list[logging.Handler]()
+
+    def __enter__(self) -> Self:
+        last = logging.lastResort  # where nothing is set up, as in a process that was started for a part of the work
+        self._handlers = list(logging.getLogger().handlers) or ([last] if last else [])
+        for handler in self._handlers:
+            handler.addFilter(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handler in self._handlers:
+            handler.removeFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record says something new."""
+        text = record.getMessage()
+        if text not in self.told:
+            self.told.add(text)
+            record.new = True  # for all handlers, of which each asks
+        return hasattr(record, "new")
 
 
 class Progress(Callback):

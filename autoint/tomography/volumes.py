@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import logging
@@ -20,12 +21,12 @@ from typing import IO, Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from autoint.files.whole_files import new_part, write_json, write_whole
 from autoint.registry import COMMANDS, PHANTOMS, at_least_one
 from autoint.reports import pictures
 from autoint.runs.command_line.from_python import composed
+from autoint.runs.progress import Once, tracked
 from autoint.tomography.classics import Filled, pixel_lattice
 from autoint.tomography.data import arrays
 from autoint.tomography.data.exchange import read_exchange
@@ -111,7 +112,7 @@ def prepared(recipe: Recipe) -> Recipe:
     chosen = trials[0]
     if len(trials) > 1 and len(scans[0].theta) > 3:
         errors = []
-        for scan in tqdm(scans, desc="priors", leave=False, disable=None):
+        for scan in tracked(scans, "prior", "slice"):
             search = recipe.search(scan, [(h * radius / scan.radius, prior) for h, prior in trials])
             for step in range(search.steps - recipe.passes):
                 search.advance(step)
@@ -163,23 +164,21 @@ def volume(recipe: Recipe, folder: Path, output: str = "tiff", workers: int = 1)
     """
     at_least_one(workers=workers)
     (folder / "slices").mkdir(parents=True, exist_ok=True)
-    recipe = _resumed(recipe, folder)
-    numbers = range(*recipe.slices)
-    missing = [number for number in numbers if not slice_file(folder, number).is_file()]
-    if len(missing) < len(numbers):
-        log.info("%s: %d of %d slices are there already", folder, len(numbers) - len(missing), len(numbers))
-    find = functools.partial(_find, recipe, folder)
-    with tqdm(total=len(missing), desc="slices", leave=False, disable=None) as progress:
-        if workers == 1:
-            for number in missing:
-                find(number)
-                progress.update()
-        elif missing:
-            # Processes begin anew: a copy of one that has threads may never wake up.
-            with multiprocessing.get_context("spawn").Pool(min(workers, len(missing))) as pool:
-                for _ in pool.imap_unordered(find, missing):
-                    progress.update()
-    return _joined(recipe, folder, output)
+    with contextlib.ExitStack() as stack:
+        once = stack.enter_context(Once())
+        recipe = _resumed(recipe, folder)
+        numbers = range(*recipe.slices)
+        missing = [number for number in numbers if not slice_file(folder, number).is_file()]
+        if len(missing) < len(numbers):
+            log.info("%s: %d of %d slices are there already", folder, len(numbers) - len(missing), len(numbers))
+        find, processes = functools.partial(_find, recipe, folder), min(workers, len(missing))
+        results: Iterator[int] = map(find, missing)
+        if processes > 1:  # which begin anew: a copy of one that has threads may never wake up
+            pool = multiprocessing.get_context("spawn").Pool(processes, Once.__enter__, (Once(once.told),))
+            results = stack.enter_context(pool).imap_unordered(find, missing)
+        for _ in tracked(missing, folder.name, "slice"):
+            next(results)
+        return _joined(recipe, folder, output)
 
 
 def _resumed(recipe: Recipe, folder: Path) -> Recipe:

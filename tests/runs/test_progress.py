@@ -1,5 +1,6 @@
 """Progress: one line where there is a terminal, a plain line a minute where there is none, and an honest time left."""
 
+import io
 import logging
 from types import SimpleNamespace
 
@@ -87,3 +88,17 @@ def test_images_are_counted_too(clock, caplog):
 @pytest.mark.parametrize(("seconds", "text"), [(41.6, "42 s"), (221, "3 min 41 s"), (7500, "2 h 5 min"), (-3, "0 s")])
 def test_durations_are_for_people(seconds, text):
     assert progress.duration(seconds) == text
+
+
+def test_what_is_said_of_many_things_is_said_once(caplog):
+    root, handler = logging.getLogger(), logging.StreamHandler(stream := io.StringIO())
+    root.addHandler(handler)
+    try:
+        with progress.Once({"said before"}) as once:
+            for text in ("said before", "new", "new", "other"):
+                root.warning(text)
+        assert once.told == {"said before", "new", "other"}
+        root.warning("new")  # all is as it was
+    finally:
+        root.removeHandler(handler)
+    assert stream.getvalue().split() == ["new", "other", "new"]
