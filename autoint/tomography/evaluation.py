@@ -39,7 +39,7 @@ COLUMNS = {
     "image_psnr": ("image PSNR", ".2f"),
     "image_ssim": ("SSIM", ".4f"),
     "fbp_psnr": ("PSNR of FBP", ".2f"),
-    "seconds": ("seconds", ".2f"),
+    "seconds": ("seconds to fill in", ".2f"),
     "run": ("run", ""),
 }
 CLASSICS = tuple(classics.METHODS)
@@ -290,7 +290,8 @@ def images_figure(scan: Scan, filled: dict[str, Filled]) -> Figure:
             place.axis("off")
         for place, (name, image) in zip(row, images.items(), strict=False):
             shown = place.imshow(scale * image, cmap="gray", vmin=0, vmax=high)
-            place.set_title(name, fontsize=9)
+            known = "" if truth is None or image is truth else f", {psnr(image, truth, float(truth.max())):.1f} dB"
+            place.set_title(f"{name}{known}", fontsize=9)
     figure.colorbar(shown, ax=axes, label=unit, shrink=0.8, extend="both")
     return figure
 

@@ -202,8 +202,9 @@ class Tomography(pl.LightningModule):
             spacing, prior = self.search.best
             found = self.search.object
             log.info(
-                "object, by held-out views: spacing %.3g pixels, exponent %g, strength %g, patches %g; noise of views "
-                "about %.2g %% of the largest value; share of the remainder, from low to high frequencies: %s",
+                "object, by held-out views: spacing %.3g pixels, exponent %g, strength %g, patches %g; noise of views, "
+                "or what their pixels do not resolve, %.2g %% of the largest value; share of the remainder, from low "
+                "to high frequencies: %s",
                 spacing * self.scan.radius,
                 prior.exponent,
                 prior.strength,

@@ -67,7 +67,10 @@ def test_every_image_has_contrast(scan):
     seen = seen_views(96, 16, None)
     filled = {"FBP": classics.fbp(scan, seen), "AutoInt line": classics.linear(scan, seen)}
     found = dict(panels(evaluation.images_figure(scan, filled)))
-    assert set(found) - {""} == {"object", "FBP", "AutoInt line", "FBP of all views", "FBP of AutoInt line"}
+    names = {name.partition(",")[0] for name in found} - {""}
+    assert names == {"object", "FBP", "AutoInt line", "FBP of all views", "FBP of AutoInt line"}
+    row = evaluation.errors(filled["FBP"], scan, seen)
+    assert f"FBP, {row['image_psnr']:.1f} dB" in found
     for name, pixels in found.items():
         assert pixels.std() > 0.05, name
 
