@@ -155,7 +155,8 @@ def _ours(file: Path, contents: Any) -> dict[str, Any]:
     step, state = contents.get("global_step"), contents.get("state_dict")
     if "global_step" in contents and (type(step) is not int or not 0 <= step < 2**63):
         raise ValueError(
-            f"{file}: damaged, its global_step is {step!r:.80}, no number of steps; use another checkpoint"
+            f"{file}: damaged, its global_step is {' '.join(repr(step).split()):.80}, no number of steps; use another "
+            "checkpoint"
         )
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in state.items()):
         raise ValueError(f"{file}: damaged, its state_dict holds no tensors by name; use another checkpoint")

@@ -82,7 +82,7 @@ class Remembers(Callback):
 def _tell(path: Path, part: str, wrong: str) -> None:
     if wrong:
         mend = "use another checkpoint, as ckpt_path=auto does of a run's folder"
-        raise ValueError(f"{path}: damaged, its {part} {wrong}; {mend}")
+        raise ValueError(f"{path}: damaged, its {part} {' '.join(wrong.split())}; {mend}")  # tensors have many lines
 
 
 def _version(value: Any) -> str:
@@ -105,6 +105,17 @@ def _callbacks(value: Any) -> str:
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _same(theirs: Any, ours: Any) -> bool:
+    """Whether plain data are equal, of the same types throughout; to a tensor in its place nothing is."""
+    if type(theirs) is not type(ours):
+        return False
+    if isinstance(ours, dict):
+        return theirs.keys() == ours.keys() and all(_same(theirs[key], value) for key, value in ours.items())
+    if isinstance(ours, (list, tuple)):
+        return len(theirs) == len(ours) and all(map(_same, theirs, ours))
+    return bool(theirs == ours)
 
 
 def _betas(value: Any) -> bool:
@@ -159,7 +170,7 @@ def _loops(value: Any, contents: dict[str, Any], automatic: bool) -> str:
     manual = {"total": none if automatic else taken, "current": none if automatic else taken}
     expected["epoch_loop.manual_optimization.optim_step_progress"] = manual
     for name, wanted in expected.items():
-        if not _ints(found := loop.get(name)) or found != wanted:
+        if not _same(found := loop.get(name), wanted):
             return f"say {name}={found!r:.120}, after {steps} steps it must be {wanted!r:.120}"
     optim = loop.get("epoch_loop.automatic_optimization.optim_progress")
     if not isinstance(optim, dict) or not isinstance(optim.get("optimizer"), dict):
@@ -234,10 +245,10 @@ def _memory(name: Any, value: Any, weight: Tensor, steps: int) -> str:
 def _group(theirs: Any, ours: Mapping[str, Any]) -> str:
     if not isinstance(theirs, dict) or theirs.keys() - LATER != ours.keys() - LATER:
         return "has other settings than its optimizer knows"
-    if theirs["params"] != ours["params"] or not _ints(theirs["params"]):
+    if not _same(theirs["params"], ours["params"]):
         return f"belongs to another model, of {len(ours['params'])} weights"
     for key, value in theirs.items():
-        if key not in FREE and (value != ours[key] or type(value) is not type(ours[key])):
+        if key not in FREE and not _same(value, ours[key]):
             return f"says {key}={value!r:.40}, not {ours[key]!r:.40}"
         allowed, what = VALUES.get(key, (None, ""))
         if allowed is not None and not allowed(value):
@@ -252,7 +263,7 @@ def _schedules(states: Any, fresh: list[Any], steps: int) -> str:
         own = schedule.state_dict()
         if not isinstance(state, dict) or not own.keys() - {"_is_initial"} <= state.keys() <= own.keys():
             return "has other parts than its schedule knows"
-        if state["last_epoch"] != steps or state["_step_count"] != steps + 1 or not _ints(state["last_epoch"]):
+        if not _same((state["last_epoch"], state["_step_count"]), (steps, steps + 1)):
             return f"stands at step {state['last_epoch']!r:.40}, and the run at {steps}"
         for key in ("base_lrs", "_last_lr"):
             rates = state[key]
@@ -260,6 +271,6 @@ def _schedules(states: Any, fresh: list[Any], steps: int) -> str:
                 return f"says {key}={rates!r:.40}, not a learning rate"
             if not all(0 <= rate <= 10 for rate in rates):
                 return f"says {key}={rates!r:.40}, not a learning rate"
-        if state["lr_lambdas"] != own["lr_lambdas"]:
+        if not _same(state["lr_lambdas"], own["lr_lambdas"]):
             return f"says lr_lambdas={state['lr_lambdas']!r:.40}, not {own['lr_lambdas']}"
     return ""

@@ -290,6 +290,7 @@ def memory(c):
 
 DAMAGE = {
     "no step": ("global_step", lambda c: c.pop("global_step")),
+    "steps": ("global_step", lambda c: c.update(global_step=torch.ones(3, 2))),
     "negative step": ("global_step", lambda c: c.update(global_step=-1)),
     "another step": ("loops", lambda c: c.update(global_step=2)),
     "no loops": ("weights alone", lambda c: c.pop("loops")),
@@ -297,6 +298,7 @@ DAMAGE = {
     "done": ("loops", lambda c: loops(c)["epoch_progress"]["current"].update(completed=1)),
     "batches": ("loops", lambda c: loops(c)["epoch_loop.batch_progress"]["current"].update(completed=80)),
     "loader": ("loops", lambda c: loops(c)["state_dict"].update(combined_loader=[{"step": 80}])),
+    "many lines": ("loops", lambda c: loops(c).update({"epoch_loop.scheduler_progress": torch.ones(3, 3)})),
     "no loader": ("loops", lambda c: loops(c).pop("state_dict")),
     "true": ("loops", lambda c: loops(c)["epoch_progress"]["current"].update(ready=True)),
     "no optimizer": ("optimizer", lambda c: c.update(optimizer_states=[])),
@@ -306,8 +308,12 @@ DAMAGE = {
     "short moment": ("optimizer", lambda c: memory(c).update(exp_avg=memory(c)["exp_avg"].half())),
     "settings": ("optimizer", lambda c: c["optimizer_states"][0]["param_groups"][0].update(amsgrad=True)),
     "rate": ("optimizer", lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr=torch.nan)),
+    "a tensor": ("optimizer", lambda c: c["optimizer_states"][0]["param_groups"][0].update(eps=torch.zeros(2))),
+    "a number": ("optimizer", lambda c: c["optimizer_states"][0]["param_groups"][0].update(eps=True)),
+    "tensors": ("optimizer", lambda c: c["optimizer_states"][0]["param_groups"][0].update(params=[torch.zeros(2)] * 4)),
     "groups": ("optimizer", lambda c: c["optimizer_states"][0].pop("param_groups")),
     "no schedule": ("lr_schedulers", lambda c: c.update(lr_schedulers=[])),
+    "no count": ("lr_schedulers", lambda c: c["lr_schedulers"][0].update(last_epoch=torch.full((2,), 3))),
     "schedule": ("lr_schedulers", lambda c: c["lr_schedulers"][0].update(last_epoch=0)),
     "no callbacks": ("callbacks", lambda c: c.pop("callbacks")),
     "callbacks": ("callbacks", lambda c: c.update(callbacks=[1])),
