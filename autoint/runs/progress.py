@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import math
 import sys
@@ -70,6 +71,21 @@ class Line(logging.Filter):
         for handler in self._handlers:
             handler.removeFilter(self)
         self._handlers = []
+
+
+@contextlib.contextmanager
+def telling(of: logging.Logger) -> Iterator[None]:
+    """Let what is logged by a module, and here, be read as in a training: for commands that Hydra does not set up."""
+    handler, levels = logging.StreamHandler(), {logger: logger.level for logger in (of, log)}
+    logging.getLogger().addHandler(handler)
+    for logger in levels:
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 class Once(logging.Filter):

@@ -26,7 +26,7 @@ from autoint.files.whole_files import new_part, write_json, write_whole
 from autoint.registry import COMMANDS, PHANTOMS, at_least_one
 from autoint.reports import pictures
 from autoint.runs.command_line.from_python import composed
-from autoint.runs.progress import Once, tracked
+from autoint.runs.progress import Once, telling, tracked
 from autoint.tomography.classics import Filled, pixel_lattice
 from autoint.tomography.data import arrays
 from autoint.tomography.data.exchange import read_exchange
@@ -120,7 +120,13 @@ def prepared(recipe: Recipe) -> Recipe:
             errors.append(np.log(np.where(np.isfinite(scores), scores, scores[np.isfinite(scores)].max())))
         _, chosen = least_error(list(zip(np.exp(np.mean(errors, axis=0)).tolist(), trials, strict=True)))
     spacing, prior = chosen[0] * radius, chosen[1]
-    log.info("prior of all slices: spacing %.3g pixels, %s", spacing, prior)
+    log.info(
+        "prior of all slices: spacing %.3g pixels, exponent %g, strength %g, patches %g",
+        spacing,
+        prior.exponent,
+        prior.strength,
+        prior.deviation,
+    )
     size = max(2 * pixel_lattice(scan).half + 1 for scan in ends)
     return replace(
         recipe,
@@ -338,5 +344,6 @@ def main(arguments: list[str]) -> None:
         (o["spacing"], o["exponent"], o["strength"], o["patches"]),
         slices_of(given.slices, _count(phantom, config.data_dir, along)),
     )
-    file = volume(recipe, given.to, given.output, given.workers)
+    with telling(log):
+        file = volume(recipe, given.to, given.output, given.workers)
     print(f"{file}\ncuts: {given.to / 'cuts.png'}\nslices: {given.to / 'slices'}")

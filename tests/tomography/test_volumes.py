@@ -29,11 +29,13 @@ def pages(file):
         return np.stack([np.array(page) for page in ImageSequence.Iterator(picture)])
 
 
-def test_a_stack_becomes_a_volume_and_a_stopped_one_goes_on(stack, program, caplog):
+def test_a_stack_becomes_a_volume_and_a_stopped_one_goes_on(stack, program):
     status, out, err = program("autoint", "volume", *ASKED)
     assert status == 0, err
     assert "out/volume.tif" in out
-    assert caplog.text.count("no angles in it") == 1  # and not of every slice
+    assert err.count("no angles in it") == 1  # and not of every slice
+    assert "slice 3 of 5" not in err
+    assert "prior of all slices: spacing" in err
     volume = pages(stack / "out" / "volume.tif")
     assert volume.dtype == np.float32
     middle = volume.shape[1] // 2
