@@ -25,6 +25,7 @@ class Samples:
         spread: how far to look around each point, (P, 1).
         oriented: whether the normals' signs mean something.
         inside: of an occupancy, whether the points are inside, (P,).
+        trust: τ, how much the normals weigh: 1, or less where they are estimated from the points.
     """
 
     points: Tensor
@@ -32,13 +33,14 @@ class Samples:
     spread: Tensor | None
     inside: Tensor | None = None
     oriented: bool = True
+    trust: float = 1.0
 
 
 Loss = Callable[[Gradient, Samples, int, torch.Generator], Tensor]
 
 
 def igr(net: Gradient, samples: Samples, count: int, g: torch.Generator) -> Tensor:
-    """Return |f| + τ |∇f − n| on the surface + λ (|∇f| − 1)² beside it (IGR, eq. 2 and Sec. 5), λ = 0.1, τ = 1.
+    """Return |f| + τ |∇f − n| on the surface + λ (|∇f| − 1)² beside it (IGR, eq. 2 and Sec. 5), λ = 0.1.
 
     Beside it is at each point's own distance to its neighbours, and an eighth as many points anywhere. Normals that may
     point either way are compared with whichever side of ∇f is nearer.
@@ -52,7 +54,9 @@ def igr(net: Gradient, samples: Samples, count: int, g: torch.Generator) -> Tens
     if normals is not None:
         if not samples.oriented:
             normals = normals * (on.detach() * normals).sum(-1, keepdim=True).sign()
-        return loss + (on - normals).norm(dim=-1).mean()
+        loss = loss + samples.trust * (on - normals).norm(dim=-1).mean()
+        if samples.trust == 1:
+            return loss
     return loss + 0.1 * (on.norm(dim=-1) - 1).square().mean()
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from autoint.surfaces import cleaning
+from autoint.surfaces import cleaning, orienting
 from autoint.surfaces.losses import REACH, Samples
 from autoint.surfaces.shapes import AbstractShape
 
 NEIGHBOURS = 50
 PART = 20_000
 """Points whose neighbours are looked for; others look around as far as the nearest of these."""
-MOST_DISAGREEMENT = 0.1
+MOST_DISAGREEMENT, MOST_MIXED = 0.1, 0.01
+"""Of normals of neighbours: of given ones, and of estimated ones, of which more disagree where sheets touch."""
+ESTIMATED = 0.1
+"""How much estimated normals weigh: they tell inside from outside, but are round at edges, and noisy."""
 NEAR = 0.1
 POOL = 2**18
 """Points that are labelled inside or outside."""
@@ -21,6 +26,8 @@ POOL = 2**18
 
 def on_surface(shape: AbstractShape, count: int | None, normals: bool, noise: float, seed: int) -> Samples:
     """Return points on a shape, in units of half its cube's side.
+
+    Normals that are not given, or not wanted, are estimated; and so are their signs where they mean nothing.
 
     Args:
         shape: what is sampled.
@@ -38,11 +45,17 @@ def on_surface(shape: AbstractShape, count: int | None, normals: bool, noise: fl
     spread = near.query(part, k=[min(NEIGHBOURS, len(part) - 1) + 1])[0]
     if part is not x:
         spread = spread[near.query(x)[1]]
-    known = None if slopes is None or not normals else torch.as_tensor(slopes, dtype=torch.float32)
-    oriented = slopes is None or cleaning.disagreement(x, slopes) < MOST_DISAGREEMENT
-    return Samples(
-        torch.as_tensor(x, dtype=torch.float32), known, torch.as_tensor(spread, dtype=torch.float32), oriented=oriented
-    )
+    known, trust, oriented = slopes if normals else None, 1.0, True
+    if known is None or cleaning.disagreement(x, known) >= MOST_DISAGREEMENT:
+        estimated = orienting.outward(x, seed)
+        if cleaning.disagreement(x, estimated) >= MOST_MIXED:
+            oriented = known is None
+        elif known is None:
+            known, trust = estimated, ESTIMATED
+        else:
+            known = known * np.where((known * estimated).sum(1, keepdims=True) < 0, -1.0, 1.0)
+    row = functools.partial(torch.as_tensor, dtype=torch.float32)
+    return Samples(row(x), None if known is None else row(known), row(spread), oriented=oriented, trust=trust)
 
 
 def labelled(shape: AbstractShape, seed: int) -> Samples:

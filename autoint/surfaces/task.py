@@ -59,7 +59,7 @@ def surface(
         loss: igr learns from points, with or without normals; siren_sdf from points with normals; occupancy from what
             is inside and outside of a closed shape.
         num_points: on the surface; None takes all points of a cloud, and 10,000 of another shape.
-        normals: whether to learn from the points' normals, where there are some. They make it stable.
+        normals: whether to learn from the points' normals, where there are some, or else from estimated ones.
         noise: standard deviation of the points' error, as a share of the cube's side.
         threshold: probability of inside at which the surface of an occupancy is.
         resolution: cells of the mesh along the cube's side.
@@ -115,23 +115,16 @@ def load_samples(config: RunConfig, shape: AbstractShape) -> Samples:
     if o["loss"] == "occupancy":
         return sampling.labelled(shape, config.seed)
     samples = sampling.on_surface(shape, o["num_points"], o["normals"], o["noise"], config.seed)
-    if samples.normals is None and o["loss"] == "siren_sdf":
-        raise ValueError(f"{shape.name}: loss=siren_sdf needs normals; use method=igr, which learns without them, too")
-    if samples.normals is None:
+    unknown = samples.trust < 1 or samples.normals is None
+    if o["loss"] == "siren_sdf" and (unknown or not samples.oriented):
+        said = "needs normals" if unknown else "needs normals that are all outward, and these point to either side"
+        raise ValueError(f"{shape.name}: loss=siren_sdf {said}; use method=igr, which learns without them, too")
+    if samples.trust < 1:
+        log.info("%s: normals are estimated from the points, and their side from how these join up", shape.name)
+    elif samples.normals is None or not samples.oriented:
         log.warning(
-            "%s: without normals, which side is inside is the training's own choice, and another seed may end "
-            "elsewhere; look at the pictures",
-            shape.name,
-        )
-    elif not samples.oriented:
-        if o["loss"] == "siren_sdf":
-            raise ValueError(
-                f"{shape.name}: normals of neighbouring points point to opposite sides; loss=siren_sdf needs them all "
-                "outward; use method=igr, which takes such normals, too"
-            )
-        log.warning(
-            "%s: normals of neighbouring points point to opposite sides, so that their lines alone are learned from; "
-            "which side is inside is the training's own choice; look at the pictures",
+            "%s: without normals that agree, which side is inside is the training's own choice, as the points are too "
+            "few or too noisy for their surface's thickness; look at the pictures",
             shape.name,
         )
     return samples

@@ -13,8 +13,8 @@ from autoint.reports import mesh_pictures
 from autoint.runs import restoring
 from autoint.runs.config import RunConfig
 from autoint.runs.training import fit
-from autoint.surfaces import cleaning, evaluation, sampling
-from autoint.surfaces.task import SurfaceFitting
+from autoint.surfaces import cleaning, evaluation, orienting, sampling
+from autoint.surfaces.task import SurfaceFitting, load_samples, load_shape
 
 trimesh = pytest.importorskip("trimesh")
 SMALL = ("task=surface", "shape=sphere", "network.hidden_features=32", "network.num_layers=3", "batch_size=128")
@@ -251,17 +251,66 @@ def test_points_far_from_all_others_are_left_out(tmp_path, caplog):
     assert not cleaning.outliers(uneven, 10.0).any()
 
 
-def test_normals_that_point_either_way_are_taken_as_lines(tmp_path, caplog):
+def test_normals_that_point_either_way_are_turned_outward(tmp_path):
     points, normals = cloud(800)
     assert cleaning.disagreement(points, normals) == 0
     either = normals * np.random.default_rng(0).choice([-1, 1], (800, 1))
     assert cleaning.disagreement(points, either) == pytest.approx(0.5, abs=0.05)
     shape = {"name": "points", "path": write_ply(tmp_path / "either.ply", points, either)}
-    row = learned(tmp_path / "run", shape=shape, trainer={"max_steps": 80, "accelerator": "cpu"})
-    assert "point to opposite sides, so that their lines alone are learned from" in caplog.text
-    assert row["points"] < 0.03
-    with pytest.raises(ValueError, match="loss=siren_sdf needs them all outward"):
+    samples = load_samples(config(shape=shape, loss="siren_sdf"), load_shape(config(shape=shape)))
+    assert samples.oriented
+    assert samples.normals.numpy() == pytest.approx(normals, abs=1e-6)
+
+
+def test_a_cloud_without_normals_has_estimated_ones(tmp_path, caplog):
+    points, normals = cloud(800)
+    shape = {"name": "points", "path": write_ply(tmp_path / "bare.ply", points)}
+    samples = load_samples(config(shape=shape), load_shape(config(shape=shape)))
+    assert 0 < samples.trust < 1
+    assert "normals are estimated from the points" in caplog.text
+    assert (samples.normals.numpy() * normals).sum(1).min() > 0.9
+    with pytest.raises(ValueError, match="loss=siren_sdf needs normals; use method=igr"):
         fit(config(shape=shape, loss="siren_sdf"), tmp_path / "sines")
+
+
+def test_what_is_no_sheet_is_learned_without_a_side(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    cloud = rng.random((400, 3))
+    file = write_ply(tmp_path / "cloud.ply", cloud)
+    row = learned(
+        tmp_path / "run", shape={"name": "points", "path": file}, trainer={"max_steps": 3, "accelerator": "cpu"}
+    )
+    assert "which side is inside is the training's own choice" in caplog.text
+    assert row["points"] == row["points"]
+    either = np.c_[np.zeros((400, 2)), rng.choice([-1.0, 1.0], 400)]
+    file = write_ply(tmp_path / "either.ply", cloud, either)
+    samples = load_samples(config(), load_shape(config(shape={"name": "points", "path": file})))
+    assert not samples.oriented
+    with pytest.raises(ValueError, match="needs normals that are all outward, and these point to either side"):
+        fit(config(shape={"name": "points", "path": file}, loss="siren_sdf"), tmp_path / "sines")
+
+
+@pytest.mark.parametrize("name", ["torus", "csg", "gyroid", "box"])
+def test_estimated_normals_point_outward(name):
+    points, normals = SHAPES.build(name, "").sample(6000, 0)
+    noisy = points + 0.003 * np.random.default_rng(0).standard_normal(points.shape)
+    for x in (points, noisy):
+        assert ((orienting.outward(x) * normals).sum(1) > 0).mean() > 0.97
+
+
+def test_walls_of_cavities_point_into_them():
+    u = np.random.default_rng(0).standard_normal((4000, 3))
+    u /= np.linalg.norm(u, axis=1, keepdims=True)
+    radius = np.repeat([1.0, 0.7, 0.3], [2000, 1400, 600])[:, None]
+    beside = u[:900] * 0.4 + [3, 0, 0]
+    wanted = np.r_[u * np.where(radius == 0.7, -1, 1), u[:900]]
+    assert ((orienting.outward(np.r_[u * radius, beside]) * wanted).sum(1) > 0.5).all()
+
+
+def test_very_many_points_have_the_normals_of_some(monkeypatch):
+    monkeypatch.setattr(orienting, "PART", 1000)
+    points, normals = SHAPES.build("torus", "").sample(5000, 0)
+    assert ((orienting.outward(points) * normals).sum(1) > 0.8).mean() > 0.99
 
 
 def bad_files(tmp_path):
