@@ -7,7 +7,12 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
-NEIGHBOURS = 12
+from autoint.surfaces import cleaning
+
+NEIGHBOURS = (12, 24, 48)
+"""Of a point, that its normal is estimated from: few where walls are thin, more where the points are noisy."""
+CLEAR = 0.001
+"""Share of neighbours whose normals disagree at which no other number of them is tried."""
 PART = 50_000
 """Points whose neighbours are looked at; others have the normal of the nearest of these."""
 MOST_PIECES = 64
@@ -36,14 +41,24 @@ def outward(points: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     rng = np.random.default_rng([seed, 3])
     few = len(points) <= PART
-    part = np.arange(len(points)) if few else rng.choice(len(points), PART, replace=False)
-    x, tree = points[part], cKDTree(points[part])
-    count = min(NEIGHBOURS, len(x) - 1)
-    away, other = tree.query(x, count + 1)
+    x = points if few else points[rng.choice(len(points), PART, replace=False)]
+    tree, found = cKDTree(x), []
+    for count in NEIGHBOURS:
+        away, other = tree.query(x, min(count, len(x) - 1) + 1)
+        n = _oriented(x, away, other, rng)
+        found.append((cleaning.disagreement(x, n), n))
+        if found[-1][0] < CLEAR:
+            break
+    n = min(found, key=lambda one: one[0])[1]
+    return n if few else n[tree.query(points)[1]]
+
+
+def _oriented(x: np.ndarray, away: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the normals of points (P, 3) from their neighbours ``other``, (P, K + 1), and these' distances."""
     n = _flattest(x[other])
     path = _spanning_tree(x, n, other)
     pieces, label = connected_components(path, directed=False)
-    area = np.pi * away[:, -1] ** 2 / count
+    area = np.pi * away[:, -1] ** 2 / (other.shape[1] - 1)
     for first in np.unique(label, return_index=True)[1]:
         order, before = breadth_first_order(path, first, directed=False)
         for node in order[1:]:
@@ -54,7 +69,7 @@ def outward(points: np.ndarray, seed: int = 0) -> np.ndarray:
     if 1 < pieces <= MOST_PIECES:
         depth = [_depth(x, n, area, label != k, rng.permutation(np.flatnonzero(label == k))) for k in range(pieces)]
         n *= np.where(np.asarray(depth) % 2, -1.0, 1.0)[label, None]
-    return n if few else n[tree.query(points)[1]]
+    return n
 
 
 def _flattest(near: np.ndarray) -> np.ndarray:
