@@ -137,8 +137,12 @@ def bound(key: str, value: Any, net: nn.Module | None = None, dtype: torch.dtype
         x = _tensor(value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{key}={_short(value)} must be {wanted}") from error
-    if x.is_complex() or x.dtype == torch.bool:
+    if x.is_complex() or x.dtype == torch.bool or x.is_quantized:
         raise ValueError(f"{key} is {str(x.dtype).removeprefix('torch.')}; it must be {wanted}")
+    if x.layout != torch.strided or x.is_meta:
+        raise ValueError(
+            f"{key} is a tensor {'without values' if x.is_meta else 'that is sparse'}; it must be {wanted}"
+        )
     usual = x.dtype if x.is_floating_point() else torch.get_default_dtype()
     x = x.to(dtype or (usual if place is None else place.dtype)).to(x.device if place is None else place.device)
     if not holds(~x.isnan()):

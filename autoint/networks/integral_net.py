@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoint.files.machine import installed_memory
 from autoint.networks.activations import Activation, activation_of
 from autoint.networks.encodings import AbstractEncoding
 from autoint.networks.layers import Affine, unhooked
@@ -16,6 +17,7 @@ from autoint.networks.steady import steady
 from autoint.registry import ENCODINGS, at_least_one
 
 Choice = str | Mapping[str, Any]
+MOST_LAYERS = 1024
 
 
 class IntegralNet(nn.Module):
@@ -58,6 +60,12 @@ class IntegralNet(nn.Module):
         at_least_one(
             in_features=in_features, out_features=out_features, hidden_features=hidden_features, num_layers=num_layers
         )
+        needed, there = 4 * hidden_features**2 * num_layers, installed_memory()
+        if num_layers > MOST_LAYERS or needed > there:
+            raise ValueError(
+                f"hidden_features={hidden_features}, num_layers={num_layers}: at most {MOST_LAYERS} layers, whose weights "
+                f"fit into the {there / 2**30:.0f} GiB of this machine"
+            )
         self.in_features, self.out_features, self.hidden_features = in_features, out_features, hidden_features
         self.activation = activation if isinstance(activation, Activation) else activation_of(activation)
         self.encoding = encoding if isinstance(encoding, AbstractEncoding) else ENCODINGS.build(encoding, in_features)

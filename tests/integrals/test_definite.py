@@ -236,6 +236,8 @@ def test_numbers_are_bounds_of_one_coordinate_and_gradients_go_through_lists():
         (1j, "upper is complex64"),
         (torch.tensor([1j, 1]), "upper is complex64"),
         (True, "upper is bool"),
+        (torch.ones(2).to_sparse(), "upper is a tensor that is sparse"),
+        (torch.ones(2, device="meta"), "upper is a tensor without values"),
         ([0, float("nan")], "upper has NaN"),
         (1, "both must be"),
         ([1, 2, 3], "both must be"),

@@ -76,6 +76,12 @@ def test_sizes_must_be_positive(field):
         IntegralNet(**sizes)
 
 
+@pytest.mark.parametrize(("width", "layers"), [(8, 10**9), (10**9, 2), (10**200, 1)])
+def test_a_network_that_no_machine_holds_is_refused_before_it_is_made(width, layers):
+    with pytest.raises(ValueError, match=rf"hidden_features={width}, num_layers={layers}: at most 1024 layers, whose"):
+        IntegralNet(1, 1, width, layers)
+
+
 @pytest.mark.parametrize("activation", ["swish", "sine", "softplus", "relu"])
 def test_the_gradient_of_a_gradient_of_a_grad_net(activation):
     """The fused first derivative leaves second derivatives to autograd; points beyond one chunk take part."""
