@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoint.networks.integral_net import IntegralNet
+from autoint.networks.layers import check_network
 from autoint.networks.steady import evaluated
 from autoint.registry import one_of
 
@@ -56,6 +57,7 @@ def integrate(
         >>> bool(integrate(net, a, b) == 2 * net.weight[0])
         True
     """
+    check_network(net)
     lower, upper = _same_shape(*(bound(key, v, net) for key, v in (("lower", lower), ("upper", upper))))
     features = lower.shape[-1]
     expected = getattr(net, "in_features", features)

@@ -18,6 +18,7 @@ from autoint.files.whole_files import write_whole
 from autoint.networks.grad_nets.base import AbstractGradNet
 from autoint.networks.grad_nets.graph import differentiate, trace, variants
 from autoint.networks.grad_nets.rules import operation
+from autoint.networks.layers import check_network
 from autoint.registry import one_of
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ def draw(net: nn.Module, file: str | os.PathLike[str] | None = None) -> Path | s
         linear_1  linear(silu) output  from linear_1
         output    linear_1
     """
+    check_network(net)
     title, items = _items(net)
     if file is None:
         return _text(title, items)

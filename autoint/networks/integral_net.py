@@ -63,8 +63,8 @@ class IntegralNet(nn.Module):
         needed, there = 4 * hidden_features**2 * num_layers, installed_memory()
         if num_layers > MOST_LAYERS or needed > there:
             raise ValueError(
-                f"hidden_features={hidden_features}, num_layers={num_layers}: at most {MOST_LAYERS} layers, whose weights "
-                f"fit into the {there / 2**30:.0f} GiB of this machine"
+                f"hidden_features={hidden_features}, num_layers={num_layers}: at most {MOST_LAYERS} layers, whose "
+                f"weights fit into the {there / 2**30:.0f} GiB of this machine"
             )
         self.in_features, self.out_features, self.hidden_features = in_features, out_features, hidden_features
         self.activation = activation if isinstance(activation, Activation) else activation_of(activation)

@@ -36,6 +36,12 @@ class Layered(Protocol):
         ...
 
 
+def check_network(net: object) -> None:
+    """Refuse what is no network."""
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net is a {type(net).__name__}; it must be a network, a torch.nn.Module")
+
+
 def unhooked(*modules: nn.Module) -> bool:
     """Return whether linear layers, and what is around them, compute by their weights alone."""
     linear = [m for m in modules if isinstance(m, nn.Linear)]

@@ -112,6 +112,8 @@ class Scene:
         from autoint.runs.command_line.cli import conf_dir
         from autoint.runs.command_line.scene_folders import with_scene_folders
 
+        if not isinstance(path, (str, Path)):
+            raise ValueError(f"scene={path!r:.60} must be the name of a scene, or the path of its folder")
         self.data_dir, self.options = str(data_dir), options
         self.words = with_scene_folders([f"data_dir={data_dir}", f"scene={path}"], conf_dir())[1:]
         self.name = Path(path).name

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from autoint.registry import COMMANDS
+from autoint.registry import COMMANDS, positive
 from autoint.reports import pictures
 from autoint.runs import checkpoints, evaluation, export, report, restoring, resuming, training
 from autoint.runs.command_line.folders import first_free, remove_empty
@@ -162,6 +162,8 @@ def train(
         >>> run.render(run.cameras("test")[0]).rgb.shape
         torch.Size([12, 12, 3])
     """
+    if minutes is not None:
+        positive(minutes=minutes)
     scene = scene if isinstance(scene, Scene) else Scene(scene)
     limits = {"max_time": None if minutes is None else f"{60 * minutes:g}s", "max_steps": steps}
     trainer = {**settings.pop("trainer", {}), **{key: value for key, value in limits.items() if value is not None}}

@@ -11,6 +11,7 @@ import contextlib
 import copy
 import gc
 import logging
+import math
 import os
 import random
 import reprlib  # in full, what is shared twelve times over would never end
@@ -123,7 +124,7 @@ def another(kind: str, here: Any, root: Any, draw: random.Random, foreign: bool)
 
 def small(value: Any) -> bool:
     below = [value, *(owner[key] for owner, key in places(value))]
-    return len(below) <= 20 and all(len(item) < 1000 for item in below if hasattr(item, "shape") and item.shape)
+    return len(below) <= 20 and all(math.prod(item.shape) < 1000 for item in below if hasattr(item, "shape"))
 
 
 def of_array(array: Any, draw: random.Random) -> Any:

@@ -1,6 +1,10 @@
+import inspect
+import re
+
 import pytest
 import torch
 
+import autoint
 from autoint.networks.grad_nets import explicit, grad_net
 from autoint.networks.integral_net import IntegralNet
 from autoint.registry import GRAD_NETS
@@ -74,6 +78,27 @@ def test_sizes_must_be_positive(field):
     sizes = {"in_features": 1, "out_features": 1, "hidden_features": 4, "num_layers": 1, field: 0}
     with pytest.raises(ValueError, match=f"{field}=0"):
         IntegralNet(**sizes)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: grad_net(None), "net is a NoneType; it must be a network, a torch.nn.Module"),
+        (
+            lambda: inspect.unwrap(autoint.integrate)(torch.sin, 0, 1),
+            "net is a builtin_function_or_method; it must be a network",
+        ),
+        (lambda: autoint.draw("net"), "net is a str; it must be a network"),
+        (lambda: grad_net(IntegralNet(1, 1, 4, 1), axes="x"), "axes='x' must be an integer"),
+        (lambda: grad_net(IntegralNet(1, 1, 4, 1), axes=0), "axes=0 must be numbers of coordinates, as (0,)"),
+        (lambda: autoint.Scene(None), "scene=None must be the name of a scene, or the path of its folder"),
+        (lambda: autoint.train("procedural", minutes="5"), "minutes='5' must be positive"),
+    ],
+)
+def test_wrong_types_from_python_are_one_line(call, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        call()
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(("width", "layers"), [(8, 10**9), (10**9, 2), (10**200, 1)])

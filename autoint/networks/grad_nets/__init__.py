@@ -8,7 +8,8 @@ from torch import nn
 
 from autoint.networks.grad_nets import automatic, explicit, graph, operations, rules
 from autoint.networks.grad_nets.base import AbstractGradNet
-from autoint.registry import GRAD_NETS
+from autoint.networks.layers import check_network
+from autoint.registry import GRAD_NETS, integer
 
 __all__ = ["AbstractGradNet", "automatic", "explicit", "grad_net", "graph", "operations", "rules"]
 
@@ -34,8 +35,12 @@ def grad_net(
         >>> psi(torch.zeros(4, 1)).shape, psi.integral_net is net
         (torch.Size([4, 1]), True)
     """
+    check_network(net)
     features = getattr(net, "in_features", None)
+    if not isinstance(axes, Sequence):
+        raise ValueError(f"axes={axes!r:.60} must be numbers of coordinates, as (0,)")
     for axis in axes:
+        integer(axes=axis)
         if axis < 0 or (features is not None and axis >= features):
             raise ValueError(f"axes={tuple(axes)}: axis {axis} is out of range for a network with {features} inputs")
     options = {"compile": True} if compile else {}
