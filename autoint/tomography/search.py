@@ -189,8 +189,8 @@ class Search(nn.Module):
         """Return whether a trial may do better than those before it.
 
         Not if strengths of the same spacing and exponent got worse on the way to it; if it is weaker than what a larger
-        exponent has chosen; or if it has a finer lattice though the coarse one has chosen a prior for noise. Patches
-        are for such noise alone, and beside them the gradient about the deviation that they do best with.
+        exponent has chosen; or if it is for a finer lattice, and stronger than what the coarse one has chosen, or much
+        weaker. Patches are for noise alone, and beside them the gradient about the deviation that they do best with.
         """
         spacing, prior = self.trials[turn]
         if math.isinf(prior.strength):
