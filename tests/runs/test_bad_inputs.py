@@ -122,6 +122,8 @@ FILES = {
     "environment": (GLOBAL + "hydra: {job: {env_set: {LD_PRELOAD: x}}}", "a file may not set environment variables ("),
     "bomb": (GLOBAL + BOMB, "evil.yaml:5:4: more than 2000 values, with every alias written out"),
     "values": (f"a: [{'1,' * 2**18}]", "evil.yaml:1:3999: more than 2000 values, with every alias written out"),
+    "null": ("null: 2", "evil.yaml:1:1: a key that is no text"),
+    "set": ("network: !!set {a, b}", "evil.yaml:1:10: a set, which no key takes"),
     "loop": ("a: &a [*a]", "evil.yaml:1:4: an alias of what it stands in"),
     "deep": ("[" * 500, "evil.yaml: nested too deeply"),
     "large": ("#" * 2**20 + "\n", "evil.yaml: 1048577 bytes; a configuration has at most 1048576"),

@@ -184,6 +184,8 @@ def _expanded(node: Any, file: Path, sizes: dict[int, int]) -> int:
     sizes[id(node)] = 0
     if not node.tag.startswith("tag:yaml.org,2002:") or ":python/" in node.tag:
         raise _refusal(file, node, f"the tag {node.tag.removeprefix('tag:yaml.org,2002:')} names code")
+    if node.tag.endswith((":set", ":omap", ":pairs")):
+        raise _refusal(file, node, f"a {node.tag.rpartition(':')[2]}, which no key takes")
     below: list[Any] = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
         below = [part for pair in node.value for part in pair]
@@ -202,7 +204,7 @@ def _expanded(node: Any, file: Path, sizes: dict[int, int]) -> int:
 def _check_keys(keys: Sequence[Any], file: Path) -> None:
     twice = {name for name, count in Counter(str(key.value) for key in keys).items() if count > 1}
     for key in keys:
-        if not isinstance(key, yaml.ScalarNode):
+        if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":null"):
             raise _refusal(file, key, "a key that is no text")
         if str(key.value) in twice:
             raise _refusal(file, key, f"the key '{key.value}' stands twice")
