@@ -41,7 +41,7 @@ def box_of(
         shapes = f"{keys[0]} has shape {tuple(ends[0].shape)}, {keys[1]} {tuple(ends[1].shape)}"
         raise ValueError(f"{shapes}; they must be the corners of one box, (n,)")
     low, high = (end.tolist() for end in ends)
-    said = f"{keys[0]}={lower!r}, {keys[1]}={upper!r}: they must"
+    said = f"{keys[0]}={lower!r:.60}, {keys[1]}={upper!r:.60}: they must"
     if len(low) != len(high) or not 1 <= len(low) <= most:
         raise ValueError(f"{said} have the same length, from 1 to {most}")
     finite = all(math.isfinite(v) for v in (*low, *high))
@@ -50,8 +50,8 @@ def box_of(
         raise ValueError(f"{said} {also}{'be ' if infinite else ''}{keys[0]} below {keys[1]} on every axis")
     if any(h - a < 1e-12 * max(abs(a), abs(h)) for a, h in zip(low, high, strict=True) if math.isfinite(h - a)):
         raise ValueError(
-            f"{keys[0]}={lower!r}, {keys[1]}={upper!r}: float64 has hardly a number between them; move the box to the "
-            "origin"
+            f"{keys[0]}={lower!r:.60}, {keys[1]}={upper!r:.60}: float64 has hardly a number between them; move "
+            "the box to the origin"
         )
     return low, high
 

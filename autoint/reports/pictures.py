@@ -205,6 +205,7 @@ def write_pareto(file: Path, points: dict[str, tuple[float, float]]) -> Path:
         axes.plot(seconds, psnr, "o")
         axes.annotate(name, (seconds, psnr), xytext=(5, 3), textcoords="offset points", fontsize=7)
     axes.set(xscale="log", xlabel="seconds per frame", ylabel="PSNR (dB)")
+    axes.margins(x=0.2)  # for the names
     axes.grid(alpha=0.3)
     return write_figure(file, figure, dpi=120)
 

@@ -17,7 +17,7 @@ def markdown(rows: list[dict[str, Any]], columns: dict[str, tuple[str, str]], va
 
 
 def cell(value: Any, form: str) -> str:
-    """Return a value as it stands in a table: ``n/a`` for NaN."""
-    if isinstance(value, float):
-        return "n/a" if math.isnan(value) else format(value, form)
-    return str(value)
+    """Return a value as it stands in a table: ``n/a`` for None and NaN."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "n/a"
+    return format(value, form) if isinstance(value, float) else str(value)

@@ -74,6 +74,7 @@ def continued(config: RunConfig, stored: RunConfig, given: Sequence[str]) -> Run
     if not allowed >= {key.partition(".")[0] for key in given}:
         return config
     plain, here = stored.to_plain(), config.to_plain()
+    plain["trainer"].pop("fast_dev_run", None)  # with which nothing is saved: no run that has saved something had it
     lifted = [LIFTED[key] for key in given if key in LIFTED]
     for key in ["ckpt_path", *lifted, *given]:
         head, _, leaf = key.partition(".")

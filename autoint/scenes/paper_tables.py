@@ -134,7 +134,7 @@ def systems(sweep: Sweep) -> str:
         seconds = json.loads(trained.read_text(encoding="utf-8"))["seconds"] if trained.is_file() else None
         rows.append({**r.row, "system": r.run_dir.name, "megabytes": _megabytes(r.run_dir), "seconds": seconds})
     columns = {"system": ("system", ""), "psnr": ("PSNR", ".2f"), "ssim": ("SSIM", ".4f")}
-    columns |= {} if sweep.config.lpips == "none" else {"lpips": ("LPIPS-{lpips}", ".4f")}
+    columns |= {"lpips": ("LPIPS-{lpips}", ".4f")} if any(row.get("lpips") is not None for row in rows) else {}
     columns |= {"evaluations_per_ray": ("evaluations/ray", ""), "seconds_per_frame": ("s/frame", ".4f")}
     columns |= {"megabytes": ("MB", ".1f"), "seconds": ("training/s", ".0f")}
     table = markdown(rows, columns, dataclasses.asdict(sweep.config))

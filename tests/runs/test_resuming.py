@@ -129,6 +129,8 @@ def test_a_command_line_that_names_the_budget_only_goes_on_as_before(finished):
     given = ["ckpt_path", "trainer.max_steps"]
     config = resuming.continued(typed, stored, given)
     assert config.trainer == {**stored.trainer, "max_steps": 9, "max_time": None}  # which would cut the steps
+    stranger = tiny_config(trainer={"max_steps": 4, "fast_dev_run": True})  # which would train for nothing, and say so
+    assert "fast_dev_run" not in resuming.continued(typed, stranger, given).trainer
     assert (config.batch_size, config.network, config.ckpt_path) == (stored.batch_size, stored.network, "last")
     assert resuming.continued(typed, stored, [*given, "optimizer.lr"]) is typed
     machine = RunConfig.from_plain({"task": "volrend", "trainer": {"max_steps": 20000, "accelerator": "gpu"}})
