@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from autoint.networks.grad_nets.gradient import Gradient
 
 REACH = 1.1
 """Half the side of the cube in which f is learned and looked for; the shape itself reaches to 1."""
+FADING = 1500
+"""Steps after which estimated normals, which are round at edges and noisy, weigh nothing any more."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Samples:
         spread: how far to look around each point, (P, 1).
         oriented: whether the normals' signs mean something.
         inside: of an occupancy, whether the points are inside, (P,).
-        trust: τ, how much the normals weigh: 1, or less where they are estimated from the points.
+        trust: τ, how much the normals weigh: 1, or at first less where they are estimated from the points.
     """
 
     points: Tensor
@@ -34,6 +36,13 @@ class Samples:
     inside: Tensor | None = None
     oriented: bool = True
     trust: float = 1.0
+
+    def at(self, step: int) -> Samples:
+        """Return what a step learns from: estimated normals fade, once they have told inside from outside."""
+        if self.normals is None or self.trust == 1:
+            return self
+        left = 1 - step / FADING
+        return replace(self, trust=left * self.trust) if left > 0 else replace(self, normals=None)
 
 
 Loss = Callable[[Gradient, Samples, int, torch.Generator], Tensor]

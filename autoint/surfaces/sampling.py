@@ -17,8 +17,8 @@ PART = 20_000
 """Points whose neighbours are looked for; others look around as far as the nearest of these."""
 MOST_DISAGREEMENT, MOST_MIXED = 0.1, 0.01
 """Of normals of neighbours: of given ones, and of estimated ones, of which more disagree where sheets touch."""
-ESTIMATED = 0.1
-"""How much estimated normals weigh: they tell inside from outside, but are round at edges, and noisy."""
+ESTIMATED = 0.2
+"""How much estimated normals weigh at first."""
 NEAR = 0.1
 POOL = 2**18
 """Points that are labelled inside or outside."""

@@ -159,7 +159,7 @@ class SurfaceFitting(pl.LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> torch.Tensor:
         g = generator(self.seed, batch_idx, "points")
-        value = losses.LOSSES[self.loss](Gradient(self.net), self.samples, self.batch_size, g)
+        value = losses.LOSSES[self.loss](Gradient(self.net), self.samples.at(batch_idx), self.batch_size, g)
         trainer: Any = self.trainer  # Lightning sets this attribute where no type checker sees it
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:
             self.log("train/loss", value.detach(), prog_bar=True)
