@@ -58,6 +58,10 @@ def trials_of(
         trials += FINER if coarse == 1 and radius <= MOST_FINER else ()
         if patches is None:
             trials += [(coarse, Prior(p, share * d, d)) for p, share in BESIDE for d in DEVIATIONS]
+            p, share = BESIDE[1]
+            trials += (
+                [(0.5, Prior(p, share * d, d)) for d in DEVIATIONS] if coarse == 1 and radius <= MOST_FINER else []
+            )
     return [(pixels / radius, prior) for pixels, prior in trials]
 
 
@@ -190,7 +194,8 @@ class Search(nn.Module):
 
         Not if strengths of the same spacing and exponent got worse on the way to it; if it is weaker than what a larger
         exponent has chosen; or if it is for a finer lattice, and stronger than what the coarse one has chosen, or much
-        weaker. Patches are for noise alone, and beside them the gradient about the deviation that they do best with.
+        weaker. Patches are for noise alone, beside them the gradient about the deviation that they do best with; and
+        that one alone on a finer lattice, where the gradient by itself does better on one.
         """
         spacing, prior = self.trials[turn]
         if math.isinf(prior.strength):
@@ -198,6 +203,10 @@ class Search(nn.Module):
         scored = [(*t, float(s)) for t, s in zip(self.trials, self.scores, strict=False) if math.isfinite(float(s))]
         scored = [t for t in scored if math.isfinite(t[1].strength)]
         size = amount(prior)
+        if prior.deviation and scored and spacing < max(h for h, _, _ in scored):
+            plain = [(s, h) for h, p, s in scored if not p.deviation]
+            alike = [(s, p.deviation) for h, p, s in scored if h > spacing and p.deviation]
+            return bool(plain and alike) and min(plain)[1] == spacing and min(alike)[1] == prior.deviation
         if prior.strength and prior.deviation:
             alone = [(s, p.deviation) for _, p, s in scored if p.deviation and not p.strength]
             if not alone or not min(alone)[1] / 2 <= prior.deviation <= min(alone)[1]:
