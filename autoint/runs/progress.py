@@ -77,6 +77,8 @@ class Line(logging.Filter):
 def telling(of: logging.Logger) -> Iterator[None]:
     """Let what is logged by a module, and here, be read as in a training: for commands that Hydra does not set up."""
     handler, levels = logging.StreamHandler(), {logger: logger.level for logger in (of, log)}
+    told = {logger.name for logger in levels}
+    handler.addFilter(lambda record: record.levelno > logging.INFO or record.name in told)
     logging.getLogger().addHandler(handler)
     for logger in levels:
         logger.setLevel(logging.INFO)

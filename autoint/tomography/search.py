@@ -55,13 +55,12 @@ def trials_of(
     trials = [(coarse, Prior(p, s)) for p in exponents for s in (STRENGTHS if strength is None else (strength,))]
     if spacing is None and exponent is None and strength is None:
         trials += [(coarse, NO_OBJECT), *((coarse, prior) for prior in STRONGER)]
-        trials += FINER if coarse == 1 and radius <= MOST_FINER else ()
+        finer = coarse == 1 and radius <= MOST_FINER
+        trials += FINER if finer else ()
         if patches is None:
             trials += [(coarse, Prior(p, share * d, d)) for p, share in BESIDE for d in DEVIATIONS]
             p, share = BESIDE[1]
-            trials += (
-                [(0.5, Prior(p, share * d, d)) for d in DEVIATIONS] if coarse == 1 and radius <= MOST_FINER else []
-            )
+            trials += [(0.5, Prior(p, share * d, d)) for d in DEVIATIONS] if finer else []
     return [(pixels / radius, prior) for pixels, prior in trials]
 
 
