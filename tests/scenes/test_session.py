@@ -87,7 +87,7 @@ def test_a_folder_says_what_it_is(blender_scene):
     [
         ({"sectoins": 3}, "unknown key 'sectoins'; did you mean 'sections'?"),
         ({"model": "nerv"}, "model='nerv' is unknown; did you mean 'nerf'?"),
-        ({"minutes": -1}, "trainer.max_time='-60s' is no time to train for"),
+        ({"minutes": -1}, "minutes=-1 must be positive"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_and_leaves_nothing(settings, told, tmp_path):
