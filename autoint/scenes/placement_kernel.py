@@ -11,11 +11,13 @@ from torch import Tensor
 
 from autoint.files.machine import on_threads
 from autoint.networks.grid_kernel import OPTIONS
+from autoint.scenes.occupancy import Occupancy
+from autoint.scenes.rays import Rays
 
 SHARED = 2**10  # rays that are worth a second thread
 
 
-def proposed(occupancy: Any, rays: Any, steps: int, floor: float, sections: int) -> Tensor:
+def proposed(occupancy: Occupancy, rays: Rays, steps: int, floor: float, sections: int) -> Tensor:
     """As ``sections.proposed``."""
     out, loop = rays.near.new_empty(len(rays), sections + 1), _proposed
     scale = occupancy.cells_per_length()
