@@ -30,11 +30,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def unknown(key: str, value: str, allowed: Iterable[str]) -> str:
-    """Return what to say of a name that is none of ``allowed``: these, with a plugin's package, and the nearest."""
+def unknown(key: str, value: str, allowed: Iterable[str], meant: str = "") -> str:
+    """Return what to say of a name that is none of ``allowed``: these, with a plugin's package, and the nearest.
+
+    That is ``meant``, where another key takes the name.
+    """
     registry = _registries.get(key)
     shown = (f"{name}{registry.owner(name)}" for name in allowed) if registry else allowed
-    return f"{key}='{value}' is unknown{nearest(value, allowed)} (available: {', '.join(shown)})"
+    near = f"; did you mean {meant}?" if meant else nearest(value, allowed)
+    return f"{key}='{value}' is unknown{near} (available: {', '.join(shown)})"
 
 
 def one_of(key: str, value: str, allowed: Iterable[str]) -> None:

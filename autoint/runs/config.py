@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,6 +190,10 @@ class RunConfig:
         for key, registry in GROUPS.items():
             if key in shared or key in own:
                 plain[key] = complete(key, registry, plain.get(key, (shared | own)[key][1]))
+        for key in (*NESTED, "trainer"):
+            if not isinstance(plain.get(key, {}), Mapping):
+                keys = [*fields_of(NESTED[key])] if key in NESTED else ["max_steps", "max_time", "accelerator"]
+                raise ValueError(f"{key}={plain[key]!r:.80} does not fit: {keyed(key, keys)}")
         values = checked(shared, {k: v for k, v in plain.items() if k in shared}, "")
         options = checked(own, {k: v for k, v in plain.items() if k in own}, "")
         for key, cls in NESTED.items():
@@ -235,6 +239,9 @@ class RunConfig:
 ELSEWHERE = {
     "trainer.max_steps": ("steps", "num_steps", "iterations", "iters", "epochs", "max_epochs"),
     "trainer.max_time": ("time", "minutes", "seconds"),
+    "optimizer.lr": ("learning_rate", "learningrate", "lrate", "step_size"),
+    "network.hidden_features": ("width", "hidden", "hidden_size", "hidden_dim", "netwidth"),
+    "network.num_layers": ("depth", "layers", "hidden_layers", "netdepth"),
     "trainer.accelerator": ("device", "gpu", "gpus", "cuda", "cpu"),
     "hydra.run.dir": ("out", "output", "output_dir", "out_dir", "outdir", "save_dir", "exp_name"),
     "data_dir": ("data", "dataset", "datadir"),
@@ -242,12 +249,23 @@ ELSEWHERE = {
 """Keys by the names that other programs give them."""
 
 
+def renamed(key: str) -> str:
+    """Return ``; did you mean 'optimizer.lr'?`` for ``optimizer.learning_rate``: its own head, another's name."""
+    head, _, leaf = key.rpartition(".")
+    meant = [ours for ours, theirs in ELSEWHERE.items() if leaf in theirs and head in ("", ours.partition(".")[0])]
+    return f"; did you mean {meant[0]!r}?" if meant else ""
+
+
+def keyed(key: str, keys: Sequence[str]) -> str:
+    """Return what to say of a key that holds others, and was given something else."""
+    return f"{key} holds keys ({', '.join(keys)}); give one by itself, as in {key}.{keys[0] if keys else 'KEY'}=VALUE"
+
+
 def nearest_key(key: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'optimizer.lr'?`` for a key that is below another one, or the nearest of ``known``."""
     leaf = key.rpartition(".")[2]
-    meant = [ours for ours, theirs in ELSEWHERE.items() if key in theirs]
-    if meant:
-        return f"; did you mean '{meant[0]}'?"
+    if meant_by_others := renamed(key):
+        return meant_by_others
     nested = [f"{name}.{field}" for name, cls in NESTED.items() for field in fields_of(cls)]
     nested += [
         f"trainer.{name}" for name in ("max_steps", "max_time", "accelerator", "devices", "strategy", "precision")

@@ -109,7 +109,7 @@ class Scene:
     """
 
     def __init__(self, path: str | Path, /, *, data_dir: str | Path = "data", **options: Any) -> None:
-        from autoint.runs.command_line.cli import conf_dir
+        from autoint.runs.command_line.folders import conf_dir
         from autoint.runs.command_line.scene_folders import with_scene_folders
 
         if not isinstance(path, (str, Path)):

@@ -91,6 +91,52 @@ def test_a_key_is_looked_for_below_others_too(override, meant, program):
     assert len(err.strip().splitlines()) == 1
 
 
+WORDS = {
+    "optimizer.learning_rate=1e-3": "unknown key 'optimizer.learning_rate'; did you mean 'optimizer.lr'? (available: lr,",
+    "activation.omega=30": "'activation.omega'; did you mean activation=sine activation.omega_0=VALUE? (activation=swish "
+    "has no keys)",
+    "activation={omega: 30}": "unknown key 'activation.omega'; did you mean activation=sine activation.omega_0=VALUE?",
+    "task=nerf": "task='nerf' is unknown; did you mean model=nerf or method=nerf? (available: ct, function,",
+    "task=lego": "task='lego' is unknown; did you mean scene=lego? (available: ct",
+    "model=lego": "model='lego' is unknown; did you mean scene=lego? (available: autoint",
+    "optimizer=[1,2]": "optimizer=[1,2] does not fit: optimizer holds keys (lr, betas, warmup_steps, final, decay_steps, "
+    "encoding_lr); give one by itself, as in optimizer.lr=VALUE",
+    "optimizer=adam": "optimizer='adam' does not fit: optimizer holds keys (lr,",
+    "optimizer.betas={a: 1}": "optimizer.betas={a: 1} does not fit: optimizer.betas is a list, as [0.9,0.99]",
+    "hydra.run=[1]": "hydra.run=[1] does not fit: hydra.run holds keys (dir); give one by itself, as in hydra.run.dir=",
+    "trainer=[1]": "trainer=[1]: a name is needed; give one that --help lists for trainer",
+    "scene=3": "scene=3: a name is needed; give one that --help lists for scene",
+    "experiment=null": "experiment=null: a name is needed",
+    "encoding@direction_encoding=[a]": "encoding@direction_encoding=[a]: a name is needed",
+}
+
+
+@pytest.mark.parametrize("override", WORDS)
+def test_a_word_in_the_wrong_place_is_told_where_it_belongs(override, program):
+    status, _, err = program("train", override, "trainer.max_steps=1")
+    assert status == 2
+    assert WORDS[override] in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("optimizer: [1, 2]", ":2:12: optimizer holds keys, and no list; write optimizer: {lr: VALUE}"),
+        ("activation: [1, 2]", ":2:13: activation holds keys, and no list; write activation: {name: VALUE}"),
+        ("optimizer: {betas: {a: 1}}", ": has a list where others have keys, or keys where others have a list"),
+        ("- seed", ":2:1: no keys; write KEY: VALUE"),
+    ],
+)
+def test_a_file_with_a_list_where_keys_are_is_named(text, told, program):
+    Path("c/experiment").mkdir(parents=True)
+    Path("c/experiment/mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    status, _, err = program("train", "--config-dir", "c", "experiment=mine", "trainer.max_steps=1")
+    assert status == 2
+    assert f"c/experiment/mine.yaml{told}" in err
+    assert len(err.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("value", ["soon", "5x", "-3", "0"])
 def test_a_time_that_is_none_is_refused_before_anything_is_read(value, program):
     status, _, err = program("train", f"trainer.max_time={value}")

@@ -22,7 +22,7 @@ from PIL import Image
 
 from autoint.files import images, reading
 from autoint.files.images import read_rgba
-from autoint.runs.command_line.cli import one_line
+from autoint.runs.command_line.telling import one_line
 from autoint.scenes.data.batches import Pixels
 from autoint.scenes.data.blender import blender
 from autoint.scenes.data.llff import llff

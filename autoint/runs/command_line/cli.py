@@ -6,10 +6,8 @@ import contextlib
 import io
 import logging
 import os
-import re
 import shutil
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -22,17 +20,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-import autoint
-from autoint.registry import nearest, unknown
 from autoint.runs.command_line import helping, presets, recipe
 from autoint.runs.command_line.composing import as_data
-from autoint.runs.command_line.folders import claiming, remove_empty
+from autoint.runs.command_line.folders import claiming, conf_dir, remove_empty
 from autoint.runs.command_line.scene_folders import with_scene_folders
+from autoint.runs.command_line.telling import JobFailedError, one_line
 from autoint.runs.command_line.words import as_runs, as_typed
 from autoint.runs.signals import Stopped
 
@@ -103,17 +99,6 @@ def keys_of(overrides: Iterable[str]) -> list[str]:
 
 
 Job = Callable[[DictConfig], Any]
-
-
-class JobFailedError(Exception):
-    """What a job of a sweep in another process tells of its error: one line."""
-
-
-def conf_dir() -> Path:
-    """Return the folder of the configuration files: beside the package in a clone, inside it where it is installed."""
-    package = Path(autoint.__file__).parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def entry(
@@ -293,51 +278,3 @@ def _remove_if_unused(config: Any) -> None:
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     (folder / log_file).unlink(missing_ok=True)
     remove_empty(folder)
-
-
-def one_line(error: BaseException, known: list[str]) -> str | None:
-    """Return what a user should read of ``error``, or None where the error is not the user's."""
-    if isinstance(error, JobFailedError):
-        return str(error)
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return _of_hydra(error, known)
-    if isinstance(error, ValueError):
-        frames = list(traceback.walk_tb(error.__traceback__))
-        raised_in = frames[-1][0].f_globals.get("__name__", "") if frames else ""
-        if raised_in.startswith("autoint") or raised_in == "__main__":
-            return str(error)
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; check the path, its rights and the disk"
-    return None
-
-
-def _of_hydra(error: Any, known: list[str]) -> str:
-    from autoint.runs.config import nearest_key, owners
-
-    text = str(error)
-    options = getattr(error, "options", None)
-    if options:
-        group, _, name = getattr(error, "missing_cfg_file", "").rpartition("/")
-        shown = [o for o in options if not o.endswith("_keys")]
-        return unknown(group, name, shown)
-    override = getattr(error, "override", None)
-    if override is not None and getattr(override, "input_line", None) is None:
-        return f"cannot read '{override}': {text.splitlines()[0]}"
-    key = _overridden_key(text)
-    if key is None:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        # Of a file that does not fit, Hydra says the place first, and then what is wrong with which key.
-        return " ".join(lines[:3] if lines[0].endswith(":") else lines[:1]).rstrip(".")
-    parent = getattr(error.__cause__, "parent_node", None)
-    head, _, leaf = key.rpartition(".")
-    if head and head.split(".")[0] in known and parent is not None:
-        siblings = [str(k) for k in parent if k != "name"]
-        near = owners(key) or nearest(leaf, siblings) or nearest_key(key, [])
-        return f"unknown key '{key}'{near} (available: {', '.join(siblings) or 'none'})"
-    near = nearest_key(key, known) if "optimizer" in known else nearest(key, known)
-    return f"unknown key '{key}'{near} (see --help)"
-
-
-def _overridden_key(text: str) -> str | None:
-    found = re.search(r"Could not override '([^'=]+)|Error merging override \+*([^=\s]+)", text)
-    return (found[1] or found[2]) if found else None

@@ -20,12 +20,16 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.base import Container
 
+from autoint.registry import fields_of
 from autoint.runs.command_line import hydra_keys
 from autoint.runs.command_line.hydra_keys import MAX_JOBS
+from autoint.runs.command_line.telling import check_choices
+from autoint.runs.config import GROUPS, NESTED
 from autoint.runs.labels import label
 from autoint.runs.plain import CODE, MAX_TEXT
 
@@ -58,6 +62,7 @@ def as_data() -> Iterator[None]:
         if file.is_file():
             check_file(file)
             bounds.last = str(file)
+            bounds.files[config_path.removesuffix(".yaml")] = file
         return load(self, config_path)
 
     def counted_fetch(self: Any, config_path: str) -> Any:
@@ -73,6 +78,7 @@ def as_data() -> Iterator[None]:
     def checked_compose(
         self: Any, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: Any, **kwargs: Any
     ) -> Any:
+        check_choices(self.repository.group_exists, overrides)
         with bounds.begun(config_name):
             config = compose(self, config_name, overrides, run_mode, *args, **kwargs)
             hydra_keys.check(self, config, overrides, run_mode)
@@ -104,6 +110,7 @@ class _Bounds:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.last = ""
+        self.files: dict[str, Path] = {}
 
     def count(self, what: str, most: int, found: str) -> None:
         """Count one more; ``ValueError`` where that is more than ``most``."""
@@ -120,6 +127,11 @@ class _Bounds:
         except RecursionError as error:
             found = "its list of defaults, or a reference ${…}, leads back to itself"
             raise ValueError(f"{self.last or name}: {found}; remove it") from error
+        except ConfigCompositionException as error:
+            found_in = re.match(r"In '([^']+)': .*\sCannot merge", str(error), re.DOTALL)
+            if found_in is None or found_in[1] not in self.files:
+                raise
+            raise _of_other_kind(self.files[found_in[1]]) from error
 
 
 def check_file(file: Path) -> None:
@@ -161,6 +173,8 @@ def _check_text(file: Path, raw: bytes) -> None:
         root = yaml.compose(raw.decode(), Loader=_Counting)
         if root is not None:
             _expanded(root, file, {})
+        if root is not None and not isinstance(root, yaml.MappingNode):
+            raise _refusal(file, root, "no keys", "write KEY: VALUE")
     except _TooManyError as error:
         raise _refusal(file, error, TOO_MANY) from error
     except UnicodeDecodeError as error:
@@ -212,9 +226,23 @@ def _check_keys(keys: Sequence[Any], file: Path) -> None:
             raise _refusal(file, key, f"'{key.value}' names code or a place to read more from")
 
 
-def _refusal(file: Path, node: Any, found: str) -> ValueError:
+def _of_other_kind(file: Path) -> ValueError:
+    """Return the error of a file that has a list where a group has keys, or keys where a list is."""
+    stack = [(yaml.compose(file.read_bytes().decode(), Loader=_Counting), "")]
+    while stack:
+        node, prefix = stack.pop()
+        for name, value in node.value if isinstance(node, yaml.MappingNode) else []:
+            key = f"{prefix}{name.value}"
+            keys = [*fields_of(NESTED[key])] if key in NESTED else ["max_steps"] if key == "trainer" else ["name"]
+            if isinstance(value, yaml.SequenceNode) and key in (*NESTED, *GROUPS, "trainer"):
+                return _refusal(file, value, f"{key} holds keys, and no list", f"write {key}: {{{keys[0]}: VALUE}}")
+            stack.append((value, f"{key}."))
+    return ValueError(f"{file}: has a list where others have keys, or keys where others have a list; mend it")
+
+
+def _refusal(file: Path, node: Any, found: str, mend: str = "remove it, a configuration is data") -> ValueError:
     mark = node.start_mark
-    return ValueError(f"{file}:{mark.line + 1}:{mark.column + 1}: {found}; remove it, a configuration is data")
+    return ValueError(f"{file}:{mark.line + 1}:{mark.column + 1}: {found}; {mend}")
 
 
 def check_jobs(overrides: Sequence[Any], max_batch_size: int | None) -> None:

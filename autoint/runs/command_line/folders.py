@@ -15,11 +15,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 
+import autoint
 from autoint.runs.labels import portable
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 SUBDIR = "${hydra.job.num}"
 MAX_VALUES = 1000
+
+
+def conf_dir() -> Path:
+    """Return the folder of the configuration files: beside the package in a clone, inside it where it is installed."""
+    package = Path(autoint.__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
 
 
 @contextlib.contextmanager

@@ -18,8 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from autoint.runs import named_code
 from autoint.runs.command_line import cli, presets, recipe
 from autoint.runs.command_line.composing import as_data
-from autoint.runs.command_line.folders import quoted
+from autoint.runs.command_line.folders import conf_dir, quoted
 from autoint.runs.command_line.scene_folders import with_scene_folders
+from autoint.runs.command_line.telling import one_line
 from autoint.runs.command_line.words import as_typed
 from autoint.runs.config import RunConfig
 
@@ -37,7 +38,7 @@ def composed(words: Sequence[str]) -> tuple[RunConfig, list[str]]:
         ValueError: naming the key, what was found and what is allowed, in the words of the command line.
     """
     cli.store_groups()
-    conf = cli.conf_dir()
+    conf = conf_dir()
     words = with_scene_folders(as_typed(list(words)), conf)
     try:
         with (
@@ -56,7 +57,7 @@ def composed(words: Sequence[str]) -> tuple[RunConfig, list[str]]:
                 del config["hydra"]
         return RunConfig.from_hydra(config), told
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(cli.one_line(error, cli.known_keys())) from error
+        raise ValueError(one_line(error, cli.known_keys())) from error
 
 
 @contextlib.contextmanager
