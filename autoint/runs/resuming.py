@@ -37,6 +37,8 @@ FIXED_OF_TRAINER = {"precision": "32-true", "accumulate_grad_batches": 1}
 """Keys of the trainer on which the stored numbers and their counters rest, with their defaults."""
 SHORT = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 BUDGET = ("max_steps", "max_time")
+BESIDE_THE_RUN = ("csv", "tensorboard")
+"""Loggers that write into the run's folder, and send nothing anywhere."""
 LIFTED = {"trainer.max_steps": "trainer.max_time", "image_size": "max_image_size"}
 """Limits that a key lifts where it is named and they are not: it would be cut by them."""
 
@@ -67,7 +69,8 @@ def continued(config: RunConfig, stored: RunConfig, given: Sequence[str]) -> Run
     """Return the configuration to go on with, after a command line that has set the keys ``given``.
 
     Where these may all change, as in ``ckpt_path=last hydra.run.dir=RUN trainer.max_steps=40000``, all others are those
-    of the checkpoint; otherwise the command line describes the whole run.
+    of the checkpoint; otherwise the command line describes the whole run. What would send something elsewhere, or
+    serve it, is none of theirs: a run may come from somebody else, and only this command line asks for that.
     """
     same = [key for key in named_code.KEYS if config.options.get(key) == stored.options.get(key)]
     allowed = {*MAY_CHANGE, *(["task", *same] if config.task == stored.task else [])}
@@ -75,6 +78,7 @@ def continued(config: RunConfig, stored: RunConfig, given: Sequence[str]) -> Run
         return config
     plain, here = stored.to_plain(), config.to_plain()
     plain["trainer"].pop("fast_dev_run", None)  # with which nothing is saved: no run that has saved something had it
+    _leave_out_what_sends(plain, given)
     lifted = [LIFTED[key] for key in given if key in LIFTED]
     for key in ["ckpt_path", *lifted, *given]:
         head, _, leaf = key.partition(".")
@@ -86,6 +90,22 @@ def continued(config: RunConfig, stored: RunConfig, given: Sequence[str]) -> Run
         else:
             into[head] = source[head]
     return RunConfig.from_plain(plain)
+
+
+def _leave_out_what_sends(plain: dict[str, Any], given: Sequence[str]) -> None:
+    """Take out of a stored configuration what would tell others of the training, and say so in a line for each."""
+    heads = {key.partition(".")[0] for key in given}
+    found = []
+    if plain["logger"]["name"] not in BESIDE_THE_RUN and "logger" not in heads:
+        found.append(f"logger={plain['logger']['name']}")
+        plain["logger"] = {"name": "csv"}
+    if plain["options"].get("viewer") and "viewer" not in heads:
+        found.append("viewer=true")
+        plain["options"]["viewer"] = False
+    if plain["trainer"].pop("model_registry", None) is not None:  # to which Lightning sends checkpoints
+        found.append("trainer.model_registry")
+    for words in found:
+        log.warning("%s of the checkpoint is left out: give it here if you want it", words)
 
 
 def check_same(config: RunConfig, path: Path, stored: RunConfig) -> None:

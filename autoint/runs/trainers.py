@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,9 @@ def check_trainer(config: RunConfig) -> None:
             f"trainer.devices={devices}: this machine has no GPU; use trainer.devices=1, or "
             "trainer.accelerator=cpu for so many processes on the CPU"
         )
+    cores = os.cpu_count() or 1
+    if accelerator == "cpu" and isinstance(devices, int) and devices > max(8, cores):
+        raise ValueError(f"trainer.devices={devices}: processes on {cores} CPU cores; use at most {max(8, cores)}")
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not gpus and not torch.backends.mps.is_available())
     precision = str(options.get("precision") or "32-true")
     if precision not in (ON_A_CPU if on_cpu else ON_A_GPU):

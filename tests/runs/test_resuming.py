@@ -141,6 +141,31 @@ def test_a_command_line_that_names_the_budget_only_goes_on_as_before(finished):
     }
 
 
+def test_what_sends_or_serves_is_asked_for_by_this_command_line_alone(caplog):
+    """A run of a stranger says ``logger=wandb`` without ``offline``, ``viewer=true`` and a registry of models."""
+    trainer = {"max_steps": 4, "model_registry": "theirs/model"}
+    wandb = {"name": "wandb", "project": "theirs", "offline": False}
+    stored = tiny_config(logger=wandb, viewer=True, trainer=trainer)
+    plain = {"task": "volrend", "ckpt_path": "last", "trainer": {"max_steps": 9}}
+    typed = RunConfig.from_plain(plain)
+    config = resuming.continued(typed, stored, ["ckpt_path", "trainer.max_steps"])
+    assert (config.logger, config.options["viewer"]) == ({"name": "csv"}, False)
+    assert "model_registry" not in config.trainer
+    told = [record.getMessage().partition(" of the checkpoint is left out")[0] for record in caplog.records]
+    assert told == ["logger=wandb", "viewer=true", "trainer.model_registry"]
+    asked = RunConfig.from_plain({**plain, "logger": {"name": "wandb", "project": "mine"}, "viewer": True})
+    config = resuming.continued(asked, stored, ["ckpt_path", "logger", "logger.project", "viewer"])
+    assert (config.logger, config.options["viewer"]) == (asked.logger, True)
+    beside = tiny_config(logger="tensorboard", trainer={"max_steps": 4})
+    assert resuming.continued(typed, beside, ["ckpt_path"]).logger == {"name": "tensorboard"}
+
+
+def test_so_many_processes_are_no_cpus(tmp_path):
+    config = tiny_config(trainer={"max_steps": 4, "accelerator": "cpu", "devices": 1000, "strategy": "ddp"})
+    with pytest.raises(ValueError, match=r"trainer\.devices=1000: processes on [0-9]+ CPU cores; use at most"):
+        trainers.check_trainer(config)
+
+
 @pytest.mark.parametrize(
     ("given", "seconds"),
     [(90, 90), ("90", 90), ("90s", 90), ("5m", 300), ("5min", 300), ("1h30m", 5400), ("1.5h", 5400), ("2d", 172800),

@@ -92,15 +92,15 @@ def test_a_key_is_looked_for_below_others_too(override, meant, program):
 
 
 WORDS = {
-    "optimizer.learning_rate=1e-3": "unknown key 'optimizer.learning_rate'; did you mean 'optimizer.lr'? (available: lr,",
-    "activation.omega=30": "'activation.omega'; did you mean activation=sine activation.omega_0=VALUE? (activation=swish "
-    "has no keys)",
+    "optimizer.learning_rate=1e-3": "key 'optimizer.learning_rate'; did you mean 'optimizer.lr'? (available: lr,",
+    "activation.omega=30": "'activation.omega'; did you mean activation=sine activation.omega_0=VALUE? "
+    "(activation=swish has no keys)",
     "activation={omega: 30}": "unknown key 'activation.omega'; did you mean activation=sine activation.omega_0=VALUE?",
     "task=nerf": "task='nerf' is unknown; did you mean model=nerf or method=nerf? (available: ct, function,",
     "task=lego": "task='lego' is unknown; did you mean scene=lego? (available: ct",
     "model=lego": "model='lego' is unknown; did you mean scene=lego? (available: autoint",
-    "optimizer=[1,2]": "optimizer=[1,2] does not fit: optimizer holds keys (lr, betas, warmup_steps, final, decay_steps, "
-    "encoding_lr); give one by itself, as in optimizer.lr=VALUE",
+    "optimizer=[1,2]": "optimizer=[1,2] does not fit: optimizer holds keys (lr, betas, warmup_steps, final, "
+    "decay_steps, encoding_lr); give one by itself, as in optimizer.lr=VALUE",
     "optimizer=adam": "optimizer='adam' does not fit: optimizer holds keys (lr,",
     "optimizer.betas={a: 1}": "optimizer.betas={a: 1} does not fit: optimizer.betas is a list, as [0.9,0.99]",
     "hydra.run=[1]": "hydra.run=[1] does not fit: hydra.run holds keys (dir); give one by itself, as in hydra.run.dir=",
