@@ -223,6 +223,10 @@ def trusted(link: Path) -> bool:
     return not hasattr(os, "geteuid") or link.lstat().st_uid in (0, os.geteuid())
 
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What moves a terminal's cursor, colours it, or turns a text round."""
+
+
 def image_file(folder: Path, name: Any, where: str, key: str = "file_path") -> Path:
     """Return the image that ``name`` stands for, with or without a suffix; be it there or not."""
     where = f"{where}.{key}={name!r:.80}"
@@ -230,7 +234,7 @@ def image_file(folder: Path, name: Any, where: str, key: str = "file_path") -> P
         raise ValueError(f"{where} must be the path of an image")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):
         raise ValueError(f"{where} is a URL or names a drive; use a path inside the scene folder")
-    if len(name) > 1024 or "\0" in name:
+    if len(name) > 1024 or CONTROL.search(name):
         raise ValueError(f"{where} is no path of an image ({len(name)} characters); use a path inside the scene folder")
     # Without "..", which behind a link would lead elsewhere than it says.
     place = Path(os.path.abspath(folder / name.replace("\\", "/")))
@@ -250,6 +254,8 @@ def image_file(folder: Path, name: Any, where: str, key: str = "file_path") -> P
 
 def alike(file: Path) -> str:
     """Return ``; did you mean 'x'?`` for a file with nearly the same name beside one that is not there."""
+    if file.exists():
+        return f"; it is a {'folder' if file.is_dir() else 'pipe or a device'}, no file"
     if file.is_symlink():
         return f"; it is a link to {os.readlink(file)!r:.200}, where no file is"
     names = [p.name for p in itertools.islice(file.parent.iterdir(), 1000)] if file.parent.is_dir() else []

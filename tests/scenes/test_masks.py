@@ -120,6 +120,14 @@ BAD = {
         lambda s: edited(s / "transforms.json", lambda i, f: f.update(mask_path=3)),
         r"frames\[\d\].mask_path=3 must be the path",
     ),
+    "folder": (
+        lambda s: ((s / "a.png").unlink(), (s / "a.png").mkdir()),
+        "a.png: mask not found; it is a folder, no file",
+    ),
+    "cursor": (
+        lambda s: edited(s / "transforms.json", lambda i, f: f.update(mask_path="a\x1b[31m\n.png")),
+        r"mask_path='a.x1b.31m.n.png' is no path of an image",
+    ),
     "outside": (
         lambda s: edited(s / "transforms.json", lambda i, f: f.update(mask_path="../a.png")),
         r"mask_path='../a.png' leaves the scene folder",

@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
 
 from autoint.registry import PHANTOMS
@@ -170,3 +171,31 @@ def test_matlab_of_now(tmp_path, scan):  # noqa: F811
     found = sinogram(tmp_path, center=24.0)
     assert found.values == pytest.approx(scan.values)
     assert found.theta == pytest.approx(scan.theta)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (np.full((1, 1), 255), "phantom: a picture of 1×1 pixels; at least 4×4 are needed"),
+        (np.zeros((8, 8)), "phantom: the picture is black within its inscribed circle"),
+    ],
+)
+def test_a_picture_of_nothing(tmp_path, pixels, words):
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=words):
+        PHANTOMS.build({"name": "image", "path": "a.png"}, str(tmp_path), None, 8)
+
+
+@pytest.mark.parametrize(
+    ("factor", "angles", "words"),
+    [
+        (1e200, None, r"the largest value is \S+e\+\d+; give −log of the transmission, of the order of 1"),
+        (1e-200, None, "the largest value is "),
+        (1.0, 7.0, "all 40 views have the same angle, 7; give one angle per view"),
+    ],
+)
+def test_numbers_that_no_measurement_has(tmp_path, scan, factor, angles, words):  # noqa: F811
+    theta = np.degrees(scan.theta[:40]) if angles is None else np.full(40, angles)
+    savemat(tmp_path / "s.mat", {"sinogram": scan.values[:40] * factor, "theta": theta})
+    with pytest.raises(ValueError, match=words):
+        sinogram(tmp_path, center=24.0)

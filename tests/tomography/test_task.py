@@ -354,6 +354,7 @@ def test_a_file_that_the_library_never_ends_with_is_refused_in_time(tmp_path, mo
             r"exchange/data\]: 1 values are NaN or infinite",
         ),
         (lambda a: a["data"].__setitem__((0, 1, 3), -5), "negative counts, -5 at"),
+        (lambda a: a["data"].__setitem__(..., 0), "no light in any view"),
         (lambda a: a["data_white"].__setitem__(..., 100), "no light|white ≤ dark|dead"),
         (lambda a: a.__setitem__("theta", a["theta"][:-1]), "24 views but 23 angles"),
         (lambda a: a.__setitem__("theta", np.deg2rad(a["theta"])), "looks like radians"),

@@ -120,8 +120,12 @@ def projected(image: np.ndarray, theta: int | None) -> Scan:
     from skimage.transform import radon
 
     size, angles = len(image), angles_of(theta)
+    if size < 4:
+        raise ValueError(f"phantom: a picture of {size}×{size} pixels; at least 4×4 are needed")
     scan = Scan(np.zeros((len(angles), size)), angles, center=float(size // 2))
     inside = scan.rho**2 + scan.rho[:, None] ** 2 <= 1
     image = image * inside
+    if not image.any():
+        raise ValueError("phantom: the picture is black within its inscribed circle; there is nothing to reconstruct")
     values = radon(image, np.rad2deg(angles), circle=True).T / scan.radius
     return Scan(values, angles, scan.center, image=image)

@@ -17,6 +17,8 @@ from autoint.tomography.data.sinograms import Scan
 
 log = logging.getLogger(__name__)
 UNITS = ("degrees", "radians")
+TINY = 1e-20
+"""Of values, and one over it: the squares of others are none that float32 has."""
 
 
 @PHANTOMS.register("scan")
@@ -192,6 +194,8 @@ def check_sinogram(source: str, values: np.ndarray) -> None:
         raise ValueError(
             f"{source}: all values lie in [{low:g}, {high:g}]: nothing to reconstruct; give −log of the transmission"
         )
+    if not TINY < high < 1 / TINY:
+        raise ValueError(f"{source}: the largest value is {high:.3g}; give −log of the transmission, of the order of 1")
     if low < -0.1 * high:
         raise ValueError(
             f"{source}: values go down to {low:.3g} (largest {high:.3g}); give −log of the transmission, not counts"
@@ -241,25 +245,7 @@ def measured(
     if pixel_size is not None and not 0 < pixel_size < math.inf:
         raise ValueError(f"phantom.pixel_size={pixel_size}: the length of a detector pixel must be positive")
     count, pixels = values.shape
-    angles = np.asarray(angles, float).ravel()
-    if len(angles) != count:
-        turned = "; the views may be transposed" if len(angles) == pixels else ""
-        raise ValueError(f"{source}: {count} views but {len(angles)} angles; give one angle per view{turned}")
-    if not np.isfinite(angles).all():
-        raise ValueError(
-            f"{source}: angle {int(np.flatnonzero(~np.isfinite(angles))[0])} is not a finite number; mend the angles"
-        )
-    if count < 2:
-        raise ValueError(f"{source}: {count} view; at least 2 are needed")
-    span = float(np.ptp(angles))
-    if unit == "degrees" and span <= 2 * math.pi + 1e-6:
-        raise ValueError(
-            f"{source}: the angles span {span:.4g} degrees, which looks like radians; set phantom.unit=radians, or "
-            "mend the angles"
-        )
-    if span > (360 if unit == "degrees" else 2 * math.pi) * (1 + 1e-6):
-        mend = "set phantom.unit=degrees, or mend the angles" if unit == "radians" else "give one turn at most"
-        raise ValueError(f"{source}: the angles span {span:.4g} {unit}, more than one turn; {mend}")
+    angles = _checked_angles(source, np.asarray(angles, float).ravel(), (count, pixels), unit)
     live = mending.live_views(source, values)
     values, angles, count = mending.mended(source, values[live]), angles[live], len(live)
     values = values if spikes is None else mending.without_spikes(source, values, spikes)
@@ -276,6 +262,32 @@ def measured(
     if center is not None and not 0 < center < pixels - 1:
         raise ValueError(f"phantom.center={center}: must lie on the detector, between 0 and {pixels - 1}")
     return Scan(values, theta[fresh], center, pixel_size=pixel_size)
+
+
+def _checked_angles(source: str, angles: np.ndarray, shape: tuple[int, int], unit: str) -> np.ndarray:
+    """Return the angles themselves; ``ValueError`` where they are not those of so many views."""
+    count, pixels = shape
+    if len(angles) != count:
+        turned = "; the views may be transposed" if len(angles) == pixels else ""
+        raise ValueError(f"{source}: {count} views but {len(angles)} angles; give one angle per view{turned}")
+    if not np.isfinite(angles).all():
+        raise ValueError(
+            f"{source}: angle {int(np.flatnonzero(~np.isfinite(angles))[0])} is not a finite number; mend the angles"
+        )
+    if count < 2:
+        raise ValueError(f"{source}: {count} view; at least 2 are needed")
+    span = float(np.ptp(angles))
+    if not span:
+        raise ValueError(f"{source}: all {count} views have the same angle, {angles[0]:g}; give one angle per view")
+    if unit == "degrees" and span <= 2 * math.pi + 1e-6:
+        raise ValueError(
+            f"{source}: the angles span {span:.4g} degrees, which looks like radians; set phantom.unit=radians, or "
+            "mend the angles"
+        )
+    if span > (360 if unit == "degrees" else 2 * math.pi) * (1 + 1e-6):
+        mend = "set phantom.unit=degrees, or mend the angles" if unit == "radians" else "give one turn at most"
+        raise ValueError(f"{source}: the angles span {span:.4g} {unit}, more than one turn; {mend}")
+    return angles
 
 
 def absorption(file: Path, data: np.ndarray, white: np.ndarray, dark: np.ndarray) -> np.ndarray:
@@ -300,7 +312,9 @@ def absorption(file: Path, data: np.ndarray, white: np.ndarray, dark: np.ndarray
     blocked = transmission <= 0
     lightless = (blocked | np.isnan(transmission)).all(1)
     blocked[lightless] = False
-    if blocked.mean() > 0.2 or not (transmission > 0).any():
+    if not (transmission > 0).any():
+        raise ValueError(f"{file}: no light in any view (data − dark ≤ 0); check data, data_white and data_dark")
+    if blocked.mean() > 0.2:
         raise ValueError(
             f"{file}: no light in {blocked.mean():.0%} of the pixels (data − dark ≤ 0); check data, data_white "
             "and data_dark"
