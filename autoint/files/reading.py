@@ -92,7 +92,7 @@ def find_scene(data_dir: str, path: str, name: str, source: str = "", archive: s
     found = f"scene folder not found: {folder}{nearest(folder.name, siblings)}{there}"
     if archive and Path(path).parts[:-1] == (archive,):
         raise ValueError(f"{found}; {source}, unpack it, and set data_dir=FOLDER so that FOLDER/{path} exists")
-    here = Path(path).expanduser()
+    here = at_home(path)
     if here.is_dir():
         raise ValueError(f"{found}; did you mean scene.path={here.absolute()}?")
     below = "" if here.is_absolute() else f", or one below data_dir={data_dir}"
@@ -101,7 +101,12 @@ def find_scene(data_dir: str, path: str, name: str, source: str = "", archive: s
 
 def scene_folder(data_dir: str, path: str) -> Path:
     """Return a scene's folder: below the folder of data sets, unless its path is absolute; ``~`` is one's home."""
-    return Path(data_dir).expanduser() / Path(path).expanduser()
+    return at_home(data_dir) / at_home(path)
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path with ``~`` written out where it is somebody's home; a folder may be called ``~a``, too."""
+    return Path(os.path.expanduser(path))
 
 
 def check_range(near: float, far: float) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autoint.files import images
+from autoint.files.reading import at_home
 from autoint.integrals import quadrature
 from autoint.networks.grad_nets import AbstractGradNet
 from autoint.registry import TASKS, at_least_one, one_of
@@ -144,8 +145,8 @@ def load_image(config: RunConfig) -> Tensor:
             raise ValueError(f"image_size={size} is larger than the image (512x512); at most 512")
         grey = torch.from_numpy(images.reduced(pixels, size))[..., 0]
     else:
-        here = Path(name).expanduser()
-        file = here if here.exists() else Path(config.data_dir).expanduser() / here
+        here = at_home(name)
+        file = here if here.exists() else at_home(config.data_dir) / here
         rgba, _ = images.read_rgba(file, size)
         grey = metrics.over(rgba, torch.ones(3)) @ torch.tensor([0.2126, 0.7152, 0.0722])
     if max(grey.shape) > LARGEST or min(grey.shape) < 2:

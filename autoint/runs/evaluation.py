@@ -217,7 +217,8 @@ def evaluated_runs(config: EvaluateConfig, out_dir: Path) -> Evaluation:
         try:
             found.append(_evaluated(config, file, out_dir, number, differing.get(file, {})))
         except KeyboardInterrupt:
-            mend = f"the same command with hydra.run.dir={out_dir} goes on with the images that are not done yet"
+            here = named_code.word("hydra.run.dir", out_dir)
+            mend = f"the same command with {here} goes on with the images that are not done yet"
             raise KeyboardInterrupt(f"stopped at {_name(file)}; {mend}") from None
         except (ValueError, OSError) as error:
             if len(files) == 1:

@@ -86,7 +86,7 @@ def fit(
     log.info("%d steps in %.0f s", result["steps"], seconds)
     last = run_dir / "checkpoints" / "last.ckpt"
     if last.exists():  # +trainer.fast_dev_run=true saves nothing
-        log.info("checkpoint: %s\nnext: python evaluate.py runs=%s", last, run_dir)
+        log.info("checkpoint: %s\nnext: python evaluate.py %s", last, named_code.word("runs", run_dir))
     return result
 
 
@@ -128,7 +128,7 @@ def _end_others(trainer: pl.Trainer) -> None:
 def _hint(config: RunConfig, last: Path) -> str:
     if not last.exists():
         return "; nothing was saved yet"
-    how = "" if config.resume else f" with ckpt_path=last hydra.run.dir={last.parent.parent}"
+    how = "" if config.resume else f" with ckpt_path=last {named_code.word('hydra.run.dir', last.parent.parent)}"
     return f"; {last} is whole, the same command{how} goes on from there"
 
 

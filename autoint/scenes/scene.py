@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoint.files.reading import at_home
 from autoint.scenes.camera_paths import look_at
 from autoint.scenes.data.views import Views
 from autoint.scenes.rays import DeviceCoordinates, Intrinsics, Rays, rays_from_camera
@@ -130,7 +131,7 @@ class Scene:
 
     @staticmethod
     def _of(kind: str, path: str | Path, options: dict[str, Any]) -> Scene:
-        scene = Scene(kind, path=str(Path(path).expanduser().absolute()), **options)
+        scene = Scene(kind, path=str(at_home(path).absolute()), **options)
         scene.name = Path(path).name
         return scene
 

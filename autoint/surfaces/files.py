@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autoint.files import meshes
-from autoint.files.reading import read_npy
+from autoint.files.reading import at_home, read_npy
 from autoint.registry import SHAPES
 from autoint.reports.meshing import Mesh
 from autoint.surfaces import cleaning
@@ -191,8 +191,8 @@ def mesh(data_dir: str, *, path: str = "") -> AbstractShape:
 def _found(data_dir: str, path: str, kind: str) -> Path:
     if not path:
         raise ValueError(f"shape.path is empty: give the file, as in shape={kind} shape.path=FILE.ply")
-    here = Path(path).expanduser()
-    return here if here.exists() else Path(data_dir).expanduser() / here
+    here = at_home(path)
+    return here if here.exists() else at_home(data_dir) / here
 
 
 def _check_finite(file: Path, rows: np.ndarray, what: str) -> None:

@@ -77,6 +77,7 @@ CONFIG = [
     Row(18, ("-m", "seed=range(100000)"), "the sweep has 1001 jobs or more; narrow it, or say that you mean it"),
     Row(18, ("-m", "seed=range(1000)", "sections=8,16"), "the sweep has 2000 jobs or more"),
     Row(18, ("-m", "seed=range(0)"), "seed=range(0): an empty range, so that there is nothing to run; give values"),
+    Row(12, ("scene=lego", "data_dir=a\x1b[31mb", *SMALL), r"cannot read 'data_dir=a\x1b[31mb'"),
     Row(4, ("seed=-1",), "seed=-1 must be between 0 and 2⁶³ − 1"),
 ]  # fmt: skip
 

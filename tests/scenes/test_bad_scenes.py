@@ -360,3 +360,15 @@ def test_a_capture_whose_splits_share_views_is_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         transforms(str(tmp_path), "test", None, path="scene")
     assert "is the same pose as pose 0 of transforms_train.json" in caplog.text
+
+
+def test_an_image_that_trains_and_is_tested_is_told(tmp_path, caplog):
+    """Two cameras with one image, of which one is held out."""
+    captures.write_transforms(tmp_path / "~a scene", [SMALL], orbit(9, 0.0))  # which is nobody's home
+    file = tmp_path / "~a scene" / "transforms.json"
+    contents = json.loads(file.read_text())
+    contents["frames"][1]["file_path"] = contents["frames"][0]["file_path"]
+    file.write_text(json.dumps(contents))
+    transforms(str(tmp_path), "train", None, path="~a scene")
+    told = f"{contents['frames'][0]['file_path']} is the image of views that train and of views that are tested"
+    assert told in caplog.text

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoint.files.reading import OTHER_PHOTOS, SUFFIXES, VIDEOS, scene_folder
+from autoint.files.reading import OTHER_PHOTOS, SUFFIXES, VIDEOS, at_home, scene_folder
 from autoint.registry import DATASETS
 
 SIGNS = {
@@ -45,7 +45,7 @@ def with_scene_folders(arguments: Sequence[str], conf: Path) -> list[str]:
 
 def _of_folders(value: str, data_dir: str, confs: Sequence[Path]) -> list[str] | None:
     """The overrides that stand for a value of ``scene=``, or None for one that Hydra understands."""
-    values = [value] if Path(value).expanduser().is_dir() else value.split(",")
+    values = [value] if at_home(value).is_dir() else value.split(",")
     if not any(_is_folder(one, confs) for one in values):
         return None
     folders = [_found(value, data_dir) for value in values]

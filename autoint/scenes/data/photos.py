@@ -253,7 +253,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--matching", choices=MATCHING, default="auto", help="which images are compared (auto)")
     parser.add_argument("--again", action="store_true", help="find anew what was found before")
     given = parser.parse_args(arguments)
-    folder = given.folder.expanduser()
+    folder = reading.at_home(given.folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give that of the photos")
     found = poses_of_photos(folder, given.matching, given.again)

@@ -75,6 +75,7 @@ def transforms(
     if file == single:
         named = _named(frames, gone, file, split, missing)
         kept = held_out(len(frames), hold_every, split) if named is None else named
+        _warn_of_shared_images(frames, kept)
     everything = frames if file == reference else frames_of(reference, NEEDS)
     cameras = poses_of(everything, reference)
     own = cameras if everything is frames else poses_of(frames, file)
@@ -101,6 +102,15 @@ def transforms(
     if bounds == "frustum":
         return replace(views, box=views.frustum_box(5))
     return replace(views, box=None) if bounds == "auto" and bool((views.alpha < 0.5).any()) else views
+
+
+def _warn_of_shared_images(frames: list[Frame], kept: list[int]) -> None:
+    """Tell of images that two frames name, one of which is in this split and the other is not."""
+    inside = {frames[i]["image"] for i in kept}
+    shared = sorted({frame["image"] for i, frame in enumerate(frames) if i not in set(kept)} & inside)
+    if shared:
+        more = f", and {len(shared) - 1} more," if len(shared) > 1 else ""
+        reading.warn(f"{shared[0]}{more} is the image of views that train and of views that are tested; check the file")
 
 
 def _within(
