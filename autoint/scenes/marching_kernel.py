@@ -16,6 +16,7 @@ from autoint.scenes.marching import CORNERS, SIDE, TRANSPARENT, told
 
 SHARED = 2**10  # rays that are worth a second thread
 ROW, PLANE = SIDE + 1, (SIDE + 1) ** 2
+ONE = np.float32(1)  # a plain 1 would make all that it meets float64
 CARRIED = 0.02
 """One colour is looked up for successive samples that weigh so much together."""
 OPTIONS: dict[str, Any] = {
@@ -107,20 +108,35 @@ def _next(skip: np.ndarray, ray: tuple[Any, ...], start: Any, end: Any, step: fl
         k = max(k + 1, int((leave - start) / step))
 
 
-@numba.njit(**OPTIONS)
-def _trilinear(values: np.ndarray, here: int, gx: Any, gy: Any, gz: Any) -> Any:
+@numba.njit(inline="always", **OPTIONS)
+def trilinear(values: np.ndarray, here: int, gx: Any, gy: Any, gz: Any) -> Any:
     """Return what is interpolated between the corners of a cell."""
-    return (1 - gx) * (
-        (1 - gy) * ((1 - gz) * values[here] + gz * values[here + 1])
-        + gy * ((1 - gz) * values[here + ROW] + gz * values[here + ROW + 1])
+    hx, hy, hz = ONE - gx, ONE - gy, ONE - gz
+    return hx * (
+        hy * (hz * values[here] + gz * values[here + 1])
+        + gy * (hz * values[here + ROW] + gz * values[here + ROW + 1])
     ) + gx * (
-        (1 - gy) * ((1 - gz) * values[here + PLANE] + gz * values[here + PLANE + 1])
-        + gy * ((1 - gz) * values[here + PLANE + ROW] + gz * values[here + PLANE + ROW + 1])
-    )
+        hy * (hz * values[here + PLANE] + gz * values[here + PLANE + 1])
+        + gy * (hz * values[here + PLANE + ROW] + gz * values[here + PLANE + ROW + 1])
+    )  # fmt: skip
+
+
+@numba.njit(inline="always", **OPTIONS)
+def add_color(color: np.ndarray, here: int, gx: Any, gy: Any, gz: Any, weight: Any, sums: np.ndarray) -> None:
+    """Add ``weight`` times the coefficients that are interpolated between the corners of a cell to ``sums`` (3·K,)."""
+    hx, hy, hz = ONE - gx, ONE - gy, ONE - gz
+    low, high, back, far = here, here + ROW, here + PLANE, here + PLANE + ROW
+    a, b, c, d = weight * hx * hy * hz, weight * hx * hy * gz, weight * hx * gy * hz, weight * hx * gy * gz
+    e, f, g, h = weight * gx * hy * hz, weight * gx * hy * gz, weight * gx * gy * hz, weight * gx * gy * gz
+    for n in range(len(sums)):  # all corners at once, so that sums stay in registers
+        sums[n] += (
+            a * color[low, n] + b * color[low + 1, n] + c * color[high, n] + d * color[high + 1, n]
+            + e * color[back, n] + f * color[back + 1, n] + g * color[far, n] + h * color[far + 1, n]
+        )  # fmt: skip
 
 
 @numba.njit(**OPTIONS)
-def _march(  # noqa: C901
+def _march(
     skip: np.ndarray, density: np.ndarray, color: np.ndarray, origins: np.ndarray, directions: np.ndarray,
     near: np.ndarray, far: np.ndarray, shift: np.ndarray, out: np.ndarray, step: float, carried: float,
 ) -> None:  # fmt: skip
@@ -141,7 +157,7 @@ def _march(  # noqa: C901
             if passed > TRANSPARENT:
                 k, here, gx, gy, gz = _next(skip, ray, start, end, step, k)
             if here >= 0:
-                sigma = _trilinear(density, here, gx, gy, gz)
+                sigma = trilinear(density, here, gx, gy, gz)
                 k += 1
                 if sigma <= 0:
                     continue
@@ -151,12 +167,7 @@ def _march(  # noqa: C901
                 depth += weight * (start + (k - 1) * step)
                 passed -= weight
             if pending > carried or (here < 0 and pending > 0):
-                for corner in range(8):
-                    i, j, m = corner >> 2, (corner >> 1) & 1, corner & 1
-                    share = pending * (fx if i else 1 - fx) * (fy if j else 1 - fy) * (fz if m else 1 - fz)
-                    place = at + i * PLANE + j * ROW + m
-                    for n in range(terms):
-                        out[r, 2 + n] += share * color[place, n]
+                add_color(color, at, fx, fy, fz, pending, out[r, 2:])
                 seen += pending
                 pending = 0.0
             if here < 0:
@@ -184,7 +195,7 @@ def _backward(
             k, here, gx, gy, gz = _next(skip, ray, start, end, step, k)
             if here < 0:
                 break
-            sigma = _trilinear(density, here, gx, gy, gz)
+            sigma = trilinear(density, here, gx, gy, gz)
             t = start + k * step
             k += 1
             if sigma <= 0:

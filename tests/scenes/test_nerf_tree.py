@@ -1,5 +1,6 @@
 """Trees of voxels: the march against exact integrals, the kernel against the march, baking against what is baked."""
 
+import dataclasses
 import json
 import shutil
 
@@ -17,6 +18,7 @@ from autoint.scenes.data.procedural import solids
 from autoint.scenes.models.nerf_tree import NerfTree, numbered, occupied_blocks
 from autoint.scenes.occupancy import Occupancy
 from autoint.scenes.rays import Rays
+from autoint.scenes.scene import Camera
 from autoint.scenes.spherical_harmonics import basis, colors
 from autoint.scenes.volume import AbstractVolume
 from tests.scenes.test_systems import scene
@@ -122,6 +124,52 @@ def test_the_kernel_is_the_march(degree, monkeypatch):
     carried = marched(kernel.march, marching.distances(index), density, 0 * color + color.mean((0, 1)), rays)
     apart = marched(marching.march, index, density, 0 * color + color.mean((0, 1)), rays)
     assert torch.allclose(carried, apart, atol=2e-3)  # whatever is carried, the weights are all there
+
+
+def looking(origin, forward, size, fov):
+    """The rays of a picture, clipped to a box of 20, in no order."""
+    camera = Camera.looking_at(
+        tuple(o + f for o, f in zip(origin, forward, strict=True)), origin, fov=fov, width=size, height=size
+    )
+    rays = camera.rays()[torch.randperm(size**2, generator=torch.Generator().manual_seed(5))]
+    return dataclasses.replace(rays, far=torch.full_like(rays.far, 1e4)).clipped_to(
+        torch.zeros(3), torch.full((3,), 20.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("degree", "origin", "forward", "fov"),
+    [
+        (0, (50.0, 31.0, -22.0), (-40.0, -20.0, 30.0), 0.4),  # from outside, as most do
+        (2, (-30.0, 10.0, 10.0), (1.0, 0.0, 0.0), 0.6),  # along an axis, and along walls of blocks
+        (1, (9.3, 8.1, 11.2), (0.3, 1.0, -0.2), 1.2),  # from inside, with blocks all around
+        (1, (2000.0, 900.0, 1500.0), (-1990.0, -890.0, -1490.0), 0.008),  # from far away
+    ],
+)
+def test_object_order_is_the_march(degree, origin, forward, fov, monkeypatch):
+    """Block by block, on two threads, what the march composites ray by ray."""
+    kernel = pytest.importorskip("autoint.scenes.object_order_kernel")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    index, density, color = some_tree(degree, degree)
+    rays = looking(origin, forward, size=48, fov=fov)  # four tiles
+    assert kernel.from_one_point(rays.origins, rays.directions)
+    slow = marched(marching.march, index, density, color, rays)
+    fast = marched(kernel.march, (index >= 0).nonzero().int(), density, color, rays, carried=0.0)
+    assert torch.allclose(fast[:, :4], slow[:, :4], atol=5e-5)
+    assert torch.allclose(fast[:, 4], slow[:, 4], atol=5e-5 * float(rays.far.max()))
+    assert (slow[:, 3] > 0.1).sum() > 100
+    carried = marched(kernel.march, (index >= 0).nonzero().int(), density, color, rays)
+    assert float((carried - fast).square().mean().sqrt()) < 0.01
+    assert torch.equal(carried[:, 3], fast[:, 3])
+
+
+def test_what_object_order_cannot_sort():
+    kernel = pytest.importorskip("autoint.scenes.object_order_kernel")
+    rays = looking((50.0, 31.0, -22.0), (-40.0, -20.0, 30.0), size=40, fov=0.4)
+    assert kernel.from_one_point(rays.origins, rays.directions)
+    assert not kernel.from_one_point(rays.origins[:99], rays.directions[:99])  # few
+    assert not kernel.from_one_point(rays.origins + torch.rand(1600, 1), rays.directions)  # of several points
+    assert not kernel.from_one_point(rays.origins, unit(1600).float())  # all around
 
 
 @pytest.mark.parametrize("degree", [0, 2])

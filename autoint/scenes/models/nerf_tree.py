@@ -48,6 +48,7 @@ class NerfTree(AbstractVolume):
             self.color[..., :: (degree + 1) ** 2] = 0.5 * math.sqrt(4 * math.pi)  # grey: Y_00 is 1/√4π
         self.width = 1 + self.color.shape[-1]
         self._skip: Tensor | None = None
+        self._places: Tensor | None = None
         self.register_load_state_dict_pre_hook(_take_shapes)
 
     @property
@@ -103,11 +104,24 @@ class NerfTree(AbstractVolume):
         color = self.color if color is None else color
         if not numba_takes(origins, rays.directions, self.density.detach()):
             return marching.march(self.index, self.density, color, *ray)
-        from autoint.scenes import marching_kernel
+        from autoint.scenes import marching_kernel, object_order_kernel
 
+        if not torch.is_grad_enabled() and object_order_kernel.from_one_point(rays.origins, rays.directions):
+            if self._places is None:
+                where = self.index >= 0
+                self._places = where.nonzero()[self.index[where].argsort()].int()
+            return object_order_kernel.march(self._places, self.density, color, *ray)
         if self._skip is None:
             self._skip = marching.distances(self.index)
         return marching_kernel.march(self._skip, self.density, color, *ray)
+
+    @torch.no_grad()
+    def view(self, rays: Rays, background: Tensor, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        if not numba_takes(rays.origins, self.density.detach()):
+            return super().view(rays, background, chunk_size)
+        clipped = rays.clipped_to(self.occupancy.lower, self.occupancy.upper)
+        out = self._rendering(self.marched(clipped, torch.full_like(rays.near, 0.5)), rays, background)
+        return out.rgb, out.depth, out.acc
 
     def only(self, wanted: Tensor) -> NerfTree:
         """Return a tree with the blocks that are ``wanted``, (B,) of bool."""
@@ -144,7 +158,7 @@ def _take_shapes(tree: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
         own = getattr(tree, name)
         device = tree.index.device if own.is_meta else own.device  # as it is where the configuration asks for more
         setattr(tree, name, nn.Parameter(torch.empty(value.shape, dtype=own.dtype, device=device)))
-    tree._skip = None
+    tree._skip = tree._places = None
 
 
 def occupied_blocks(occupancy: Occupancy, resolution: int) -> Tensor:
