@@ -23,6 +23,7 @@ SUITE = {
     "integrals": "definite integrals against scipy and torchquad",
     "trust": "coverage of error bars, variance against Monte Carlo",
     "ct": "tomography against the classics",
+    "fans": "tomography by fan beams against parallel rays, at several sizes",
     "loading": "drawing batches of rays",
     "scaling": "with N, pixels, images, width and processes",
     "gradients": "value and gradient of a network in one pass against autograd",

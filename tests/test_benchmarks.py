@@ -15,6 +15,7 @@ from autoint.runs.training import fit
 from benchmarks import __main__ as suite
 from benchmarks import (
     break_even,
+    fans,
     gpu,
     grad_networks,
     gradients,
@@ -69,6 +70,19 @@ def test_break_even(tmp_path, monkeypatch):
     monkeypatch.setattr(break_even, "PAIRS", 50)
     found = break_even.family(0.5, 100, tolerance=1e-2)
     assert found["our largest error"] < 1.0
+
+
+def test_fans(monkeypatch):
+    """Every geometry has an object of the same size in pixels, and as many rays of it."""
+    monkeypatch.setattr(fans, "PIXELS", 25)
+    monkeypatch.setattr(fans, "VIEWS", 24)
+    monkeypatch.setattr(fans, "RADII", (12.5,))
+    scans = [fans.scan_of(fan, 12.5) for fan in fans.KINDS.values()]
+    assert {scan.values.shape for scan in scans} == {(24, 25)}
+    assert [scan.radius for scan in scans] == pytest.approx([12.5] * 3)
+    tables = fans.run(quick=True)
+    assert {what for what in tables if "mean" in what} == {f"PSNR in dB, {w}, mean" for w in ("unseen views", "image")}
+    assert all(set(table) == set(fans.KINDS) and min(table.values()) > 5 for table in tables.values())
 
 
 TINY = {"network": {"hidden_features": 8, "num_layers": 2}, "image_size": 16}
