@@ -50,6 +50,8 @@ def start_from(config: RunConfig, run_dir: Path) -> Path | None:
     """
     folder, given = run_dir / "checkpoints", config.ckpt_path
     last = folder / "last.ckpt"
+    if given == "":  # as of a variable of a shell that is not set: nothing starts from zero unasked
+        raise ValueError("ckpt_path is empty; give last, auto or a checkpoint, or leave it out to begin anew")
     if given == "auto":
         path = checkpoints.newest(folder)
         if path is None:

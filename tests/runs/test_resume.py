@@ -267,6 +267,11 @@ def with_kill(trainer: pl.Trainer, batches: int) -> pl.Trainer:
     return trainer
 
 
+def test_an_empty_path_starts_nothing(tmp_path):
+    with pytest.raises(ValueError, match="ckpt_path is empty; give last, auto or a checkpoint"):
+        fit(volrend_config(ckpt_path=""), tmp_path)
+
+
 def test_last_is_that_of_the_runs_folder(tmp_path):
     with pytest.raises(ValueError, match=r"ckpt_path=last: there is no .*give the folder of the run .* hydra.run.dir"):
         fit(volrend_config(ckpt_path="last"), tmp_path)

@@ -99,6 +99,7 @@ WORDS = {
     "task=nerf": "task='nerf' is unknown; did you mean model=nerf or method=nerf? (available: ct, function,",
     "task=lego": "task='lego' is unknown; did you mean scene=lego? (available: ct",
     "model=lego": "model='lego' is unknown; did you mean scene=lego? (available: autoint",
+    "function=sin": "unknown key 'function', which is of task=function; name the task (see --help)",
     "optimizer=[1,2]": "optimizer=[1,2] does not fit: optimizer holds keys (lr, betas, warmup_steps, final, "
     "decay_steps, encoding_lr); give one by itself, as in optimizer.lr=VALUE",
     "optimizer=adam": "optimizer='adam' does not fit: optimizer holds keys (lr,",

@@ -80,6 +80,9 @@ def _of_hydra(error: Any, known: list[str]) -> str:
         near = owners(key) or renamed(key) or nearest(leaf, siblings) or _in_other_choices(key) or nearest_key(key, [])
         none = f"{head}={chosen} has no keys" if chosen else f"{head} holds none"
         return f"unknown key '{key}'{near} ({'available: ' + ', '.join(siblings) if siblings else none})"
+    if key in known and "optimizer" in known:
+        tasks = [name for name in TASKS.names() if key in TASKS.fields(name)]
+        return f"unknown key '{key}', which is of task={', '.join(tasks)}; name the task (see --help)"
     near = nearest_key(key, known) if "optimizer" in known else nearest(key, known)
     return f"unknown key '{key}'{near} (see --help)"
 
