@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -10,10 +11,18 @@ from typing import Any
 
 
 def write_whole(file: Path, content: bytes) -> Path:
-    """Write beside the file's name and rename it, so that the file is whole or absent; return ``file``."""
+    """Write beside the file's name and rename it, so that the file is whole or absent; return ``file``.
+
+    ``OSError`` names the file, also of a full disk, where the operating system does not say which it is.
+    """
     part = file.with_name(f".{file.name}.part")
-    part.write_bytes(content)
-    os.replace(part, file)
+    try:
+        part.write_bytes(content)
+        os.replace(part, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(file)) from error
     return file
 
 

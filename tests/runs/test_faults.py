@@ -14,7 +14,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from autoint.files.whole_files import write_whole
 from autoint.runs import callbacks, checkpoints, loggers, trainers
+from autoint.runs.command_line.telling import one_line
 from autoint.runs.signals import STATUS
 from autoint.runs.training import fit
 from tests.conftest import ROOT
@@ -338,3 +340,31 @@ def test_a_logger_that_fails_does_not_stop_the_training(monkeypatch, tmp_path, c
     assert fit(volrend_config(), tmp_path)["steps"] == 12
     assert caplog.text.count("logger=mine fails (out of order); the training goes on") == 1
     assert (tmp_path / "metrics.csv").read_text().count("\n") == 11
+
+
+def test_a_file_for_which_there_is_no_room_is_named_and_not_left_in_part(tmp_path):
+    """The limit of ``ulimit -f``, which ends in an error without a name, as a full disk and a quota do."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "a.png").write_bytes(b"old")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write_whole(tmp_path / "a.png", bytes(200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert one_line(caught.value, []) == f"{tmp_path}/a.png: File too large; check the path, its rights and the disk"
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.png", b"old")]
+
+
+def test_no_room_for_a_file_that_another_library_writes(program, monkeypatch):
+    """As Hydra does its own record of a run."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, before[1]))
+    try:
+        status, _, err = program("train", "trainer.max_steps=1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 2
+    assert err == (
+        "error: a file could not be written: File too large; make room on the disk or in your quota (ulimit -f)\n"
+    )

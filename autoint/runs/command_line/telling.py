@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,6 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from autoint.registry import TASKS, nearest, unknown
 from autoint.runs.command_line.folders import conf_dir
 from autoint.runs.config import GROUPS, keyed, nearest_key, owners, renamed
+
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""Of which the operating system does not say which file it is."""
 
 
 class JobFailedError(Exception):
@@ -34,6 +38,8 @@ def one_line(error: BaseException, known: list[str]) -> str | None:
             return str(error)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}; check the path, its rights and the disk"
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"a file could not be written: {error.strerror}; make room on the disk or in your quota (ulimit -f)"
     return None
 
 
