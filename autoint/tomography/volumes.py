@@ -170,21 +170,22 @@ def volume(recipe: Recipe, folder: Path, output: str = "tiff", workers: int = 1)
     """
     at_least_one(workers=workers)
     (folder / "slices").mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        once = stack.enter_context(Once())
+    with Once() as once:
         recipe = _resumed(recipe, folder)
         numbers = range(*recipe.slices)
         missing = [number for number in numbers if not slice_file(folder, number).is_file()]
         if len(missing) < len(numbers):
             log.info("%s: %d of %d slices are there already", folder, len(numbers) - len(missing), len(numbers))
         find, processes = functools.partial(_find, recipe, folder), min(workers, len(missing))
-        results: Iterator[int] = map(find, missing)
-        if processes > 1:  # which begin anew: a copy of one that has threads may never wake up
-            pool = multiprocessing.get_context("spawn").Pool(processes, Once.__enter__, (Once(once.told),))
-            results = stack.enter_context(pool).imap_unordered(find, missing)
-        for _ in tracked(missing, folder.name, "slice"):
-            next(results)
-        return _joined(recipe, folder, output)
+        with contextlib.ExitStack() as stack:
+            results: Iterator[int] = map(find, missing)
+            if processes > 1:  # which begin anew: a copy of one that has threads may never wake up
+                recipe.scan(missing[0])  # what reading tells is told here, not by each of them
+                pool = multiprocessing.get_context("spawn").Pool(processes, Once.__enter__, (Once(once.told),))
+                results = stack.enter_context(pool).imap_unordered(find, missing)
+            for _ in tracked(missing, folder.name, "slice"):
+                next(results)
+        return _joined(recipe, folder, output)  # with the processes ended, and their memory free
 
 
 def _resumed(recipe: Recipe, folder: Path) -> Recipe:
