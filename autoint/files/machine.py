@@ -62,6 +62,42 @@ def on_threads(loop: Callable[..., None], rows: Sequence[Tensor], least: int) ->
         list(pool.map(loop, *tasks))
 
 
+def each_on_a_thread(action: Callable[[Any], None], parts: Sequence[Any], threads: int) -> None:
+    """Call ``action`` on each of ``parts``, on ``threads`` of which each does torch's operations alone.
+
+    Many small operations take less time so than each shared among all threads, as torch does by itself.
+    """
+    if threads == 1 or len(parts) < 2:
+        for part in parts:
+            action(part)
+        return
+    inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    def alone(part: Any) -> None:
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad):  # which a thread does not inherit
+            action(part)
+
+    with one_thread():  # here too, since MKL has one number for all threads
+        list(_threads_of_their_own(threads, os.getpid()).map(alone, parts))
+
+
+@functools.cache
+def _threads_of_their_own(count: int, process: int) -> ThreadPoolExecutor:
+    """Threads that stay, with their memory, since new ones take as long as what they are for; a fork has none."""
+    return ThreadPoolExecutor(count, f"alone-{process}", initializer=torch.set_num_threads, initargs=(1,))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch share nothing among threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @functools.cache
 def has_triton() -> bool:
     """Whether kernels can be compiled for the GPU; torch brings Triton along where it was built for one."""
@@ -78,7 +114,8 @@ def process_memory() -> int:
 def peak_memory(action: Callable[[], Any], device: torch.device) -> int:
     """Return by how many bytes of tensors ``action`` exceeds, at its worst moment, what was allocated before it.
 
-    On the CPU it is the profiler that sees every allocation; what Python and the libraries take is not counted.
+    On the CPU it is the profiler that sees every allocation, on one thread; what Python and the libraries take is not
+    counted.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -86,7 +123,7 @@ def peak_memory(action: Callable[[], Any], device: torch.device) -> int:
         action()
         return torch.cuda.max_memory_allocated(device) - before
     only_cpu = [torch.profiler.ProfilerActivity.CPU]
-    with _quiet(), torch.profiler.profile(activities=only_cpu, profile_memory=True) as profile:
+    with one_thread(), _quiet(), torch.profiler.profile(activities=only_cpu, profile_memory=True) as profile:
         action()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
@@ -128,7 +165,7 @@ def _quiet() -> Iterator[None]:
 @torch.no_grad()
 def flops(action: Callable[[], Any]) -> int:
     """Return how many floating-point operations the matrix products of ``action`` take, two per multiplication."""
-    with FlopCounterMode(display=False) as counter:
+    with one_thread(), FlopCounterMode(display=False) as counter:
         action()
     return counter.get_total_flops()
 

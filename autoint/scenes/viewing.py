@@ -25,7 +25,7 @@ SHOWN = ("colour", "depth", "opacity", "normals")
 PLACED = ("uniform", "occupied", "proposal")
 """Placements that have learned nothing of their own, and that any run can be rendered with."""
 BLOCK = 4096
-"""Rays between two looks at whether the camera has moved on, at least."""
+"""Rays of a thread between two looks at whether the camera has moved on, at least."""
 SMALLEST, LARGEST = 24, 1024
 MOVING = 0.08
 """Seconds that a picture may take while the camera moves."""
@@ -113,7 +113,7 @@ class Painter:
         parts = []
         with self._lock, self._set(look):
             module = self.module
-            block = max(BLOCK, module.volume.at_once(rays.near.device))
+            block = max(BLOCK * torch.get_num_threads(), module.volume.at_once(rays.near.device))
             for start in range(0, len(rays), block):
                 if moved():
                     return None

@@ -2,6 +2,8 @@
 
 import math
 import sys
+import threading
+import time
 import types
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autoint.files.machine import peak_memory
+from autoint.files.machine import each_on_a_thread, peak_memory
 from autoint.reports import metrics, pictures
 from autoint.runs import build, restoring
 from autoint.runs.training import fit
@@ -282,6 +284,27 @@ def test_a_view_is_a_row_of_captioned_panels(tmp_path):
     assert (row[: pictures.CAPTION] < 128).any()
     assert (row[:, 150:154] == row[0, 0]).all()
     assert min(np.abs(panel.mean((0, 1)) - row[0, 0]).max() for panel in panels) > 20  # no panel looks like the sheet
+
+
+def test_parts_are_done_on_threads_that_work_alone(monkeypatch):
+    """Each part once, without a gradient where there is none, and with one of torch's threads; errors come through."""
+    before, done = torch.get_num_threads(), {}
+
+    def action(part):
+        done[part] = threading.get_ident(), torch.get_num_threads(), torch.is_inference_mode_enabled()
+        time.sleep(0.01)
+
+    with torch.inference_mode():
+        each_on_a_thread(action, range(6), 2)
+    assert sorted(done) == [0, 1, 2, 3, 4, 5]
+    assert {told[1:] for told in done.values()} == {(1, True)}
+    assert len({told[0] for told in done.values()} - {threading.get_ident()}) == 2
+    assert torch.get_num_threads() == before
+    each_on_a_thread(action, range(2), 1)
+    assert done[0] == (threading.get_ident(), before, False)
+    with pytest.raises(ZeroDivisionError):
+        each_on_a_thread(lambda part: 1 / part, [0, 1], 2)
+    assert torch.get_num_threads() == before
 
 
 def test_peak_memory_is_that_of_the_worst_moment(capfd):

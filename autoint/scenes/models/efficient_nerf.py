@@ -93,7 +93,8 @@ class EfficientNerf(AbstractVolume):
         coarse = self._composite(0, rays, t, bounds, valid, background)
         pivotal = self.pivotal(coarse.weights)
         bounds, t, mask = self._refined(bounds, pivotal, None)
-        self._made += int(valid.sum() + mask.sum())
+        made = int(valid.sum() + mask.sum())  # before it is added, since other threads may render, too
+        self._made += made
         self._rays += len(rays)
         return self._composite(1, rays, t, bounds, mask, background)
 

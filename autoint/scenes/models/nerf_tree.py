@@ -115,14 +115,6 @@ class NerfTree(AbstractVolume):
             self._skip = marching.distances(self.index)
         return marching_kernel.march(self._skip, self.density, color, *ray)
 
-    @torch.no_grad()
-    def view(self, rays: Rays, background: Tensor, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:
-        if not numba_takes(rays.origins, self.density.detach()):
-            return super().view(rays, background, chunk_size)
-        clipped = rays.clipped_to(self.occupancy.lower, self.occupancy.upper)
-        out = self._rendering(self.marched(clipped, torch.full_like(rays.near, 0.5)), rays, background)
-        return out.rgb, out.depth, out.acc
-
     def only(self, wanted: Tensor) -> NerfTree:
         """Return a tree with the blocks that are ``wanted``, (B,) of bool."""
         where = self.index >= 0
