@@ -42,7 +42,7 @@ def numba_takes(*numbers: Tensor) -> bool:
 
 
 PARTS = 4
-"""Of a loop, for each thread."""
+"""Of a loop, for each thread: not all take as long."""
 
 
 def on_threads(loop: Callable[..., None], rows: Sequence[Tensor], least: int) -> None:

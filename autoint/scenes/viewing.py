@@ -24,7 +24,7 @@ from autoint.scenes.volume import AbstractSections
 SHOWN = ("colour", "depth", "opacity", "normals")
 PLACED = ("uniform", "occupied", "proposal")
 """Placements that have learned nothing of their own, and that any run can be rendered with."""
-BLOCK = 4096
+BLOCK = 8192
 """Rays of a thread between two looks at whether the camera has moved on, at least."""
 SMALLEST, LARGEST = 24, 1024
 MOVING = 0.08

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoint.files.machine import each_on_a_thread
+from autoint.files.machine import PARTS, each_on_a_thread
 from autoint.networks.compilation import Compiled
 from autoint.networks.encodings import AbstractEncoding
 from autoint.scenes import sections
@@ -167,28 +167,28 @@ class AbstractVolume(nn.Module, abc.ABC):
         depth, acc = rays.far.clone(), torch.zeros_like(rays.far)
         rest = torch.arange(len(rays), device=rays.far.device)
         threads = torch.get_num_threads() if rest.device.type == "cpu" else 1
-        size = max(1, min(chunk_size // threads, self.at_once(rest.device)))
+        most, parts = max(1, chunk_size // threads), 1 if threads == 1 else PARTS * threads
+        size = min(most, self.at_once(rest.device))
 
-        def render(piece: tuple[Tensor, Tensor]) -> None:
-            one, edges = piece
-            out = self.render(rays[one], edges, background)
-            rgb[one], depth[one], acc[one] = out.rgb, out.depth, out.acc
+        def render(part: Tensor) -> None:
+            edges = self.edges(rays[part])
+            hit = _length(edges) > 0
+            index, edges = part[hit], edges[hit]
+            pieces = max(1, -(-len(index) // size))
+            for one, cut in zip(index.tensor_split(pieces), edges.tensor_split(pieces), strict=True):
+                if len(one):
+                    out = self.render(rays[one], cut, background)
+                    rgb[one], depth[one], acc[one] = out.rgb, out.depth, out.acc
 
         while len(rest):
-            block = min(chunk_size, LOOKED_AT * size * threads)
-            index = rest[:block]
+            some = min(most, LOOKED_AT * size, -(-len(rest) // parts))
             try:
-                edges = self.edges(rays[index])
-                hit = _length(edges) > 0
-                index, edges = index[hit], edges[hit]
-                pieces = -(-len(index) // (size * threads)) * threads
-                parts = zip(index.tensor_split(pieces), edges.tensor_split(pieces), strict=True) if pieces else ()
-                each_on_a_thread(render, [part for part in parts if len(part[0])], threads)
+                each_on_a_thread(render, rest[: some * parts].split(some), threads)
             except RuntimeError as error:
                 if size == 1 or not out_of_memory(error):
                     raise
             else:
-                rest = rest[block:]
+                rest = rest[some * parts :]
                 continue
             size = (size + 1) // 2  # outside of the except clause, which keeps the failed chunk's tensors
             gc.collect()
