@@ -138,6 +138,14 @@ def test_a_file_with_a_list_where_keys_are_is_named(text, told, program):
     assert len(err.strip().splitlines()) == 1
 
 
+def test_a_file_with_a_number_where_keys_are_is_one_line(program):
+    Path("c/experiment").mkdir(parents=True)
+    Path("c/experiment/mine.yaml").write_text("# @package _global_\ntrainer: 3\n")
+    status, _, err = program("train", "--config-dir", "c", "experiment=mine")
+    assert (status, len(err.strip().splitlines())) == (2, 1)
+    assert "trainer" in err
+
+
 @pytest.mark.parametrize("value", ["soon", "5x", "-3", "0"])
 def test_a_time_that_is_none_is_refused_before_anything_is_read(value, program):
     status, _, err = program("train", f"trainer.max_time={value}")

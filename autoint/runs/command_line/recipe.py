@@ -120,7 +120,8 @@ def _guess(named: Mapping[str, str]) -> Recipe:
 def _suited(config: DictConfig, guess: Recipe, named: Mapping[str, str]) -> Recipe:
     """Return the recipe that suits a configuration, which was composed above ``guess``."""
     choices = config.hydra.runtime.choices
-    machine = machine_of(config.get("trainer") or {})
+    trainer = config.get("trainer")  # which a file may have made a number, and is refused for later
+    machine = machine_of(trainer if isinstance(trainer, DictConfig) else {})
     column = SUITED.get(str(choices.scale), SUITED[machine])
     model = str(OmegaConf.select(config, "model.name"))
     encoding, bands, directions = _of(column, model) or (BANDS, None, 4)
