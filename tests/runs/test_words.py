@@ -10,12 +10,14 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 
 from autoint.registry import EVALUATIONS, TASKS
 from autoint.reports import metrics
 from autoint.runs import evaluation
 from autoint.runs.command_line import helping, presets
 from autoint.runs.command_line.cli import VERSION, store_groups
+from autoint.runs.command_line.telling import one_line
 from autoint.runs.command_line.words import as_runs, as_typed
 from autoint.runs.config import GROUPS, NESTED, RunConfig
 from autoint.runs.evaluation import EvaluateConfig
@@ -136,6 +138,10 @@ def test_a_file_with_a_list_where_keys_are_is_named(text, told, program):
     assert status == 2
     assert f"c/experiment/mine.yaml{told}" in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_an_error_without_words_is_one_line():
+    assert one_line(HydraException(""), []) == "the configuration cannot be read (HydraException); check its files"
 
 
 def test_a_file_with_a_number_where_keys_are_is_one_line(program):

@@ -71,6 +71,7 @@ def _of_hydra(error: Any, known: list[str]) -> str:
     key = _overridden_key(text)
     if key is None:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = lines or [f"the configuration cannot be read ({type(error).__name__}); check its files"]
         # Of a file that does not fit, Hydra says the place first, and then what is wrong with which key.
         return " ".join(lines[:3] if lines[0].endswith(":") else lines[:1]).rstrip(".")
     cause: Any = error.__cause__
