@@ -165,30 +165,30 @@ class AbstractVolume(nn.Module, abc.ABC):
         """
         rgb = background.expand(len(rays), 3).clone()
         depth, acc = rays.far.clone(), torch.zeros_like(rays.far)
-        rest = torch.arange(len(rays), device=rays.far.device)
-        threads = torch.get_num_threads() if rest.device.type == "cpu" else 1
+        threads = torch.get_num_threads() if rgb.device.type == "cpu" else 1
         most, parts = max(1, chunk_size // threads), 1 if threads == 1 else PARTS * threads
-        size = min(most, self.at_once(rest.device))
+        start, size = 0, min(most, self.at_once(rgb.device))
 
-        def render(part: Tensor) -> None:
+        def render(part: slice) -> None:
             edges = self.edges(rays[part])
-            hit = _length(edges) > 0
-            index, edges = part[hit], edges[hit]
+            hit = (_length(edges) > 0).nonzero()[:, 0]
+            index, edges = part.start + hit, edges[hit]
             pieces = max(1, -(-len(index) // size))
             for one, cut in zip(index.tensor_split(pieces), edges.tensor_split(pieces), strict=True):
                 if len(one):
                     out = self.render(rays[one], cut, background)
                     rgb[one], depth[one], acc[one] = out.rgb, out.depth, out.acc
 
-        while len(rest):
-            some = min(most, LOOKED_AT * size, -(-len(rest) // parts))
+        while start < len(rays):
+            some = min(most, LOOKED_AT * size, -(-(len(rays) - start) // parts))
+            end = min(start + some * parts, len(rays))
             try:
-                each_on_a_thread(render, rest[: some * parts].split(some), threads)
+                each_on_a_thread(render, [slice(a, min(a + some, end)) for a in range(start, end, some)], threads)
             except RuntimeError as error:
                 if size == 1 or not out_of_memory(error):
                     raise
             else:
-                rest = rest[some * parts :]
+                start = end
                 continue
             size = (size + 1) // 2  # outside of the except clause, which keeps the failed chunk's tensors
             gc.collect()
