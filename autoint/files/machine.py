@@ -1,4 +1,4 @@
-"""What the machine has, and what something takes of it: memory and arithmetic."""
+"""What the machine has, and what something takes of it: memory, arithmetic and threads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import os
 import resource
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -72,24 +73,38 @@ def each_on_a_thread(action: Callable[[Any], None], parts: Sequence[Any], thread
             action(part)
         return
     inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    mixed = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
-    def alone(part: Any) -> None:
-        with torch.inference_mode(inference), torch.set_grad_enabled(grad):  # which a thread does not inherit
+    def alone(part: Any) -> None:  # with what a thread does not inherit
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad), torch.autocast("cpu", *mixed):
             action(part)
 
     with one_thread():  # here too, since MKL has one number for all threads
-        list(_threads_of_their_own(threads, os.getpid()).map(alone, parts))
+        pool = _threads_of_their_own(threads, os.getpid())
+        done = [pool.submit(alone, part) for part in parts]
+        try:
+            wait(done, return_when=FIRST_EXCEPTION)
+        finally:  # what has failed may be tried again, with the memory of all
+            for future in done:
+                future.cancel()
+            wait(done)
+    for future in done:
+        if not future.cancelled():
+            future.result()
 
 
 @functools.cache
 def _threads_of_their_own(count: int, process: int) -> ThreadPoolExecutor:
     """Threads that stay, with their memory, since new ones take as long as what they are for; a fork has none."""
-    return ThreadPoolExecutor(count, f"alone-{process}", initializer=torch.set_num_threads, initargs=(1,))
+    begun = threading.Barrier(count)
+    pool = ThreadPoolExecutor(count, f"alone-{process}", initializer=torch.set_num_threads, initargs=(1,))
+    list(pool.map(lambda _: begun.wait(), range(count)))  # so that none sets torch's number of threads later
+    return pool
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch share nothing among threads."""
+    """Let torch share nothing among threads: neither this one nor those that begin to use it meanwhile."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

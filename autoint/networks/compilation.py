@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 BLOCK = 2**19  # numbers of a layer at a time on a CPU: what lies between two layers stays in its caches
+FIRST = threading.RLock()
+"""Held while something runs for the first time: threads would compile it one after another."""
 
 
 class Compiled:
@@ -27,6 +30,7 @@ class Compiled:
     def __init__(self, function: Callable[..., Any], width: int) -> None:
         self.function, self.width = function, width
         self.compiled: Callable[..., Any] = torch.compile(function)
+        self.ran = False
 
     def __call__(self, x: Tensor, *others: Tensor | None) -> Any:
         """Return ``function(x, *others)``."""
@@ -41,12 +45,21 @@ class Compiled:
         return _joined([self._call(*block) for block in zip(rows, *parts, strict=True)])
 
     def _call(self, *inputs: Tensor | None) -> Any:
+        if self.ran:
+            return self._tried(*inputs)
+        with FIRST:
+            out = self._tried(*inputs)
+        self.ran = True
+        return out
+
+    def _tried(self, *inputs: Tensor | None) -> Any:
+        compiled = self.compiled
         try:
-            return self.compiled(*inputs)
+            return compiled(*inputs)
         except Exception as error:
             from torch._dynamo.exc import TorchDynamoException  # which takes as long to import as all of torch
 
-            if self.compiled is self.function or not isinstance(error, TorchDynamoException):
+            if compiled is self.function or not isinstance(error, TorchDynamoException):
                 raise
             log.warning("compile=true: %s; going on without", _reason(error))
             self.compiled = self.function

@@ -205,6 +205,9 @@ def rendering_work(volume: AbstractVolume, background: torch.Tensor, views: View
 
 @torch.inference_mode()
 def rendering_memory(volume: AbstractVolume, background: torch.Tensor, views: Views, chunk_size: int) -> float:
-    """Return the most memory that tensors take while the first view is rendered, in megabytes, without the network."""
+    """Return the most memory that tensors take while the first view is rendered on one thread, in megabytes.
+
+    The network's own is not counted.
+    """
     rays = WholeImages(views)[0].rays.to(background.device)
     return peak_memory(lambda: volume.view(rays, background, chunk_size), background.device) / 1e6

@@ -28,6 +28,7 @@ AHEAD = 0.05
 BLOCK = np.float32(SIDE)
 
 
+@torch.autocast("cpu", enabled=False)
 def from_one_point(origins: Tensor, directions: Tensor) -> bool:
     """Whether these rays (R, 3) are many, begin at one point, and look more or less the same way."""
     if len(origins) < LEAST or not bool((origins == origins[0]).all()):
@@ -35,6 +36,7 @@ def from_one_point(origins: Tensor, directions: Tensor) -> bool:
     return bool((directions @ _axes(directions)[2]).amin() > AHEAD)
 
 
+@torch.autocast("cpu", enabled=False)
 def march(
     places: Tensor, density: Tensor, color: Tensor, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor,
     step: float, shift: Tensor, carried: float = CARRIED,

@@ -24,7 +24,7 @@ from autoint.scenes.volume import AbstractSections
 SHOWN = ("colour", "depth", "opacity", "normals")
 PLACED = ("uniform", "occupied", "proposal")
 """Placements that have learned nothing of their own, and that any run can be rendered with."""
-BLOCK = 8192
+BLOCK = 4096
 """Rays of a thread between two looks at whether the camera has moved on, at least."""
 SMALLEST, LARGEST = 24, 1024
 MOVING = 0.08
@@ -113,7 +113,8 @@ class Painter:
         parts = []
         with self._lock, self._set(look):
             module = self.module
-            block = max(BLOCK * torch.get_num_threads(), module.volume.at_once(rays.near.device))
+            threads = torch.get_num_threads() if rays.near.device.type == "cpu" else 1
+            block = max(BLOCK * threads, module.volume.at_once(rays.near.device))
             for start in range(0, len(rays), block):
                 if moved():
                     return None

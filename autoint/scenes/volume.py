@@ -76,8 +76,13 @@ class AbstractVolume(nn.Module, abc.ABC):
         """How rays are integrated, in a word or two for tables."""
         return "samples"
 
+    @property
+    def shares(self) -> bool:
+        """Whether ``render`` shares its work among threads by itself."""
+        return False
+
     def at_once(self, device: torch.device) -> int:
-        """How many rays are best rendered together: on a CPU so few that what is between layers stays in its caches."""
+        """How many rays a thread best renders together: on a CPU so few that all between layers stays in its caches."""
         return AT_ONCE[device.type == "cpu"] // (self.width * max(self.evaluations, self.look_ups)) + 1
 
     @property
@@ -103,12 +108,12 @@ class AbstractVolume(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def render(self, rays: Rays, edges: Tensor, background: Tensor) -> Rendering:
-        """Render rays that have ``edges``, all of which meet the scene."""
+        """Render rays that have ``edges``, all of which meet the scene; on a CPU, on several threads at once."""
 
     def edges(self, rays: Rays) -> Tensor:
         """Return where each ray is cut, (R, 2 or more), from where the scene begins to where it ends.
 
-        A ray that misses the scene has edges of no length.
+        A ray that misses the scene has edges of no length. On a CPU they are asked for on several threads at once.
         """
         clipped = rays.clipped_to(self.occupancy.lower, self.occupancy.upper)
         return torch.stack([clipped.near, clipped.far], dim=-1)
@@ -158,6 +163,7 @@ class AbstractVolume(nn.Module, abc.ABC):
     def view(self, rays: Rays, background: Tensor, chunk_size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Render any rays, at most ``chunk_size`` at a time: rgb (R, 3), depth (R,), acc (R,).
 
+        On a CPU the chunk is shared by torch's threads, each of which renders rays of its own.
         Rays that miss the scene are not evaluated: they show the background, at the depth of their far end. At its peak
         the rendering holds less than ``chunk_size`` · n · (3·width + 4·(inputs + outputs)) numbers, whatever the size
         of the image; n are a ray's evaluations, or its look-ups where they are more. Where memory runs out, half of the
@@ -165,8 +171,9 @@ class AbstractVolume(nn.Module, abc.ABC):
         """
         rgb = background.expand(len(rays), 3).clone()
         depth, acc = rays.far.clone(), torch.zeros_like(rays.far)
-        threads = torch.get_num_threads() if rgb.device.type == "cpu" else 1
-        most, parts = max(1, chunk_size // threads), 1 if threads == 1 else PARTS * threads
+        alone = rgb.device.type != "cpu" or self.shares
+        threads = 1 if alone else min(torch.get_num_threads(), chunk_size)
+        most, parts = chunk_size // threads, 1 if threads == 1 else PARTS * threads
         start, size = 0, min(most, self.at_once(rgb.device))
 
         def render(part: slice) -> None:
@@ -177,7 +184,8 @@ class AbstractVolume(nn.Module, abc.ABC):
             for one, cut in zip(index.tensor_split(pieces), edges.tensor_split(pieces), strict=True):
                 if len(one):
                     out = self.render(rays[one], cut, background)
-                    rgb[one], depth[one], acc[one] = out.rgb, out.depth, out.acc
+                    for whole, seen in ((rgb, out.rgb), (depth, out.depth), (acc, out.acc)):
+                        whole[one] = seen.to(whole.dtype)  # which may be shorter in a training of mixed precision
 
         while start < len(rays):
             some = min(most, LOOKED_AT * size, -(-(len(rays) - start) // parts))

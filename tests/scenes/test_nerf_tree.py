@@ -297,6 +297,10 @@ def test_a_run_is_baked_and_evaluated_like_any_other(program, tmp_path, no_lpips
     shutil.copy(baked / "config.json", tmp_path)
     with pytest.raises(ValueError, match="its index or its colours are not theirs"):
         restoring.restored(tmp_path / "model.safetensors")
+    weights["volume.index"] = (weights["volume.index"] - 1).clamp_max(0)  # a block at many places
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="its index or its colours are not theirs"):
+        restoring.restored(tmp_path / "model.safetensors")
 
 
 def test_what_cannot_be_baked_says_so(program, tmp_path):

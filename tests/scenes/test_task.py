@@ -165,8 +165,33 @@ def test_chunks_do_not_change_an_image(tmp_path):
     assert torch.allclose(whole, parts, atol=1e-6)
 
 
+@pytest.fixture
+def set_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("model", MODELS.names())
-def test_out_of_memory_halves_the_chunk_and_goes_on(model, monkeypatch, caplog):
+def test_threads_do_not_change_an_image(model, set_threads):
+    """Nor what they have to know of the thread that they work for: its precision."""
+    volume = build.task(tiny_config(model=model)).module.volume
+    rays = load_views(tiny_config(), "test").rays_of(0)
+    seen = {}
+    for threads in (1, 2):
+        set_threads(threads)
+        seen[threads] = volume.view(rays, torch.ones(3), 100)
+        with torch.autocast("cpu", torch.bfloat16):
+            seen[-threads] = volume.view(rays, torch.ones(3), 100)
+        assert torch.get_num_threads() == threads
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(seen[1], seen[2], strict=True))
+    assert all(torch.allclose(a, b, atol=1e-2) for a, b in zip(seen[-1], seen[-2], strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("model", MODELS.names())
+def test_out_of_memory_halves_the_chunk_and_goes_on(model, threads, set_threads, monkeypatch, caplog):
+    set_threads(threads)
     volume = build.task(tiny_config(model=model)).module.volume
     rays = load_views(tiny_config(), "test").rays_of(0)
     whole = volume.view(rays, torch.ones(3), 100)

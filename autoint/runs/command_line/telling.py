@@ -98,7 +98,7 @@ def _of_value(override: str, key: str, cause: Any) -> str:
     """Return the line of a value that a key cannot take: a list in the place of keys, or keys in that of a list."""
     node = getattr(cause, "parent_node", None)
     if "Cannot merge DictConfig with ListConfig" not in str(cause) or node is None:
-        return f"{override:.200} does not fit: {str(cause).splitlines()[0]}"
+        return f"{override:.200} does not fit: {str(cause).partition(chr(10))[0]}"
     if isinstance(node, ListConfig):
         return f"{override:.200} does not fit: {key} is a list, as [{','.join(map(str, node))}]"
     return f"{override:.200} does not fit: {keyed(key, [str(k) for k in node])}"

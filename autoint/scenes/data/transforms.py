@@ -106,8 +106,8 @@ def transforms(
 
 def _warn_of_shared_images(frames: list[Frame], kept: list[int]) -> None:
     """Tell of images that two frames name, one of which is in this split and the other is not."""
-    inside = {frames[i]["image"] for i in kept}
-    shared = sorted({frame["image"] for i, frame in enumerate(frames) if i not in set(kept)} & inside)
+    inside, own = {frames[i]["image"] for i in kept}, set(kept)
+    shared = sorted({frame["image"] for i, frame in enumerate(frames) if i not in own} & inside)
     if shared:
         more = f", and {len(shared) - 1} more," if len(shared) > 1 else ""
         reading.warn(f"{shared[0]}{more} is the image of views that train and of views that are tested; check the file")

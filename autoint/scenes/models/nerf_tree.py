@@ -67,6 +67,10 @@ class NerfTree(AbstractVolume):
     def colors(self) -> int:
         return 1
 
+    @property
+    def shares(self) -> bool:
+        return numba_takes(self.density.detach())
+
     def at_once(self, device: torch.device) -> int:
         return KERNEL_RAYS if numba_takes(self.density.detach()) else super().at_once(device)
 
@@ -143,7 +147,9 @@ def _take_shapes(tree: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
     blocks, side = len(density), len(index)
     whole = index.shape == (side, side, side) and density.shape == (blocks, marching.CORNERS)
     whole = whole and color.shape == (blocks, marching.CORNERS, tree.color.shape[-1])
-    if not whole or int(index.min()) < -1 or int(index.max()) >= blocks:
+    numbers = index[index >= 0].sort().values
+    # Each block once: compiled loops count on it, and look at no bounds.
+    if not whole or int(index.min()) < -1 or not torch.equal(numbers.long(), torch.arange(blocks)):
         raise ValueError(f"the tree has {blocks} blocks, and its index or its colours are not theirs")
     tree.index = torch.empty_like(index, device=tree.index.device)
     for name, value in (("density", density), ("color", color)):

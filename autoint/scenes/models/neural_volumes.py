@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable
 
 import torch
@@ -18,6 +19,7 @@ from autoint.scenes.volume import AbstractVolume, Draw
 
 CODE, COARSEST, WARPED, AFFINE = 256, 4, 16, 16
 """Features of the code, voxels per axis where the decoder begins and of the warp, and its affine maps."""
+DECODING = threading.Lock()
 
 
 class Decoder(nn.Sequential):
@@ -82,9 +84,10 @@ class NeuralVolumes(AbstractVolume):
         if torch.is_grad_enabled():
             self._decoded = None
             return self._decode()
-        if self._decoded is None:
-            self._decoded = self._decode()
-        return self._decoded
+        with DECODING:
+            if self._decoded is None:
+                self._decoded = self._decode()
+            return self._decoded
 
     def _decode(self) -> tuple[Tensor, Tensor]:
         code = self.code[None]

@@ -198,7 +198,7 @@ class Unisurf(AbstractVolume):
         """Return f (…) at points (…, 3), and 1 outside of the hull."""
         inside = self.occupancy.at(points) > 0
         f = torch.ones(points.shape[:-1], device=points.device)
-        f[inside] = self.signed(points[inside])
+        f[inside] = self.signed(points[inside]).to(f.dtype)
         return f
 
     def _composite(self, rays: Rays, t: Tensor, bounds: Tensor, background: Tensor) -> Rendering:
