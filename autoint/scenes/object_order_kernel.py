@@ -87,8 +87,9 @@ def _in_front(
     depth = seen[..., 2:].clamp_min(1e-3)
     at = (seen[..., :2] / depth - corner) * scale
     beside = (seen[..., 2] < 1e-3).any(-1, keepdim=True)  # around the origin: it may be seen anywhere
-    low = torch.where(beside, 0, at.amin(1) - 0.01).clamp(-1, 2**20).int()
-    high = torch.where(beside, 2**20, at.amax(1) + 0.01).floor().clamp(-1, 2**20).int()
+    spare = 0.01 + 4e-7 * scale  # for rounding, which is more than a hundredth of a bin where fields of view are tiny
+    low = torch.where(beside, 0, at.amin(1) - spare).clamp(-1, 2**20).int()
+    high = torch.where(beside, 2**20, at.amax(1) + spare).floor().clamp(-1, 2**20).int()
     away = (places - (origin / SIDE).floor()).abs().sum(-1)
     shown = ((seen[..., 2] >= 1e-3).any(-1) & (high >= 0).all(-1) & (low < bins).all(-1)).nonzero()[:, 0]
     return shown[away[shown].argsort()], torch.stack([low, high], dim=-1).flatten(1)
