@@ -73,7 +73,7 @@ def fit_density(
     n = x.shape[1]
     low, high = _box([-math.inf] * n if lower is None else lower, [math.inf] * n if upper is None else upper)
     if len(low) != n:
-        raise ValueError(f"lower={lower!r}: the samples have {n} coordinates; give so many")
+        raise ValueError(f"lower={lower!r:.60}: the samples have {n} coordinates; give so many")
     outside = ((x < torch.tensor(low)) | (x > torch.tensor(high))).any(-1)
     if outside.any():
         raise ValueError(f"{int(outside.sum())} samples are outside of the domain, such as {x[outside][0].tolist()}")

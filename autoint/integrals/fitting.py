@@ -155,7 +155,9 @@ def _named(name: str, lower: Any, upper: Any) -> tuple[Function, Any, Any]:
     lower, upper = (bound(key, v, dtype=torch.float64) for key, v in (("lower", lower), ("upper", upper)))
     lower, upper = (v.expand(n) if number else v for v, number in zip((lower, upper), numbers, strict=True))
     if goal.features and {lower.numel(), upper.numel()} != {n}:
-        raise ValueError(f"lower={lower.tolist()}, upper={upper.tolist()}: the function has {n} coordinates")
+        raise ValueError(
+            f"lower={lower.tolist()!s:.60}, upper={upper.tolist()!s:.60}: the function has {n} coordinates"
+        )
     return goal.integrand, lower, upper
 
 

@@ -110,7 +110,8 @@ def _box(goal: Target, name: str, lower: Any, upper: Any) -> tuple[list[float], 
     low, high = (v if isinstance(v, list) else [v] * sizes[0] for v in (lower, upper))
     if goal.features is not None and {len(low), len(high)} != {goal.features}:
         raise ValueError(
-            f"lower={lower}, upper={upper}: function={name} has {goal.features} coordinates; give so many, or a number"
+            f"lower={lower!s:.60}, upper={upper!s:.60}: function={name} has {goal.features} coordinates; give so "
+            "many, or a number"
         )
     return fitting.box_of(low, high)
 
