@@ -41,7 +41,8 @@ def box_of(
         shapes = f"{keys[0]} has shape {tuple(ends[0].shape)}, {keys[1]} {tuple(ends[1].shape)}"
         raise ValueError(f"{shapes}; they must be the corners of one box, (n,)")
     low, high = (end.tolist() for end in ends)
-    said = f"{keys[0]}={lower!r:.60}, {keys[1]}={upper!r:.60}: they must"
+    box = corners(lower, upper, keys)
+    said = f"{box}: they must"
     if len(low) != len(high) or not 1 <= len(low) <= most:
         raise ValueError(f"{said} have the same length, from 1 to {most}")
     finite = all(math.isfinite(v) for v in (*low, *high))
@@ -49,11 +50,13 @@ def box_of(
         also = "" if infinite else "be finite, and "
         raise ValueError(f"{said} {also}{'be ' if infinite else ''}{keys[0]} below {keys[1]} on every axis")
     if any(h - a < 1e-12 * max(abs(a), abs(h)) for a, h in zip(low, high, strict=True) if math.isfinite(h - a)):
-        raise ValueError(
-            f"{keys[0]}={lower!r:.60}, {keys[1]}={upper!r:.60}: float64 has hardly a number between them; move "
-            "the box to the origin"
-        )
+        raise ValueError(f"{box}: float64 has hardly a number between them; move the box to the origin")
     return low, high
+
+
+def corners(lower: Any, upper: Any, keys: tuple[str, str] = ("lower", "upper")) -> str:
+    """Return what an error says of a box that was given: its corners, in so many letters as can be read."""
+    return f"{keys[0]}={lower!r:.60}, {keys[1]}={upper!r:.60}"
 
 
 def fit(
@@ -155,9 +158,7 @@ def _named(name: str, lower: Any, upper: Any) -> tuple[Function, Any, Any]:
     lower, upper = (bound(key, v, dtype=torch.float64) for key, v in (("lower", lower), ("upper", upper)))
     lower, upper = (v.expand(n) if number else v for v, number in zip((lower, upper), numbers, strict=True))
     if goal.features and {lower.numel(), upper.numel()} != {n}:
-        raise ValueError(
-            f"lower={lower.tolist()!s:.60}, upper={upper.tolist()!s:.60}: the function has {n} coordinates"
-        )
+        raise ValueError(f"{corners(lower.tolist(), upper.tolist())}: the function has {n} coordinates")
     return goal.integrand, lower, upper
 
 

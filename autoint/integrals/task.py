@@ -109,10 +109,8 @@ def _box(goal: Target, name: str, lower: Any, upper: Any) -> tuple[list[float], 
     sizes = [len(v) for v in (lower, upper) if isinstance(v, list)] or [goal.features or 1]
     low, high = (v if isinstance(v, list) else [v] * sizes[0] for v in (lower, upper))
     if goal.features is not None and {len(low), len(high)} != {goal.features}:
-        raise ValueError(
-            f"lower={lower!s:.60}, upper={upper!s:.60}: function={name} has {goal.features} coordinates; give so "
-            "many, or a number"
-        )
+        given = fitting.corners(lower, upper)
+        raise ValueError(f"{given}: function={name} has {goal.features} coordinates; give so many, or a number")
     return fitting.box_of(low, high)
 
 
