@@ -196,15 +196,17 @@ def check_weights(path: Path, contents: dict[str, Any], module: nn.Module) -> No
     """Refuse a checkpoint whose tensors are not what ``module`` says: in name, shape, kind of number and finiteness.
 
     The one place where that is checked. Of modules that take the shapes of what is loaded, which have a hook for it,
-    the number of axes counts. A run with ``trainer.precision=64-true`` has float64 where the module has float32.
-    Infinity may stand where the module itself begins with it.
+    the number of axes counts; what they have ``ADDED`` since a file was written may be missing. A run with
+    ``trainer.precision=64-true`` has float64 where the module has float32. Infinity may stand where the module itself
+    begins with it.
     """
     theirs, ours = contents["state_dict"], module.state_dict()
     config = contents["autoint"]["config"]
     trainer = config.get("trainer") if isinstance(config, dict) else None
     double = isinstance(trainer, dict) and str(trainer.get("precision")) in ("64", "64-true")
     taken = [f"{prefix}." for prefix, part in module.named_modules() if part._load_state_dict_pre_hooks and prefix]
-    found = [f"Missing key {name!r:.80}" for name in ours if name not in theirs]
+    added = {f"{prefix}.{name}" for prefix, part in module.named_modules() for name in getattr(part, "ADDED", ())}
+    found = [f"Missing key {name!r:.80}" for name in ours if name not in theirs and name not in added]
     found += [f"Unexpected key {name!r:.80}" for name in theirs if name not in ours]
     for name in ours.keys() & theirs.keys():
         own, their = ours[name], theirs[name]

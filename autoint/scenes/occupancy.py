@@ -18,8 +18,16 @@ TRANSPARENT = 0.5 / 255
 RESOLUTION = 64
 
 
+RATE = 0.2
+"""Share of a cell's mean that is of its latest look."""
+
+
 class Occupancy(nn.Module):
-    """A box of G³ cells, each with an estimate of the density in it; cells outside the visual hull have exactly 0.
+    """A box of G³ cells, each with two estimates of its density; cells outside the visual hull have exactly 0.
+
+    ``density`` is the largest that was seen lately: it says where something is. ``mean`` is the density that would let
+    through what the cell's points let through on average, −ln(mean of e^(−σℓ))/ℓ for a cell's length ℓ: it says where a
+    ray ends. The largest would have every ray end in the first cell that a surface touches.
 
     Args:
         lower, upper: corners (3,) of the box.
@@ -29,6 +37,9 @@ class Occupancy(nn.Module):
     lower: Tensor
     upper: Tensor
     density: Tensor
+    mean: Tensor
+    ADDED = ("mean",)
+    """What an older checkpoint lacks; its ``density`` stands for it."""
 
     def __init__(self, lower: Tensor, upper: Tensor, hull: Tensor | None = None) -> None:
         super().__init__()
@@ -37,30 +48,37 @@ class Occupancy(nn.Module):
         cells = torch.ones(RESOLUTION, RESOLUTION, RESOLUTION) if hull is None else hull.float()
         # Nothing is known yet, and nothing is ruled out.
         self.register_buffer("density", 2 * self.threshold(len(cells)) * cells)
+        self.register_buffer("mean", self.density.clone())
         self.register_load_state_dict_post_hook(_check)
 
-    def at(self, points: Tensor) -> Tensor:
-        """Return the estimates (…) of the cells that ``points`` (…, 3) are in; outside the box, of the nearest cell."""
-        return self._look_up((points - self.lower) * self.cells_per_length())
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        if prefix + "density" in state:
+            state.setdefault(prefix + "mean", state[prefix + "density"])
+        super()._load_from_state_dict(state, prefix, *args)
 
-    def along(self, rays: Rays, steps: int) -> tuple[Tensor, Tensor]:
-        """Return the bounds (R, K+1) of K equal steps along each ray, and the estimates (R, K) at their middles."""
+    def at(self, points: Tensor) -> Tensor:
+        """Return the density (…) of the cells that ``points`` (…, 3) are in; outside the box, of the nearest cell."""
+        return self.density.flatten()[self._numbers((points - self.lower) * self.cells_per_length())]
+
+    def along(self, rays: Rays, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the bounds (R, K+1) of K equal steps of each ray, and the density and mean (R, K) at their middles."""
         bounds = rays.even_edges(steps)
         scale, t = self.cells_per_length(), 0.5 * (bounds[:, 1:] + bounds[:, :-1])
         start, speed = (rays.origins - self.lower) * scale, rays.directions * scale
         # Axis by axis, (R, K) each: this is most of what a placement costs.
         axes = [torch.addcmul(start[:, k, None], t, speed[:, k, None]) for k in range(3)]
-        return bounds, self._look_up(torch.stack(axes, dim=0).movedim(0, -1))
+        cells = self._numbers(torch.stack(axes, dim=0).movedim(0, -1))
+        return bounds, self.density.flatten()[cells], self.mean.flatten()[cells]
 
     def cells_per_length(self) -> Tensor:
         """Return how many cells a unit of length has, along each axis, (3,)."""
         return len(self.density) / (self.upper - self.lower)
 
-    def _look_up(self, places: Tensor) -> Tensor:
-        """Return the estimates at ``places`` (…, 3), counted in cells."""
+    def _numbers(self, places: Tensor) -> Tensor:
+        """Return the numbers (…) of the cells at ``places`` (…, 3), counted in cells."""
         size = len(self.density)
         x, y, z = places.clamp(0, size - 1e-3).floor_().unbind(-1)
-        return self.density.flatten()[((x * size + y) * size + z).long()]  # exact in float32, up to 2²⁴
+        return ((x * size + y) * size + z).long()  # exact in float32, up to 2²⁴
 
     def threshold(self, size: int) -> Tensor:
         """The density at which a cell absorbs a hundredth of a ray."""
@@ -79,22 +97,26 @@ class Occupancy(nn.Module):
     def update(self, density: Callable[[Tensor], Tensor], part: float, g: torch.Generator) -> None:
         """Look anew at a random ``part`` of the hull's cells: at one random point (P, 3) in each, ``density`` → (P,).
 
-        An estimate is the largest density seen, forgotten at 5 % per look.
+        The largest density seen is forgotten at 5 % per look, and what passes on average follows at ``RATE``.
         """
-        flat, size = self.density.view(-1), self.density.shape[0]
+        flat, mean, size = self.density.view(-1), self.mean.view(-1), self.density.shape[0]
         cells = flat.nonzero()[:, 0]
         cells = cells[torch.rand(len(cells), generator=g, device=g.device).to(cells.device) < part]
         corner = torch.stack([cells // size**2, cells // size % size, cells % size], dim=-1)
         inside = torch.rand(len(cells), 3, generator=g, device=g.device).to(cells.device)
         points = self.lower + (corner + inside) * (self.upper - self.lower) / size
         floor = 0.01 * self.threshold(size)  # not 0, which is for cells outside the hull
-        flat[cells] = torch.maximum(0.95 * flat[cells], density(points)).maximum(floor)
+        found = density(points)
+        flat[cells] = torch.maximum(0.95 * flat[cells], found).maximum(floor)
+        passed = torch.lerp(torch.exp(-mean[cells] * self.cell), torch.exp(-found.clamp_min(0) * self.cell), RATE)
+        mean[cells] = -torch.log(passed.clamp_min(torch.finfo(passed.dtype).tiny)) / self.cell
 
 
 def _check(occupancy: nn.Module, _: Any) -> None:
     """Refuse a box without volume, and densities below 0, of a file."""
     assert isinstance(occupancy, Occupancy)
-    if not bool((occupancy.lower < occupancy.upper).all()) or bool((occupancy.density < 0).any()):
+    below = any(bool((estimates < 0).any()) for estimates in (occupancy.density, occupancy.mean))
+    if below or not bool((occupancy.lower < occupancy.upper).all()):
         box = f"from {occupancy.lower.tolist()} to {occupancy.upper.tolist()}"
         raise ValueError(f"the scene's box is {box}, or a density in it is negative")
 

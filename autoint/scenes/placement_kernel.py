@@ -21,7 +21,8 @@ def proposed(occupancy: Occupancy, rays: Rays, steps: int, floor: float, section
     """As ``sections.proposed``."""
     out, loop = rays.near.new_empty(len(rays), sections + 1), _proposed
     scale = occupancy.cells_per_length()
-    fixed = occupancy.density.numpy(), occupancy.threshold(len(occupancy.density)).view(1).numpy(), steps, floor
+    cells, threshold = (occupancy.density, occupancy.mean), occupancy.threshold(len(occupancy.density)).view(1)
+    fixed = *(value.numpy() for value in (*cells, threshold)), steps, floor
     ray = (rays.origins - occupancy.lower) * scale, rays.directions * scale, rays.near, rays.far
     on_threads(lambda *rows: loop(*fixed, *rows), (*(value.detach() for value in ray), out), SHARED)
     return out
@@ -43,10 +44,10 @@ def _cell(place: Any, most: Any) -> Any:
 
 @numba.njit(**OPTIONS)
 def _proposed(
-    cells: np.ndarray, threshold: np.ndarray, steps: int, floor: float, start: np.ndarray, speed: np.ndarray,
-    near: np.ndarray, far: np.ndarray, out: np.ndarray,
+    largest: np.ndarray, mean: np.ndarray, threshold: np.ndarray, steps: int, floor: float,
+    start: np.ndarray, speed: np.ndarray, near: np.ndarray, far: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
-    most = np.float32(cells.shape[0] - 0.001)
+    most = np.float32(largest.shape[0] - 0.001)
     bounds, weights = np.empty(steps + 1, np.float32), np.empty(steps + 2, np.float32)
     occupied, mixed = np.empty(steps, np.float32), np.empty(steps, np.float32)
     weights[0] = weights[steps + 1] = 0
@@ -60,10 +61,9 @@ def _proposed(
         for k in range(steps):
             t = np.float32(0.5) * (bounds[k] + bounds[k + 1])
             x, y, z = _cell(ox + t * dx, most), _cell(oy + t * dy, most), _cell(oz + t * dz, most)
-            density = cells[x, y, z]
             weights[k + 1], occupied[k] = 0, 0
-            if density > threshold[0]:
-                left = passed * np.float32(math.exp(-density * length))
+            if largest[x, y, z] > threshold[0]:
+                left = passed * np.float32(math.exp(-mean[x, y, z] * length))
                 weights[k + 1], passed, occupied[k] = passed - left, left, 1
                 even += 1
         rendered = np.float32(0)

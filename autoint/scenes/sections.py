@@ -85,9 +85,9 @@ def proposed(occupancy: Occupancy, rays: Rays, steps: int, floor: float, section
         from autoint.scenes import placement_kernel
 
         return placement_kernel.proposed(occupancy, rays, steps, floor, sections)
-    bounds, density = occupancy.along(rays, steps)
-    occupied = occupancy.occupied(density).to(bounds.dtype)
-    depth = density * occupied * bounds.diff(dim=-1)
+    bounds, largest, mean = occupancy.along(rays, steps)
+    occupied = occupancy.occupied(largest).to(bounds.dtype)
+    depth = mean * occupied * bounds.diff(dim=-1)
     weights = torch.exp(depth - depth.cumsum(dim=-1)) * -torch.expm1(-depth)
     # The estimate is as coarse as its cells: what is beside a step may be in it.
     weights = F.max_pool1d(weights[:, None], 3, stride=1, padding=1)[:, 0] * occupied

@@ -47,6 +47,7 @@ def taught(views: Views, config: RunConfig, occupancy: Occupancy) -> Views:
     known = volume.occupancy
     if torch.equal(known.lower.cpu(), occupancy.lower) and torch.equal(known.upper.cpu(), occupancy.upper):
         occupancy.density.copy_(known.density)
+        occupancy.mean.copy_(known.mean)
     chosen, poses = novel_poses(views.poses, options["teacher_views"], generator(config.seed, "teacher"))
     # Cameras of their own, even where one serves all real views.
     unseen = dataclasses.replace(views, poses=poses, intrinsics=_each(views.intrinsics, chosen), mask=None)

@@ -38,7 +38,7 @@ def test_the_hull_s_box_holds_the_solids_tightly(views, hull):
 def test_a_ray_that_misses_every_cell_of_the_hull_shows_nothing(views, hull):
     for view in (0, 7, 23):
         rays = views.rays_of(view).clipped_to(hull.lower, hull.upper)
-        _, density = hull.along(rays, 96)
+        _, density, _ = hull.along(rays, 96)
         missed = ~((density > 0).any(-1) & rays.hit)
         assert missed.any()
         assert views.images[view].reshape(-1, 4)[missed, 3].max() < 2 / 255
@@ -63,6 +63,36 @@ def test_cells_are_counted_along_x_y_and_z():
         beside = x.clone()
         beside[axis] += [1, 4, 2][axis] / 64
         assert occupancy.at(beside) == 0
+
+
+def test_a_cell_s_mean_lets_through_what_its_points_do_on_average():
+    """Of cells that are opaque in a third of their volume two thirds pass, however opaque; the largest is that."""
+    third = torch.zeros(RESOLUTION, RESOLUTION, RESOLUTION, dtype=torch.bool)
+    third[10:20, 10:20, 10:20] = True
+    occupancy = Occupancy(torch.zeros(3), torch.ones(3), third)
+    cells, passed = RESOLUTION, []
+    for step in range(60):
+        occupancy.update(lambda x: 1e6 * ((x[:, 0] * cells) % 1 < 1 / 3), 1.0, generator(0, step))
+        passed.append(torch.exp(-occupancy.mean[third] / cells).mean())
+    assert float(torch.stack(passed[30:]).mean()) == pytest.approx(2 / 3, abs=0.01)
+    assert (occupancy.density[third] > 1e4).all()
+    assert not occupancy.mean[~third].any()
+
+
+def test_a_cell_s_mean_forgets_and_takes_densities_below_0_as_none():
+    occupancy = Occupancy(torch.zeros(3), torch.ones(3))
+    for density, mean in ((7.0, 7.0), (-3.0, 0.0)):
+        for step in range(40):
+            occupancy.update(lambda x, value=density: torch.full_like(x[:, 0], value), 1.0, generator(0, step))
+        assert torch.allclose(occupancy.mean, torch.tensor(mean), rtol=1e-3, atol=1e-3)
+    assert occupancy.mean.min() >= 0
+
+
+def test_what_was_saved_without_means_renders_as_it_did():
+    occupancy, other = (Occupancy(torch.zeros(3), torch.ones(3)) for _ in range(2))
+    occupancy.density.uniform_(0, 9, generator=generator(0))
+    other.load_state_dict({k: v for k, v in occupancy.state_dict().items() if k != "mean"})
+    assert torch.equal(other.mean, occupancy.density)
 
 
 def test_estimates_follow_the_density_and_leave_what_the_hull_rules_out(views, hull):
@@ -137,8 +167,8 @@ def test_sections_go_where_the_scene_is(name):
 def test_the_proposal_looks_at_the_front():
     """Where the estimate is opaque, most sections are before and in the surface, not behind it."""
     occupancy = Occupancy(torch.zeros(3), torch.ones(3))
-    occupancy.density[:32] = 1.0
-    occupancy.density[32:] = 500.0
+    for estimates in (occupancy.density, occupancy.mean):
+        estimates[:32], estimates[32:] = 1.0, 500.0
     rays = Rays(torch.tensor([[0.0, 0.5, 0.5]]), torch.tensor([[1.0, 0.0, 0.0]]), torch.zeros(1), torch.ones(1))
     even, placed = (PLACEMENTS.build(n, 16, occupancy)(rays)[0] for n in ("occupied", "proposal"))
     near = [int(((e > 0.45) & (e < 0.55)).sum()) for e in (even, placed)]
@@ -166,7 +196,8 @@ def test_compiled_loops_place_sections_where_torch_does(placement, monkeypatch):
     occupancy = Occupancy(
         torch.tensor([-1.0, 2, 5]), torch.tensor([3.0, 4, 11]), torch.rand(32, 32, 32, generator=g) < 0.1
     )
-    occupancy.density *= torch.rand(32, 32, 32, generator=g) * 4
+    for estimates in (occupancy.density, occupancy.mean):
+        estimates *= torch.rand(32, 32, 32, generator=g) * 4
     inside = occupancy.lower + torch.rand(200, 3, generator=g) * (occupancy.upper - occupancy.lower)
     d = torch.nn.functional.normalize(torch.randn(200, 3, generator=g), dim=-1)
     d[:3] = torch.eye(3)

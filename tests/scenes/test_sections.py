@@ -173,18 +173,19 @@ def test_predicted_lengths_are_the_network_s_and_never_nothing():
 
 
 def test_the_proposal_shares_the_rendering_s_weights():
-    """Step by step: the weights of the grid's density, each as large as its neighbours', a quarter spread evenly."""
+    """Step by step: the weights of the grid's means, each as large as its neighbours', a quarter spread evenly."""
     occupancy = Occupancy(torch.zeros(3), torch.ones(3))
     slabs = torch.rand(RESOLUTION, generator=torch.Generator().manual_seed(0)) * 20
     slabs[RESOLUTION // 4 : RESOLUTION // 2] = 0
     occupancy.density[:] = slabs[:, None, None]
+    occupancy.mean[:] = 0.5 * occupancy.density
     rays = Rays(torch.tensor([[0.0, 0.5, 0.5]]), torch.tensor([[1.0, 0.0, 0.0]]), torch.zeros(1), torch.ones(1))
     placement = PLACEMENTS.build({"name": "proposal", "steps": RESOLUTION // 4, "floor": 0.25}, 6, occupancy)
-    bounds, density = occupancy.along(rays, RESOLUTION // 4)
-    inside = occupancy.occupied(density)[0].tolist()
+    bounds, largest, mean = occupancy.along(rays, RESOLUTION // 4)
+    inside = occupancy.occupied(largest)[0].tolist()
     assert 0 < sum(inside) < len(inside)
     passed, weights = 0.0, []
-    for sigma, is_in, length in zip(density[0].tolist(), inside, bounds[0].diff().tolist(), strict=True):
+    for sigma, is_in, length in zip(mean[0].tolist(), inside, bounds[0].diff().tolist(), strict=True):
         depth = sigma * length if is_in else 0.0
         weights.append(math.exp(-passed) * (1 - math.exp(-depth)))
         passed += depth
