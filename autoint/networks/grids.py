@@ -231,6 +231,15 @@ class Grid(AbstractEncoding):
             out.append(torch.where(within, series, jump))
         return torch.cat(out, dim=-1)
 
+    def roughness(self, x: Tensor) -> Tensor:
+        """Return Σ over levels and axes of the mean |difference| of the features along the edges of x's cells."""
+        total = x.new_zeros(())
+        for level, (resolution, table) in enumerate(zip(self.resolutions, self.tables, strict=True)):
+            rows = self._rows(self._cell(x, resolution)[0], level)
+            corners = F.embedding(rows, table).unflatten(1, (2,) * self.in_features)
+            total = total + sum(corners.diff(dim=1 + axis).abs().mean() for axis in range(self.in_features))
+        return total
+
     mean_rule = "closed form in each cell"
 
     def mean(self, a: Tensor, b: Tensor, cut: bool = False) -> Tensor:

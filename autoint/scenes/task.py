@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 CAMERAS_OF_A_PATH = 24
 REHEARSED = 4096
 """Rays of which a rehearsal of the validation renders at most so many."""
+SMOOTHED_EVERY, CELLS_PER_RAY = 4, 4
+"""Steps between two that are penalised for what is rough, since that costs half a step, and where it looks then."""
 BACKGROUNDS = {"white": 1.0, "black": 0.0, "random": 1.0}
 
 
@@ -63,6 +65,7 @@ def volrend(
     images_per_batch: int | None = None,
     val_images: int = 4,
     viewer: bool = False,
+    smooth: float = 0.0,
     teacher: str | None = None,
     teacher_views: int = 300,
     teacher_only: bool = False,
@@ -86,6 +89,7 @@ def volrend(
         images_per_batch: how many images the rays of a batch come from; None draws them from all.
         val_images: how many validation images are rendered now and then.
         viewer: whether the scene is shown in the browser while it is learned.
+        smooth: weight of the total variation of what encodings have learned, in cells that rays pass.
         teacher: a finished run of the same scene, any model, that renders views to learn from; None for real ones only.
         teacher_views: how many, so that with as many real ones half of all rays are the teacher's.
         teacher_only: whether the real images are left out.
@@ -100,6 +104,8 @@ def volrend(
         teacher_views=teacher_views,
     )
     one_of("background", background, BACKGROUNDS)
+    if not smooth >= 0:
+        raise ValueError(f"smooth={smooth} cannot be negative; 0 leaves it out")
     if networks not in (1, 2):
         raise ValueError(f"networks={networks} must be 1 (one trunk) or 2 (density and colour apart)")
     occupancy = Occupancy(torch.zeros(3), torch.ones(3))
@@ -130,7 +136,7 @@ def volrend(
             total_steps=steps,
             seed=config.seed,
         )
-    module = VolumeRendering(volume, background=background, seed=config.seed, optimizer=config.optimizer)
+    module = VolumeRendering(volume, background=background, seed=config.seed, optimizer=config.optimizer, smooth=smooth)
     if viewer:
         module.watching = [live.LiveView(config)]
     return build.Task(module, data)
@@ -164,11 +170,15 @@ class VolumeRendering(pl.LightningModule):
         background: ``white``, ``black`` or ``random``.
         seed: of all that is random while training.
         optimizer: Adam's settings and schedule.
+        smooth: weight of the total variation of what encodings have learned.
     """
 
-    def __init__(self, volume: AbstractVolume, *, background: str, seed: int, optimizer: Optimizer) -> None:
+    def __init__(
+        self, volume: AbstractVolume, *, background: str, seed: int, optimizer: Optimizer, smooth: float = 0.0
+    ) -> None:
         super().__init__()
         self.volume, self.background, self.seed, self.optimizer = volume, background, seed, optimizer
+        self.smooth = smooth
         self.collapsed, self.watching = False, list[Callback]()
 
     def configure_callbacks(self) -> list[Callback]:
@@ -194,6 +204,9 @@ class VolumeRendering(pl.LightningModule):
         used = used_budget(self.trainer, self.global_step)
         edges = self.volume.edges(batch.rays)
         renderings, penalty = self.volume.renderings(batch.rays, edges, behind, draw, used)
+        if self.smooth and self.global_step % SMOOTHED_EVERY == 0:
+            cells = self.volume.roughness(batch.rays, edges, draw("cells", len(batch.rays), CELLS_PER_RAY))
+            penalty = penalty + SMOOTHED_EVERY * self.smooth * cells
         truth = metrics.over(batch.rgba, behind)
         errors = [F.mse_loss(rendering.rgb, truth) for rendering in renderings]
         loss = sum(errors, torch.as_tensor(penalty))

@@ -308,6 +308,7 @@ def test_the_command_line_surface():
         "sections",
         "seed",
         "shape",
+        "smooth",
         "spacing",
         "strength",
         "subsample",

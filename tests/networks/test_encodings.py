@@ -9,6 +9,7 @@ import torch
 from autoint.files import machine
 from autoint.networks import AbstractEncoding
 from autoint.registry import ENCODINGS
+from autoint.runs.seeding import generator
 
 
 def test_positional_is_equation_14():
@@ -116,6 +117,29 @@ def test_corners_that_are_too_many_share_rows_evenly(told):
     assert len(counts) == 500 - told
     assert counts.min() > 0.5 * counts.float().mean() > 0
     assert counts.max() < 2 * counts.float().mean()
+
+
+def test_roughness_is_the_variation_along_the_edges_of_cells():
+    """Of features that rise by 3 along x, fall by 2 along y and stay along z, it is 5 a level, wherever one looks."""
+    encoding = ENCODINGS.build({"name": "grid", "resolutions": [2, 5], "features": 2}, 3)
+    with torch.no_grad():
+        for resolution, table in zip(encoding.resolutions, encoding.tables, strict=True):
+            x, y, _z = torch.cartesian_prod(*[torch.arange(resolution + 1.0)] * 3).unbind(-1)
+            table.copy_((3 * x - 2 * y)[:, None])
+    x = 2 * torch.rand(50, 3, generator=generator(0)) - 1
+    assert float(encoding.roughness(x).detach()) == pytest.approx(10, abs=1e-5)
+
+
+def test_what_is_less_rough_is_smoother_and_what_is_not_learned_is_not_rough():
+    encoding = ENCODINGS.build({"name": "grid", "resolutions": [4, 16], "entries": 40}, 2)
+    x = 2 * torch.rand(400, 2, generator=generator(0)) - 1
+    before = encoding.roughness(x)
+    before.backward()
+    with torch.no_grad():
+        for table in encoding.tables:
+            table -= 1e-3 * table.grad.sign()
+    assert bool(encoding.roughness(x) < before)
+    assert ENCODINGS.build("normalized_positional", 2).roughness(x) == 0
 
 
 @pytest.mark.parametrize("entries", [1, 2**27])

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import subprocess
 import sys
 import types
@@ -51,6 +52,28 @@ def tiny_config(**overrides) -> RunConfig:
 def read_csv(file: Path) -> list[dict[str, str]]:
     with file.open() as stream:
         return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("model", ["section_means", "autoint", "light_field"])
+def test_what_is_to_be_smooth_is_less_rough(model, tmp_path):
+    """With the same batches and as many steps, in the cells that rays pass."""
+    rough = []
+    for smooth in (0.0, 10.0):
+        run = tmp_path / str(smooth)
+        options = {"encoding": {"name": "grid", "resolutions": [4]}, "optimizer": {"lr": 1e-3, "warmup_steps": 0}}
+        fit(tiny_config(model=model, smooth=smooth, **options), run)
+        module = restoring.restored(checkpoints.last(run))[1]
+        x = 2 * torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) - 1
+        found = (getattr(part, "encoding", None) for part in module.modules())
+        with torch.no_grad():
+            rough.append(sum(e.roughness(x) for e in found if isinstance(e, AbstractEncoding)))
+    assert rough[1] < 0.7 * rough[0]
+
+
+@pytest.mark.parametrize("smooth", [-1.0, math.nan])
+def test_a_weight_of_smoothness_is_none_below_0(smooth):
+    with pytest.raises(ValueError, match="cannot be negative; 0 leaves it out"):
+        build.task(tiny_config(smooth=smooth), with_data=False)
 
 
 def digest(checkpoint: Path) -> str:
