@@ -58,7 +58,7 @@ class AbstractEncoding(nn.Module, abc.ABC):
     def restrict(self, inside: Callable[[Tensor], Tensor]) -> None:
         """Be told which points (P, in_features) will be asked for: ``inside`` returns (P,) of bool."""
 
-    def roughness(self, x: Tensor) -> Tensor | float:
+    def total_variation(self, x: Tensor) -> Tensor | float:
         """Return the total variation of what is learned around points x (P, D), a mean over them; 0 if nothing is."""
         return 0.0
 

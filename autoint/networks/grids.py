@@ -231,7 +231,7 @@ class Grid(AbstractEncoding):
             out.append(torch.where(within, series, jump))
         return torch.cat(out, dim=-1)
 
-    def roughness(self, x: Tensor) -> Tensor:
+    def total_variation(self, x: Tensor) -> Tensor:
         """Return Σ over levels and axes of the mean |difference| of the features along the edges of x's cells."""
         total = x.new_zeros(())
         for level, (resolution, table) in enumerate(zip(self.resolutions, self.tables, strict=True)):

@@ -205,7 +205,7 @@ class VolumeRendering(pl.LightningModule):
         edges = self.volume.edges(batch.rays)
         renderings, penalty = self.volume.renderings(batch.rays, edges, behind, draw, used)
         if self.smooth and self.global_step % SMOOTHED_EVERY == 0:
-            cells = self.volume.roughness(batch.rays, edges, draw("cells", len(batch.rays), CELLS_PER_RAY))
+            cells = self.volume.total_variation(batch.rays, edges, draw("cells", len(batch.rays), CELLS_PER_RAY))
             penalty = penalty + SMOOTHED_EVERY * self.smooth * cells
         truth = metrics.over(batch.rgba, behind)
         errors = [F.mse_loss(rendering.rgb, truth) for rendering in renderings]

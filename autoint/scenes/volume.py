@@ -122,12 +122,12 @@ class AbstractVolume(nn.Module, abc.ABC):
         """Return which rays meet the scene, (R,) of bool."""
         return (_length(self.edges(rays.to(self.occupancy.lower.device))) > 0).cpu()
 
-    def roughness(self, rays: Rays, edges: Tensor, u: Tensor) -> Tensor | float:
+    def total_variation(self, rays: Rays, edges: Tensor, u: Tensor) -> Tensor | float:
         """Return that of what is learned of positions, in the middle of K random sections a ray: u (R, K) in [0, 1)."""
         chosen = (u * (edges.shape[-1] - 1)).long()
         x = self.points(rays, 0.5 * (edges.gather(-1, chosen) + edges.gather(-1, chosen + 1)))[0].flatten(0, 1)
         found = dict.fromkeys(getattr(module, "encoding", None) for module in self.modules())
-        return sum(encoding.roughness(x) for encoding in found if isinstance(encoding, AbstractEncoding))
+        return sum(encoding.total_variation(x) for encoding in found if isinstance(encoding, AbstractEncoding))
 
     def looks(self, step: int) -> bool:
         """Whether ``look`` is due before this training step."""

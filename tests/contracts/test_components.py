@@ -242,7 +242,7 @@ def test_the_command_line_surface():
     assert set(PLACEMENTS.names()) == {"occupied", "predicted", "proposal", "uniform"}
     assert set(COLORS.names()) == {"decoded", "mean", "weighted"}
     ours = {"autoint", "section_means", "nerf", "efficient_nerf", "nerf_tree", "light_field", "neural_volumes"}
-    ours |= {"unisurf"}
+    ours |= {"potential", "unisurf"}
     assert set(MODELS.names()) == ours
     assert set(DATASETS.names()) == {
         "blender",

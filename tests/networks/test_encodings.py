@@ -119,7 +119,7 @@ def test_corners_that_are_too_many_share_rows_evenly(told):
     assert counts.max() < 2 * counts.float().mean()
 
 
-def test_roughness_is_the_variation_along_the_edges_of_cells():
+def test_total_variation_is_that_along_the_edges_of_cells():
     """Of features that rise by 3 along x, fall by 2 along y and stay along z, it is 5 a level, wherever one looks."""
     encoding = ENCODINGS.build({"name": "grid", "resolutions": [2, 5], "features": 2}, 3)
     with torch.no_grad():
@@ -127,19 +127,19 @@ def test_roughness_is_the_variation_along_the_edges_of_cells():
             x, y, _z = torch.cartesian_prod(*[torch.arange(resolution + 1.0)] * 3).unbind(-1)
             table.copy_((3 * x - 2 * y)[:, None])
     x = 2 * torch.rand(50, 3, generator=generator(0)) - 1
-    assert float(encoding.roughness(x).detach()) == pytest.approx(10, abs=1e-5)
+    assert float(encoding.total_variation(x).detach()) == pytest.approx(10, abs=1e-5)
 
 
-def test_what_is_less_rough_is_smoother_and_what_is_not_learned_is_not_rough():
+def test_what_is_not_learned_does_not_vary():
     encoding = ENCODINGS.build({"name": "grid", "resolutions": [4, 16], "entries": 40}, 2)
     x = 2 * torch.rand(400, 2, generator=generator(0)) - 1
-    before = encoding.roughness(x)
+    before = encoding.total_variation(x)
     before.backward()
     with torch.no_grad():
         for table in encoding.tables:
             table -= 1e-3 * table.grad.sign()
-    assert bool(encoding.roughness(x) < before)
-    assert ENCODINGS.build("normalized_positional", 2).roughness(x) == 0
+    assert bool(encoding.total_variation(x) < before)
+    assert ENCODINGS.build("normalized_positional", 2).total_variation(x) == 0
 
 
 @pytest.mark.parametrize("entries", [1, 2**27])

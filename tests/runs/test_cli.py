@@ -99,7 +99,8 @@ def test_help_tells_what_can_be_chosen(program):
         "encoding: fine_grid, finest_grid, grid, identity, normalized_positional, positional",
         "grad_net: double_backward, explicit, graph, jvp",
         "placement: occupied, predicted, proposal, uniform",
-        "model: autoint, efficient_nerf, light_field, nerf, nerf_tree, neural_volumes, object, section_means, unisurf",
+        "model: autoint, efficient_nerf, light_field, nerf, nerf_tree, neural_volumes, object, potential, "
+        "section_means, unisurf",
         "color: decoded, mean, weighted",
         "logger: csv, tensorboard, wandb",
         "python train.py task=volrend scene=lego sections=16",

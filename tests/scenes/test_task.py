@@ -54,7 +54,7 @@ def read_csv(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize("model", ["section_means", "autoint", "light_field"])
+@pytest.mark.parametrize("model", ["section_means", "autoint", "light_field", "unisurf"])
 def test_what_is_to_be_smooth_is_less_rough(model, tmp_path):
     """With the same batches and as many steps, in the cells that rays pass."""
     rough = []
@@ -66,7 +66,7 @@ def test_what_is_to_be_smooth_is_less_rough(model, tmp_path):
         x = 2 * torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) - 1
         found = (getattr(part, "encoding", None) for part in module.modules())
         with torch.no_grad():
-            rough.append(sum(e.roughness(x) for e in found if isinstance(e, AbstractEncoding)))
+            rough.append(sum(e.total_variation(x) for e in found if isinstance(e, AbstractEncoding)))
     assert rough[1] < 0.7 * rough[0]
 
 

@@ -30,7 +30,7 @@ SUITED: dict[str, dict[str, tuple[str, int | None, int]]] = {
     "tiny": {MODEL: (BANDS, 3, 1), "autoint": (BANDS, 3, 1), "nerf": (BANDS, 3, 1)},
 }
 """By scale and model: the encoding, its bands if not its own, and the bands of the direction."""
-LIKE = {"efficient_nerf": "nerf", "light_field": MODEL}
+LIKE = {"efficient_nerf": "nerf", "light_field": MODEL, "potential": MODEL}
 """Models that are suited by what suits another, where nothing else is said of them."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,18 @@ class SectionField(nn.Module):
         for k, layer in enumerate([self.section, *self.trunk]):
             activation.init(layer, k == 0)
 
+    @classmethod
+    def configured(cls, config: RunConfig, features: int) -> Self:
+        """Return the one of a run's configuration."""
+        return cls(
+            ENCODINGS.build(config.encoding, 3),
+            ENCODINGS.build(config.options["direction_encoding"], 3),
+            config.network.hidden_features,
+            config.network.num_layers,
+            features,
+            ACTIVATIONS.build(config.activation),
+        )
+
     def decode(self, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return density (…), base colour (…, 3) and features (…, F) of mean encodings (…, E).
 
@@ -66,7 +79,12 @@ class SectionField(nn.Module):
         """
         decoded = self.decoded(self.activation.function(self.section(mean)))
         density, base, features = decoded.split([1, 3, decoded.shape[-1] - 4], dim=-1)
-        return rendering.density_of_network(density[..., 0]), torch.sigmoid(base), features
+        return self.of_output(density[..., 0]), torch.sigmoid(base), features
+
+    @staticmethod
+    def of_output(output: Tensor) -> Tensor:
+        """Return the density that the first output stands for."""
+        return rendering.density_of_network(output)
 
     def shine(self, features: Tensor, directions: Tensor) -> Tensor:
         """Return what a surface of ``features`` (…, F) adds to its base colour along ``directions`` (…, 3)."""
@@ -166,17 +184,9 @@ def section_means(
         nodes: so many samples per section and a colour decoded in each, as it was at first; None for the closed form.
     """
     at_least_one(**{"model.features": features, "model.nodes": nodes})
-    options, network = config.options, config.network
+    options = config.options
     placement = PLACEMENTS.build(options["placement"], options["sections"], occupancy)
     if nodes is not None:
         field = radiance_field(config, config.encoding, options["direction_encoding"])
         return SampledMeans(field, nodes, placement, occupancy)
-    decoded = SectionField(
-        ENCODINGS.build(config.encoding, 3),
-        ENCODINGS.build(options["direction_encoding"], 3),
-        network.hidden_features,
-        network.num_layers,
-        features,
-        ACTIVATIONS.build(config.activation),
-    )
-    return SectionMeans(decoded, placement, occupancy)
+    return SectionMeans(SectionField.configured(config, features), placement, occupancy)
