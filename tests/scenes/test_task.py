@@ -54,7 +54,7 @@ def read_csv(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize("model", ["section_means", "autoint", "light_field", "unisurf"])
+@pytest.mark.parametrize("model", ["section_means", "autoint", "light_field"])
 def test_what_is_to_be_smooth_is_less_rough(model, tmp_path):
     """With the same batches and as many steps, in the cells that rays pass."""
     rough = []
@@ -68,6 +68,13 @@ def test_what_is_to_be_smooth_is_less_rough(model, tmp_path):
         with torch.no_grad():
             rough.append(sum(e.total_variation(x) for e in found if isinstance(e, AbstractEncoding)))
     assert rough[1] < 0.7 * rough[0]
+
+
+@pytest.mark.parametrize("model", ["unisurf", "nerf_tree", "neural_volumes"])
+def test_what_has_no_grid_to_be_smooth_trains_all_the_same(model, tmp_path):
+    for run, smooth in (("rough", 0.0), ("smooth", 1.0)):
+        fit(tiny_config(model=model, smooth=smooth, trainer={"max_steps": 2}), tmp_path / run)
+    assert len({digest(checkpoints.last(tmp_path / run)) for run in ("rough", "smooth")}) == 1
 
 
 @pytest.mark.parametrize("smooth", [-1.0, math.nan])
