@@ -140,6 +140,14 @@ def test_a_file_with_a_list_where_keys_are_is_named(text, told, program):
     assert len(err.strip().splitlines()) == 1
 
 
+def test_what_hydra_says_of_a_long_value_is_cut(program):
+    Path("c/experiment").mkdir(parents=True)
+    Path("c/experiment/mine.yaml").write_text(f"# @package _global_\nhydra: {{run: [{{dir: {'x' * 9000}}}]}}\n")
+    status, _, err = program("train", "--config-dir", "c", "experiment=mine", "trainer.max_steps=1")
+    [line] = err.strip().splitlines()
+    assert (status, "mine" in line, len(line) < 1000) == (2, True, True)
+
+
 def test_an_error_without_words_is_one_line():
     assert one_line(HydraException(""), []) == "the configuration cannot be read (HydraException); check its files"
 

@@ -20,6 +20,9 @@ from autoint.runs.config import GROUPS, keyed, nearest_key, owners, renamed
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """Of which the operating system does not say which file it is."""
 
+LONG = 300
+"""Characters of one of Hydra's lines, which may repeat a value of any length."""
+
 
 class JobFailedError(Exception):
     """What a job of a sweep in another process tells of its error: one line."""
@@ -70,7 +73,7 @@ def _of_hydra(error: Any, known: list[str]) -> str:
         return f"cannot read '{override}': {text.splitlines()[0]}"
     key = _overridden_key(text)
     if key is None:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line.strip()[:LONG] for line in text.splitlines() if line.strip()]
         lines = lines or [f"the configuration cannot be read ({type(error).__name__}); check its files"]
         # Of a file that does not fit, Hydra says the place first, and then what is wrong with which key.
         return " ".join(lines[:3] if lines[0].endswith(":") else lines[:1]).rstrip(".")
