@@ -28,6 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     **{f"N={n}": {"sections": n, "placement": "uniform"} for n in (8, 16, 32)},
     **{f"N={n}, occupied": {"sections": n, "placement": "occupied"} for n in (8, 16, 32)},
     **{f"N={n}, object": {"sections": n, "model": "object", "encoding": "grid"} for n in (8, 16, 32)},
+    **{f"N={n}, potential": {"sections": n, "model": "potential", "encoding": "grid"} for n in (8, 16, 32)},
 }
 
 
@@ -121,7 +122,9 @@ def quoted(tables: Tables) -> str:
         "same widths (4 layers of 64), in one run of `python -m benchmarks rendering`: "
         f"{faster['N=8']:.1f} times faster at N = 8,\n"
         f"{faster['N=16']:.1f} at N = 16 and {faster['N=32']:.1f} at N = 32; {faster['N=8, object']:.1f}, "
-        f"{faster['N=16, object']:.1f} and {faster['N=32, object']:.1f} times with `model=section_means`.\n"
+        f"{faster['N=16, object']:.1f} and {faster['N=32, object']:.1f} times with `model=section_means`; "
+        f"{faster['N=8, potential']:.1f},\n{faster['N=16, potential']:.1f} and {faster['N=32, potential']:.1f} with "
+        "`model=potential`.\n"
     )
 
 

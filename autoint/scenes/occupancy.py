@@ -106,7 +106,7 @@ class Occupancy(nn.Module):
         inside = torch.rand(len(cells), 3, generator=g, device=g.device).to(cells.device)
         points = self.lower + (corner + inside) * (self.upper - self.lower) / size
         floor = 0.01 * self.threshold(size)  # not 0, which is for cells outside the hull
-        found = density(points)
+        found = density(points).to(flat.dtype)  # which is shorter in a training of mixed precision
         flat[cells] = torch.maximum(0.95 * flat[cells], found).maximum(floor)
         passed = torch.lerp(torch.exp(-mean[cells] * self.cell), torch.exp(-found.clamp_min(0) * self.cell), RATE)
         mean[cells] = -torch.log(passed.clamp_min(torch.finfo(passed.dtype).tiny)) / self.cell

@@ -104,8 +104,8 @@ def volrend(
         teacher_views=teacher_views,
     )
     one_of("background", background, BACKGROUNDS)
-    if not smooth >= 0:
-        raise ValueError(f"smooth={smooth} cannot be negative; 0 leaves it out")
+    if not 0 <= smooth < math.inf:
+        raise ValueError(f"smooth={smooth} must be a number from 0; 0 leaves it out")
     if networks not in (1, 2):
         raise ValueError(f"networks={networks} must be 1 (one trunk) or 2 (density and colour apart)")
     occupancy = Occupancy(torch.zeros(3), torch.ones(3))
@@ -204,9 +204,6 @@ class VolumeRendering(pl.LightningModule):
         used = used_budget(self.trainer, self.global_step)
         edges = self.volume.edges(batch.rays)
         renderings, penalty = self.volume.renderings(batch.rays, edges, behind, draw, used)
-        if self.smooth and self.global_step % SMOOTHED_EVERY == 0:
-            cells = self.volume.total_variation(batch.rays, edges, draw("cells", len(batch.rays), CELLS_PER_RAY))
-            penalty = penalty + SMOOTHED_EVERY * self.smooth * cells
         truth = metrics.over(batch.rgba, behind)
         errors = [F.mse_loss(rendering.rgb, truth) for rendering in renderings]
         loss = sum(errors, torch.as_tensor(penalty))
@@ -215,6 +212,9 @@ class VolumeRendering(pl.LightningModule):
             own = torch.stack([loss.detach(), errors[-1].detach()])
             mean, error = self._of_all_processes(own[None]).mean(dim=0)
             self.log_dict({"train/loss": mean, "train/psnr": -10 * error.log10()}, prog_bar=True)
+        if self.smooth and self.global_step % SMOOTHED_EVERY == 0:  # not told as loss, which it is in some steps only
+            cells = self.volume.total_variation(batch.rays, edges, draw("cells", len(batch.rays), CELLS_PER_RAY))
+            loss = loss + SMOOTHED_EVERY * self.smooth * cells
         return loss
 
     def _of_all_processes(self, rows: Tensor) -> Tensor:

@@ -123,9 +123,11 @@ class AbstractVolume(nn.Module, abc.ABC):
         return (_length(self.edges(rays.to(self.occupancy.lower.device))) > 0).cpu()
 
     def total_variation(self, rays: Rays, edges: Tensor, u: Tensor) -> Tensor | float:
-        """Return that of what is learned of positions, in the middle of K random sections a ray: u (R, K) in [0, 1)."""
-        chosen = (u * (edges.shape[-1] - 1)).long()
-        x = self.points(rays, 0.5 * (edges.gather(-1, chosen) + edges.gather(-1, chosen + 1)))[0].flatten(0, 1)
+        """Return that of what is learned of positions, at K places in sections of each ray: u (R, K) in [0, 1)."""
+        place = u * (edges.shape[-1] - 1)
+        section = place.long()
+        t = torch.lerp(edges.gather(-1, section), edges.gather(-1, section + 1), place - section)
+        x = self.points(rays, t)[0].flatten(0, 1)
         found = dict.fromkeys(getattr(module, "encoding", None) for module in self.modules())
         return sum(encoding.total_variation(x) for encoding in found if isinstance(encoding, AbstractEncoding))
 

@@ -222,6 +222,20 @@ def test_keys_of_integral_networks_choose_them_and_say_so(laptop):
         lines("fit=grad_net", "model=nerf")
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("model=unisurf", "model=unisurf, which learns no grid of positions; give model.smooth, or leave it out"),
+        ("model=nerf", "encoding=normalized_positional, which learns no grid of positions; leave it out"),
+    ],
+)
+def test_smooth_is_refused_where_nothing_varies(word, told, laptop):
+    lines(word)
+    with pytest.raises(ValueError, match=f"^smooth: says nothing to {told}$"):
+        lines("smooth=0.01", word)
+    assert lines("smooth=0.01", "model=autoint") == lines("model=autoint")
+
+
 def test_a_training_begins_with_the_line(program, tiny):
     status, out, err = program("train", *tiny, "trainer.max_steps=1", "hydra.run.dir=run")
     assert status == 0, err

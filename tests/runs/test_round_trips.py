@@ -55,6 +55,7 @@ TRIPS = [
     ("function", {"function": "gaussian2d", "lower": [-1.0, 0.0], "network": {"hidden_features": 5, "num_layers": 1}}),
     ("function", {"function": "gaussian2d", "encoding": BANDS}),
     ("function", {"function": "polynomial", "activation": {"name": "sine"}, "upper": 2.0}),
+    ("volrend", {"model": {"name": "potential", "features": 3}, "encoding": GRID, "smooth": 0.1}),
 ]
 FRESH = (5, 21, 24)
 QUICK = (3, 5, 10, 12, 14, 15, 21, 24)

@@ -46,7 +46,7 @@ def test_fog_has_no_surface():
         meshes.mesh_of(ball(0.1), 30)
 
 
-@pytest.mark.parametrize("model", ["section_means", "nerf"])
+@pytest.mark.parametrize("model", ["section_means", "potential", "nerf"])
 def test_a_run_s_mesh_is_exported_by_its_command(model, program, tiny, tmp_path):
     run = tmp_path / "run"
     more = ("trainer.max_steps=2", f"hydra.run.dir={run}", f"model={model}")

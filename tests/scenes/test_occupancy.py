@@ -88,6 +88,13 @@ def test_a_cell_s_mean_forgets_and_takes_densities_below_0_as_none():
     assert occupancy.mean.min() >= 0
 
 
+def test_looks_in_mixed_precision_are_as_good_as_that():
+    occupancy = Occupancy(torch.zeros(3), torch.ones(3))
+    occupancy.update(lambda x: torch.full_like(x[:, 0], 5.0, dtype=torch.bfloat16), 1.0, generator(0, 0))
+    assert (occupancy.density == 5).all()
+    assert occupancy.mean.dtype == torch.float32
+
+
 def test_what_was_saved_without_means_renders_as_it_did():
     occupancy, other = (Occupancy(torch.zeros(3), torch.ones(3)) for _ in range(2))
     occupancy.density.uniform_(0, 9, generator=generator(0))

@@ -1,13 +1,13 @@
 """One antiderivative for all rays: differences of a network of the position alone."""
 
-import pytest
 import torch
 
 from autoint.integrals import quadrature
 from autoint.networks.activations import swish
 from autoint.registry import ENCODINGS, PLACEMENTS
 from autoint.scenes import sections
-from autoint.scenes.models.potential import Potential, PotentialField
+from autoint.scenes.models.potential import Potential
+from autoint.scenes.models.section_means import SectionField
 from autoint.scenes.occupancy import Occupancy
 from autoint.scenes.rays import Rays
 from tests.scenes.test_sections import some_rays
@@ -18,7 +18,7 @@ def volume(encoding="identity", count=8):
     occupancy = Occupancy(torch.full((3,), -1.0), torch.full((3,), 1.0))
     encodings = [ENCODINGS.build(choice, 3) for choice in (encoding, "identity")]
     placement = PLACEMENTS.build("uniform", count, occupancy)
-    return Potential(PotentialField(*encodings, 16, 3, 5, swish()), placement, occupancy).double()
+    return Potential(SectionField(*encodings, 16, 3, 5, swish()), placement, occupancy).double()
 
 
 def test_differences_of_the_potential_are_integrals_of_its_slope_along_the_ray():
@@ -73,11 +73,24 @@ def test_the_density_at_a_point_is_what_is_met_in_a_cell_around_it():
         assert torch.allclose(model.density(rays, t)[:, k], model.means(rays, edges)[0][:, 0])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16])
-def test_differences_are_taken_in_full_precision(dtype):
+def test_what_is_baked_is_the_steepest_slope_whatever_the_direction():
+    """|∇Φ| against autograd; no direction meets more."""
+    model, g = volume({"name": "positional", "num_frequencies": 1}), torch.Generator().manual_seed(0)
+    points = (torch.rand(40, 3, generator=g).double() - 0.5).requires_grad_()
+    d = torch.nn.functional.normalize(torch.randn(40, 3, generator=g).double(), dim=-1)
+    nothing = torch.zeros(40).double()
+    rays = Rays(points, d, nothing, nothing)
+    (slope,) = torch.autograd.grad(model.values(rays, nothing[:, None])[0].sum(), points)
+    density, rgb = model.radiance(points.detach(), d, 1e-3)
+    assert torch.allclose(density, slope.norm(dim=-1), rtol=1e-4)
+    assert (torch.relu((slope * d).sum(-1)) <= density * (1 + 1e-4)).all()
+    assert rgb.shape == (40, 3)
+
+
+def test_differences_are_taken_in_full_precision():
     model, rays = volume("grid").float(), some_rays()
     rays = rays.to(torch.float32)
     edges = rays.even_edges(64)
     plain = model.means(rays, edges)[0]
-    with torch.autocast("cpu", dtype=dtype):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(model.means(rays, edges)[0], plain)

@@ -54,7 +54,7 @@ def read_csv(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize("model", ["section_means", "autoint", "light_field"])
+@pytest.mark.parametrize("model", ["section_means", "potential", "autoint", "light_field"])
 def test_what_is_to_be_smooth_is_less_rough(model, tmp_path):
     """With the same batches and as many steps, in the cells that rays pass."""
     rough = []
@@ -77,9 +77,9 @@ def test_what_has_no_grid_to_be_smooth_trains_all_the_same(model, tmp_path):
     assert len({digest(checkpoints.last(tmp_path / run)) for run in ("rough", "smooth")}) == 1
 
 
-@pytest.mark.parametrize("smooth", [-1.0, math.nan])
+@pytest.mark.parametrize("smooth", [-1.0, math.nan, math.inf])
 def test_a_weight_of_smoothness_is_none_below_0(smooth):
-    with pytest.raises(ValueError, match="cannot be negative; 0 leaves it out"):
+    with pytest.raises(ValueError, match="must be a number from 0; 0 leaves it out"):
         build.task(tiny_config(smooth=smooth), with_data=False)
 
 

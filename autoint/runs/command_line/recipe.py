@@ -21,6 +21,8 @@ from autoint.runs.schedule import seconds_of
 MODEL = "section_means"
 OF_INTEGRAL_NETWORKS = ("fit", "grad_net", "color", "networks")
 """Keys that say nothing to the other models: who names one of them means ``model=autoint``."""
+NOTHING_VARIES = ("nerf_tree", "neural_volumes", "unisurf")
+"""Models that take no encoding of positions with a grid."""
 BANDS = "normalized_positional"
 SUITED: dict[str, dict[str, tuple[str, int | None, int]]] = {
     "laptop": {MODEL: ("fine_grid", None, 2), "autoint": ("grid", None, 0), "nerf": (BANDS, 6, 2)},
@@ -164,7 +166,7 @@ def told(composed: DictConfig, hydra: Any) -> list[str]:
     """Return what a scene's training should tell of its sizes, a line, and of keys that choose its model.
 
     Raises:
-        ValueError: for keys of integral networks beside a model that has none.
+        ValueError: for keys of integral networks beside a model that has none, and for ``smooth`` where nothing varies.
     """
     if composed.task != "volrend":
         return []
@@ -177,6 +179,10 @@ def told(composed: DictConfig, hydra: Any) -> list[str]:
     own, model = of_integral_networks(named), composed.model.name
     if own and model != "autoint":
         raise ValueError(f"{' and '.join(own)}: says nothing to model={model}; leave it out, or take model=autoint")
+    without = f"model={model}" if model in NOTHING_VARIES else f"encoding={composed.encoding.name}"
+    if "smooth" in named and (model in NOTHING_VARIES or composed.encoding.name != "grid"):
+        mend = "give model.smooth, or leave it out" if model in ("neural_volumes", "unisurf") else "leave it out"
+        raise ValueError(f"smooth: says nothing to {without}, which learns no grid of positions; {mend}")
     if own and "model" not in named:
         lines.append(f"model=autoint, because of {' and '.join(own)}; without it, model={MODEL} does better")
     return lines

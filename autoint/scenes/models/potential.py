@@ -8,22 +8,13 @@ from torch import Tensor
 from autoint.registry import MODELS, PLACEMENTS, at_least_one
 from autoint.runs.config import RunConfig
 from autoint.scenes import rendering, sections
-from autoint.scenes.models.section_means import SectionField, SectionMeans
+from autoint.scenes.models.section_means import AbstractDecodedSections, SectionField
 from autoint.scenes.occupancy import Occupancy
 from autoint.scenes.rays import Rays
 from autoint.scenes.volume import AbstractVolume
 
 
-class PotentialField(SectionField):
-    """What the encoding of a point stands for: the potential Φ, base colour and features; and their gloss."""
-
-    @staticmethod
-    def of_output(output: Tensor) -> Tensor:
-        """Return Φ, in units of optical depth: as much steeper than an output as a density is larger than one."""
-        return rendering.DENSITY * output
-
-
-class Potential(SectionMeans):
+class Potential(AbstractDecodedSections):
     """Sections whose optical depth is a difference of one network of the position: τ_i = relu(Φ(x_i) − Φ(x_{i−1})).
 
     Along every ray x = o + t·d the grad network of Φ is Ψ = ∂Φ/∂t = d·∇Φ, so that by the fundamental theorem
@@ -34,12 +25,10 @@ class Potential(SectionMeans):
     apart.
 
     Of a colour c the ray shows ∫ c dΦ over a section, by the trapezoid rule: exact where c is linear in Φ. The gloss is
-    decoded once per ray, as of ``SectionMeans``. A ray costs N + 1 look-ups and evaluations of the shallow network.
+    decoded once per ray. A ray costs N + 1 look-ups and evaluations of the shallow network.
 
-    Args:
-        field: Φ, the colour, and the encoding that both are decoded from.
-        placement: chooses the section edges.
-        occupancy: where the scene is.
+    A point has no density of its own. What is baked or meshed is |∇Φ|, which a ray meets head-on, so that surfaces are
+    shells, which let through what comes from inside.
     """
 
     @property
@@ -69,8 +58,19 @@ class Potential(SectionMeans):
     def values(self, rays: Rays, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return Φ (R, …), base colour (R, …, 3) and features (R, …, F) at t (R, …); in float32, since Φs cancel."""
         with torch.autocast(t.device.type, enabled=False):
-            x, _ = self.points(rays, t)
-            return self.field.decode(self.field.encoding(x))
+            output, base, features = self.field.decode(self.field.encoding(self.points(rays, t)[0]))
+            return rendering.DENSITY * output, base, features
+
+    def radiance(self, points: Tensor, directions: Tensor, length: float) -> tuple[Tensor, Tensor]:
+        """Return |∇Φ| (P,), by differences over ``length`` along the axes, and the colour (P, 3) along directions."""
+        axes = torch.eye(3, device=points.device).repeat_interleave(len(points), dim=0)
+        here = points.new_zeros(len(axes))
+        beside = Rays(points.repeat(3, 1), axes.to(points), here, here)
+        ends = torch.stack([here - 0.5 * length, here + 0.5 * length], dim=-1)
+        slopes = self.values(beside, ends)[0].diff(dim=-1).view(3, -1) / length
+        own = Rays(points, directions, here[: len(points)], here[: len(points)])
+        _, base, features = self.values(own, own.near[:, None])
+        return slopes.norm(dim=0), base[:, 0] + self.field.shine(features[:, 0], directions)
 
 
 @MODELS.register("potential")
@@ -84,4 +84,4 @@ def potential(config: RunConfig, occupancy: Occupancy, *, features: int = 16) ->
     """
     at_least_one(**{"model.features": features})
     placement = PLACEMENTS.build(config.options["placement"], config.options["sections"], occupancy)
-    return Potential(PotentialField.configured(config, features), placement, occupancy)
+    return Potential(SectionField.configured(config, features), placement, occupancy)

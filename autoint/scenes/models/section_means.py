@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Iterable
 from typing import Self
@@ -27,7 +28,7 @@ OPAQUE = 1e-3
 
 
 class SectionField(nn.Module):
-    """What the mean of an encoding over a section stands for: density, base colour and features; and their gloss.
+    """What an encoding stands for, of a point or a section's mean: density, base colour and features; and their gloss.
 
     The network of the sections is shallow, since it is evaluated N times a ray; that of the gloss, which is told the
     direction and evaluated once, has the other layers.
@@ -72,19 +73,11 @@ class SectionField(nn.Module):
             ACTIVATIONS.build(config.activation),
         )
 
-    def decode(self, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return density (…), base colour (…, 3) and features (…, F) of mean encodings (…, E).
-
-        The density, ``rendering.density_of_network``, is that per unit of the encoding's coordinates.
-        """
-        decoded = self.decoded(self.activation.function(self.section(mean)))
-        density, base, features = decoded.split([1, 3, decoded.shape[-1] - 4], dim=-1)
-        return self.of_output(density[..., 0]), torch.sigmoid(base), features
-
-    @staticmethod
-    def of_output(output: Tensor) -> Tensor:
-        """Return the density that the first output stands for."""
-        return rendering.density_of_network(output)
+    def decode(self, encoded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is to become a density (…), base colour (…, 3) and features (…, F) of encodings (…, E)."""
+        decoded = self.decoded(self.activation.function(self.section(encoded)))
+        output, base, features = decoded.split([1, 3, decoded.shape[-1] - 4], dim=-1)
+        return output[..., 0], torch.sigmoid(base), features
 
     def shine(self, features: Tensor, directions: Tensor) -> Tensor:
         """Return what a surface of ``features`` (…, F) adds to its base colour along ``directions`` (…, 3)."""
@@ -94,20 +87,15 @@ class SectionField(nn.Module):
         return torch.tanh(self.gloss(h))
 
 
-class SectionMeans(AbstractSections):
-    """Sections whose density and colour are decoded from the mean of an encoding γ: ḡ_i = δ_i⁻¹ ∫ γ(o + t·d) dt.
-
-    γ knows positions alone, and the density is decoded from ḡ_i alone: no view can be explained by a density that only
-    this view sees, which an antiderivative Φ(x, d) along every ray has to be kept from. γ is linear in what is learned
-    of it, so that ``encoding.mean`` integrates it in closed form; everything nonlinear comes after the integration.
+class AbstractDecodedSections(AbstractSections):
+    """Sections with base colours and features, which are composited to one gloss per ray.
 
     A ray with section weights w_i (``rendering.composite``) and opacity A = Σ w_i shows
     C = Σ w_i b_i + A·g(f̄, d) + (1 − A)·C_bg, with the base colours b_i, their features composited to f̄ = Σ w_i f_i / A
-    and the gloss g, the only part that is told the direction d: 2N look-ups in the grids of γ, N evaluations of the
-    sections' network and one of the gloss's.
+    and the gloss g, the only part that is told the direction d.
 
     Args:
-        field: γ, and the networks that decode its means.
+        field: γ, and the networks that decode it.
         placement: chooses the section edges.
         occupancy: where the scene is.
     """
@@ -116,6 +104,10 @@ class SectionMeans(AbstractSections):
         super().__init__(placement, occupancy)
         self.field, self.width = field, field.section.out_features
         self.restrict(field.encoding)
+
+    @abc.abstractmethod
+    def means(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return density (R, N), base colour (R, N, 3) and features (R, N, F) of sections."""
 
     @property
     def nets(self) -> Iterable[nn.Module]:
@@ -126,32 +118,8 @@ class SectionMeans(AbstractSections):
             setattr(self.field, name, Compiled(getattr(self.field, name), self.width))
 
     @property
-    def evaluations(self) -> int:
-        return self.placement.sections
-
-    @property
-    def look_ups(self) -> int:
-        return 2 * self.placement.sections
-
-    @property
     def colors(self) -> int:
         return 1
-
-    @property
-    def fit(self) -> str:
-        return self.field.encoding.mean_rule
-
-    def density(self, rays: Rays, t: Tensor) -> Tensor:
-        return self._decoded(self.field.encoding(self.points(rays, t)[0]))[0]
-
-    def means(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return density (R, N), base colour (R, N, 3) and features (R, N, F) of sections."""
-        x, _ = self.points(rays, edges)
-        return self._decoded(self.field.encoding.mean(x[:, :-1], x[:, 1:]))
-
-    def _decoded(self, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        density, base, features = self.field.decode(mean)
-        return density * self.scale, base, features
 
     def section_values(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor]:
         density, base, features = self.means(rays, edges)
@@ -169,6 +137,40 @@ class SectionMeans(AbstractSections):
     ) -> tuple[list[Rendering], float]:
         edges = sections.jittered(edges, draw("edges", *edges[:, 1:-1].shape))
         return [self.render(rays, edges, background)], 0.0
+
+
+class SectionMeans(AbstractDecodedSections):
+    """Sections whose density and colour are decoded from the mean of an encoding γ: ḡ_i = δ_i⁻¹ ∫ γ(o + t·d) dt.
+
+    γ knows positions alone, and the density is decoded from ḡ_i alone: no view can be explained by a density that only
+    this view sees, which an antiderivative Φ(x, d) along every ray has to be kept from. γ is linear in what is learned
+    of it, so that ``encoding.mean`` integrates it in closed form; everything nonlinear comes after the integration:
+    2N look-ups in the grids of γ, N evaluations of the sections' network and one of the gloss's.
+    """
+
+    @property
+    def evaluations(self) -> int:
+        return self.placement.sections
+
+    @property
+    def look_ups(self) -> int:
+        return 2 * self.placement.sections
+
+    @property
+    def fit(self) -> str:
+        return self.field.encoding.mean_rule
+
+    def density(self, rays: Rays, t: Tensor) -> Tensor:
+        return self._decoded(self.field.encoding(self.points(rays, t)[0]))[0]
+
+    def means(self, rays: Rays, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, _ = self.points(rays, edges)
+        return self._decoded(self.field.encoding.mean(x[:, :-1], x[:, 1:]))
+
+    def _decoded(self, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        output, base, features = self.field.decode(mean)
+        # The density of a network is that per unit of the encoding's coordinates.
+        return rendering.density_of_network(output) * self.scale, base, features
 
 
 @MODELS.register("section_means", alias="object")
