@@ -16,8 +16,6 @@ from autoint.scenes.rays import Rays
 TRANSPARENT = 0.5 / 255
 """Alpha below this is 0 in an 8-bit image."""
 RESOLUTION = 64
-
-
 RATE = 0.2
 """Share of a cell's mean that is of its latest look."""
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 BAKED = ("section_means", "efficient_nerf")
 METRICS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS-{lpips}"}
 FORMATS = {"psnr": ".2f", "ssim": ".4f", "lpips": ".4f", "memory": ".3f", "seconds_per_frame": ".3f"}
-NAMES = {"autoint": "AutoInt", "section_means": "shared field"}
+NAMES = {"autoint": "AutoInt", "section_means": "shared field", "potential": "shared potential"}
 MISSING = "–"
 WHAT_IS_WHAT = (
     "Here, memory is the most that tensors take while one view is rendered, {chunk_size} rays at a time, on the device "

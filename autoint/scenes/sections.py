@@ -184,7 +184,7 @@ class Occupied(AbstractPlacement):
 
 @PLACEMENTS.register("proposal")
 class Proposal(AbstractPlacement):
-    """Sections by the inverse CDF of a proposal: the weights that the occupancy's density would render the ray with.
+    """Sections by the inverse CDF of a proposal: the weights that the occupancy's means would render the ray with.
 
     Args:
         sections: N.
