@@ -97,7 +97,7 @@ class Occupancy(nn.Module):
 
         The largest density seen is forgotten at 5 % per look, and what passes on average follows at ``RATE``.
         """
-        flat, mean, size = self.density.view(-1), self.mean.view(-1), self.density.shape[0]
+        flat, mean, size, length = self.density.view(-1), self.mean.view(-1), len(self.density), self.cell
         cells = flat.nonzero()[:, 0]
         cells = cells[torch.rand(len(cells), generator=g, device=g.device).to(cells.device) < part]
         corner = torch.stack([cells // size**2, cells // size % size, cells % size], dim=-1)
@@ -106,8 +106,8 @@ class Occupancy(nn.Module):
         floor = 0.01 * self.threshold(size)  # not 0, which is for cells outside the hull
         found = density(points).to(flat.dtype)  # which is shorter in a training of mixed precision
         flat[cells] = torch.maximum(0.95 * flat[cells], found).maximum(floor)
-        passed = torch.lerp(torch.exp(-mean[cells] * self.cell), torch.exp(-found.clamp_min(0) * self.cell), RATE)
-        mean[cells] = -torch.log(passed.clamp_min(torch.finfo(passed.dtype).tiny)) / self.cell
+        passed = torch.lerp(torch.exp(-mean[cells] * length), torch.exp(-found.clamp_min(0) * length), RATE)
+        mean[cells] = -torch.log(passed.clamp_min(torch.finfo(passed.dtype).tiny)) / length
 
 
 def _check(occupancy: nn.Module, _: Any) -> None:

@@ -21,8 +21,8 @@ def proposed(occupancy: Occupancy, rays: Rays, steps: int, floor: float, section
     """As ``sections.proposed``."""
     out, loop = rays.near.new_empty(len(rays), sections + 1), _proposed
     scale = occupancy.cells_per_length()
-    cells, threshold = (occupancy.density, occupancy.mean), occupancy.threshold(len(occupancy.density)).view(1)
-    fixed = *(value.numpy() for value in (*cells, threshold)), steps, floor
+    threshold = occupancy.threshold(len(occupancy.density)).view(1)
+    fixed = occupancy.density.numpy(), occupancy.mean.numpy(), threshold.numpy(), steps, floor
     ray = (rays.origins - occupancy.lower) * scale, rays.directions * scale, rays.near, rays.far
     on_threads(lambda *rows: loop(*fixed, *rows), (*(value.detach() for value in ray), out), SHARED)
     return out

@@ -15,6 +15,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from autoint.registry import MODELS
 from autoint.runs.resuming import LIFTED
 from autoint.runs.schedule import seconds_of
 
@@ -179,12 +180,12 @@ def told(composed: DictConfig, hydra: Any) -> list[str]:
     own, model = of_integral_networks(named), composed.model.name
     if own and model != "autoint":
         raise ValueError(f"{' and '.join(own)}: says nothing to model={model}; leave it out, or take model=autoint")
-    without = f"model={model}" if model in NOTHING_VARIES else f"encoding={composed.encoding.name}"
-    if "smooth" in named and (model in NOTHING_VARIES or composed.encoding.name != "grid"):
-        mend = "give model.smooth, or leave it out" if model in ("neural_volumes", "unisurf") else "leave it out"
-        raise ValueError(f"smooth: says nothing to {without}, which learns no grid of positions; {mend}")
     if own and "model" not in named:
         lines.append(f"model=autoint, because of {' and '.join(own)}; without it, model={MODEL} does better")
+    gridless = f"model={model}" if model in NOTHING_VARIES else f"encoding={composed.encoding.name}"
+    if "smooth" in named and gridless != "encoding=grid":
+        mend = "give model.smooth, or leave it out" if "smooth" in MODELS.fields(model) else "leave it out"
+        raise ValueError(f"smooth: says nothing to {gridless}, which learns no grid of positions; {mend}")
     return lines
 
 

@@ -63,9 +63,9 @@ class Potential(AbstractDecodedSections):
 
     def radiance(self, points: Tensor, directions: Tensor, length: float) -> tuple[Tensor, Tensor]:
         """Return |∇Φ| (P,), by differences over ``length`` along the axes, and the colour (P, 3) along directions."""
-        axes = torch.eye(3, device=points.device).repeat_interleave(len(points), dim=0)
+        axes = torch.eye(3).to(points).repeat_interleave(len(points), dim=0)
         here = points.new_zeros(len(axes))
-        beside = Rays(points.repeat(3, 1), axes.to(points), here, here)
+        beside = Rays(points.repeat(3, 1), axes, here, here)
         ends = torch.stack([here - 0.5 * length, here + 0.5 * length], dim=-1)
         slopes = self.values(beside, ends)[0].diff(dim=-1).view(3, -1) / length
         own = Rays(points, directions, here[: len(points)], here[: len(points)])
