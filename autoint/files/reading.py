@@ -39,6 +39,10 @@ class StrangeLinkError(ValueError):
     """A link that leads out of a folder and belongs to somebody else."""
 
 
+class FindingsError(ValueError):
+    """What is wrong with several things, a line each: no other message has more lines than one."""
+
+
 @functools.cache
 def warn(text: str) -> None:
     """Warn of something once in a run, however often its files are read; ``warn.cache_clear()`` begins a run."""
@@ -46,7 +50,7 @@ def warn(text: str) -> None:
 
 
 def gathered(check: Callable[[T], U], items: Iterable[T]) -> list[U]:
-    """Return ``check`` of every item; what is wrong with several is told in one ``ValueError``, a line each.
+    """Return ``check`` of every item; what is wrong with several is told in one :class:`FindingsError`.
 
     Links that are refused are told in one line, however many.
     """
@@ -66,7 +70,7 @@ def gathered(check: Callable[[T], U], items: Iterable[T]) -> list[U]:
     if wrong:
         least = "at least " if len(wrong) == MOST_FINDINGS else ""
         more = [f"… and {least}{len(wrong) - SHOWN} more like these"] if len(wrong) > SHOWN else []
-        raise ValueError("\n".join([*wrong[:SHOWN], *more]))
+        raise FindingsError("\n".join(escaped(line) for line in [*wrong[:SHOWN], *more]))
     return out
 
 
@@ -230,6 +234,11 @@ def trusted(link: Path) -> bool:
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """What moves a terminal's cursor, colours it, or turns a text round."""
+
+
+def escaped(text: str) -> str:
+    """Return a text that is one line and moves no cursor, whatever names in a stranger's files are in it."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def image_file(folder: Path, name: Any, where: str, key: str = "file_path") -> Path:

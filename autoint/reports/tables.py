@@ -17,7 +17,7 @@ def markdown(rows: list[dict[str, Any]], columns: dict[str, tuple[str, str]], va
 
 
 def cell(value: Any, form: str) -> str:
-    """Return a value as it stands in a table: ``n/a`` for None and NaN."""
+    """Return a value as it stands in a table: ``n/a`` for None and NaN, and a text in one cell."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "n/a"
-    return format(value, form) if isinstance(value, float) else str(value)
+    return format(value, form) if isinstance(value, float) else "; ".join(str(value).splitlines()).replace("|", r"\|")

@@ -126,7 +126,8 @@ def _views(config: RunConfig) -> Views:
     try:
         return load_views(config, "train")
     except ValueError as error:
-        raise ValueError(f"{error}; give --data-dir, or --steps 0 for a tree that is not trained") from error
+        found = "; ".join(str(error).split("\n"))
+        raise ValueError(f"{found}; give --data-dir, or --steps 0 for a tree that is not trained") from error
 
 
 def fitted(tree: NerfTree, views: Views, steps: int, seed: int) -> NerfTree:

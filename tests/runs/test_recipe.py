@@ -233,6 +233,7 @@ def test_smooth_is_refused_where_nothing_varies(word, told, laptop):
     lines(word)
     with pytest.raises(ValueError, match=f"^smooth: says nothing to {told}$"):
         lines("smooth=0.01", word)
+    lines("smooth=0", word)  # by which what was trained without it goes on
     assert lines("smooth=0.01", "model=autoint") == lines("model=autoint")
 
 

@@ -12,8 +12,9 @@ from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 
+from autoint.files import reading
 from autoint.registry import EVALUATIONS, TASKS
-from autoint.reports import metrics
+from autoint.reports import metrics, tables
 from autoint.runs import evaluation
 from autoint.runs.command_line import helping, presets
 from autoint.runs.command_line.cli import VERSION, store_groups
@@ -150,6 +151,35 @@ def test_what_hydra_says_of_a_long_value_is_cut(program):
 
 def test_an_error_without_words_is_one_line():
     assert one_line(HydraException(""), []) == "the configuration cannot be read (HydraException); check its files"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("defaults: [{override /activation: 'line\n\nline'}]\n", r"activation='line\nline' is unknown"),
+        ('hydra: {sweeper: {params: {"seed\\n": 1}}}', r"hydra.sweeper.params.seed\n: a file may sweep ordinary keys"),
+    ],
+)
+def test_a_name_with_an_end_of_a_line_is_told_in_one_line(text, told, program):
+    Path("c/experiment").mkdir(parents=True)
+    Path("c/experiment/mine.yaml").write_text("# @package _global_\n" + text)
+    status, _, err = program("train", "--config-dir", "c", "experiment=mine", "trainer.max_steps=1")
+    assert status == 2
+    [line] = err.strip().splitlines()
+    assert line.startswith(f"error: {told}")
+
+
+def test_only_findings_have_a_line_each():
+    def wrong(name):
+        raise ValueError(f"{name} is wrong")
+
+    with pytest.raises(reading.FindingsError) as caught:
+        reading.gathered(wrong, ["a\nb", "c"])
+    assert one_line(caught.value, []) == "a\\nb is wrong\nc is wrong"
+
+
+def test_a_text_is_one_cell_of_a_table():
+    assert tables.cell("a|b\nc", "") == r"a\|b; c"
 
 
 def test_a_file_with_a_number_where_keys_are_is_one_line(program):

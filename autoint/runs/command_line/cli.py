@@ -24,7 +24,6 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from autoint.files.reading import CONTROL
 from autoint.runs.command_line import helping, presets, recipe
 from autoint.runs.command_line.composing import as_data
 from autoint.runs.command_line.folders import claiming, conf_dir, remove_empty
@@ -221,8 +220,7 @@ def _tell(errors: list[Exception], known: list[str], wants_trace: bool) -> None:
         line = one_line(failure, known)
         if line is None or wants_trace:
             raise failure
-        # Names in a stranger's files move no cursor.
-        lines += [f"error: {CONTROL.sub(lambda c: repr(c[0])[1:-1], finding)}" for finding in line.splitlines()]
+        lines += [f"error: {finding}" for finding in line.split("\n")]
     if lines:
         print(*dict.fromkeys(lines), sep="\n", file=sys.stderr)
         sys.exit(2)

@@ -183,7 +183,7 @@ def told(composed: DictConfig, hydra: Any) -> list[str]:
     if own and "model" not in named:
         lines.append(f"model=autoint, because of {' and '.join(own)}; without it, model={MODEL} does better")
     gridless = f"model={model}" if model in NOTHING_VARIES else f"encoding={composed.encoding.name}"
-    if "smooth" in named and gridless != "encoding=grid":
+    if "smooth" in named and composed.smooth and gridless != "encoding=grid":
         mend = "give model.smooth, or leave it out" if "smooth" in MODELS.fields(model) else "leave it out"
         raise ValueError(f"smooth: says nothing to {gridless}, which learns no grid of positions; {mend}")
     return lines

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from autoint.files.reading import FindingsError, escaped
 from autoint.registry import TASKS, nearest, unknown
 from autoint.runs.command_line.folders import conf_dir
 from autoint.runs.config import GROUPS, keyed, nearest_key, owners, renamed
@@ -29,9 +30,17 @@ class JobFailedError(Exception):
 
 
 def one_line(error: BaseException, known: list[str]) -> str | None:
-    """Return what a user should read of ``error``, or None where the error is not the user's."""
-    if isinstance(error, JobFailedError):
+    """Return what a user should read of ``error``, or None where the error is not the user's.
+
+    It is one line, but for a :class:`~autoint.files.reading.FindingsError`, which has a line for each finding.
+    """
+    if isinstance(error, (JobFailedError, FindingsError)):
         return str(error)
+    line = _line(error, known)
+    return None if line is None else escaped(line)
+
+
+def _line(error: BaseException, known: list[str]) -> str | None:
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _of_hydra(error, known)
     if isinstance(error, ValueError):
