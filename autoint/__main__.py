@@ -8,6 +8,7 @@ import sys
 
 from autoint import __version__
 from autoint.registry import COMMANDS
+from autoint.runs.signals import importing
 
 
 def main() -> None:
@@ -19,6 +20,9 @@ def main() -> None:
         from autoint.runs.command_line.cli import reader_left
 
         reader_left()
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; the same command begins anew", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -33,7 +37,9 @@ def _run(arguments: list[str]) -> None:
         return
     # Lightning starts the other processes of a training by Hydra's flags, without the command.
     name = "train" if arguments[0].startswith("-") else arguments.pop(0)
-    COMMANDS[name](arguments)
+    with importing():
+        command = COMMANDS[name]
+    command(arguments)
 
 
 def usage() -> str:

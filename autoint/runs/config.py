@@ -93,7 +93,7 @@ class Report:
     """What is written after a sweep, and how its runs are evaluated for it, by ``evaluate.py``'s keys.
 
     Attributes:
-        layout: table1, figure5, deepvoxels or figure3; none writes nothing.
+        layout: what a sweep writes: table1, figure5, deepvoxels, systems, figure3, sparse_ct, or none.
         max_images: evenly spaced test views of each run; None takes all.
         chunk_size: rays at a time, which bounds the memory.
         lpips: backbone, vgg or alex; or none, for no LPIPS.

@@ -115,6 +115,6 @@ def typed() -> str:
 def word(key: str, value: object) -> str:
     """Return ``key=value`` as it is to be typed, so that neither the shell nor Hydra takes the value for more."""
     text = str(value)
-    if not re.fullmatch(r"[\w./:-]+", text):
+    if not re.fullmatch(r"[\w./:-]+( [\w./:-]+)*", text):
         text = "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return shlex.quote(f"{key}={text}")

@@ -12,6 +12,20 @@ from collections.abc import Iterator
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 75}
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Let Ctrl-C end the process without a word: a library may swallow the exception, or show where it was read."""
+    before = signal.getsignal(signal.SIGINT)
+    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:  # in the background it is ignored, and stays so
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
+
+
 class Stopped(SystemExit):
     """A training was asked to stop; ``code`` is the exit status, ``message`` is for the user."""
 

@@ -22,6 +22,7 @@ from autoint.runs.signals import Stopped
 
 log = logging.getLogger(__name__)
 LOST = re.compile("gloo|nccl|peer|timeout|timed out", re.IGNORECASE)  # what torch says of it has no type of its own
+OF_A_RUN = ("result.json", "metrics.csv", "report.html", "validation")
 GRACE = 10.0  # seconds for other processes to say what is wrong with them
 
 
@@ -133,11 +134,13 @@ def _hint(config: RunConfig, last: Path) -> str:
 
 
 def _put_aside(run_dir: Path) -> None:
-    """Keep the checkpoints of an earlier run in this folder apart: nothing shall go on from them unasked."""
+    """Keep what an earlier run has made in this folder apart: nothing goes on from it unasked, or is taken for new."""
     folder = run_dir / "checkpoints"
     if any(folder.glob("*.ckpt")):
         aside = run_dir / f"checkpoints_{len(list(run_dir.glob('checkpoints_*')))}"
-        log.warning("%s holds another run, which this one replaces; its checkpoints are kept in %s", run_dir, aside)
+        log.warning("%s holds another run, which this one replaces; what it has made is kept in %s", run_dir, aside)
         with contextlib.suppress(FileNotFoundError):  # another process of this training was faster
             folder.rename(aside)
+            for made in filter(Path.exists, (run_dir / name for name in OF_A_RUN)):
+                made.rename(aside / made.name)
     (run_dir / "result.json").unlink(missing_ok=True)

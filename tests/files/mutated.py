@@ -175,7 +175,9 @@ def configurations(folder: Path, task: str = "volrend") -> tuple[Any, Callable[[
     program = entry("config", groups=True)(job)
 
     def read(contents: Any, draw: random.Random) -> None:
-        text = yaml.safe_dump(json.loads(as_json(contents)), allow_unicode=True)
+        text = as_json(contents)  # which is YAML too
+        with contextlib.suppress(RecursionError):
+            text = yaml.safe_dump(json.loads(text), allow_unicode=True)
         place.write_text("# @package _global_\n" + text)
         words = ["--config-dir", str(folder / "conf"), f"task={task}", "experiment=sent"]
         run_program(program, ["train.py", *["-m"] * (draw.random() < 0.1), *words], folder)

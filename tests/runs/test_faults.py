@@ -15,9 +15,10 @@ import pytorch_lightning as pl
 import torch
 
 from autoint.files.whole_files import write_whole
+from autoint.registry import COMMANDS
 from autoint.runs import callbacks, checkpoints, loggers, trainers
 from autoint.runs.command_line.telling import one_line
-from autoint.runs.signals import STATUS
+from autoint.runs.signals import STATUS, importing
 from autoint.runs.training import fit
 from tests.conftest import ROOT
 from tests.runs.test_resume import WHOLE, assert_same_run, function_config, volrend_config, whole  # noqa: F401
@@ -368,3 +369,21 @@ def test_no_room_for_a_file_that_another_library_writes(program, monkeypatch):
     assert err == (
         "error: a file could not be written: File too large; make room on the disk or in your quota (ulimit -f)\n"
     )
+
+
+def test_ctrl_c_while_libraries_are_imported_ends_the_process():
+    with importing():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # no library can swallow it, or show where it was
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with importing():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_ctrl_c_in_a_command_is_a_line(program, monkeypatch):
+    def stopped(arguments):
+        raise KeyboardInterrupt
+
+    COMMANDS["export"]
+    monkeypatch.setitem(COMMANDS._factories, "export", stopped)
+    assert program("autoint", "export", "x") == (130, "", "stopped by Ctrl-C; the same command begins anew\n")

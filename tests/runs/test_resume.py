@@ -251,6 +251,7 @@ def test_auto_never_starts_from_zero_where_something_was_saved(tmp_path, caplog)
 def test_a_new_run_in_an_old_folder_does_not_go_on_from_it(monkeypatch, tmp_path):
     """Killed before it has saved anything, it has nothing to go on from, and is not finished."""
     fit(volrend_config(), tmp_path)
+    (tmp_path / "report.html").write_text("of the first run")
     real = trainers.trainer
     monkeypatch.setattr(trainers, "trainer", lambda *args: with_kill(real(*args), 2))
     with pytest.raises(KilledError):
@@ -258,6 +259,8 @@ def test_a_new_run_in_an_old_folder_does_not_go_on_from_it(monkeypatch, tmp_path
     monkeypatch.setattr(trainers, "trainer", real)
     assert not (tmp_path / "checkpoints").exists()
     assert not (tmp_path / "result.json").exists()
+    assert not (tmp_path / "report.html").exists()
+    assert (tmp_path / "checkpoints_0" / "report.html").read_text() == "of the first run"
     assert checkpoints.load(tmp_path / "checkpoints_0" / "last.ckpt")["global_step"] == STEPS
     assert fit(volrend_config(seed=1, resume=True), tmp_path)["steps"] == STEPS
 

@@ -10,6 +10,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from autoint.files import reading
@@ -274,6 +275,35 @@ def test_all_ways_to_name_runs_are_one():
         assert as_runs(left) == left
     Path("x,y").mkdir()
     assert as_runs(["runs=x,y"]) == ["runs='x,y'"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("data_dir=/home/jörg/data", "/home/jörg/data"),
+        ("image=Läufe/föto (1).png", "Läufe/föto (1).png"),
+        ("ckpt_path=outputs/a=b/it's.ckpt", "outputs/a=b/it's.ckpt"),
+        ("hydra.run.dir=~/x", "/home/me/x"),
+        ("hydra.run.dir='~/x y'", "/home/me/x y"),
+        ("phantom.path=a,b.h5", "a,b.h5"),  # which is there
+        ("scene=Läufe,lego", ["Läufe", "lego"]),
+        ("data_dir=~a/b", "~a/b"),
+        ("sections=16", 16),
+        ("scene.path=${data_dir}/x", "${data_dir}/x"),
+        ("lower=[0,1]", [0, 1]),
+    ],
+)
+def test_paths_are_typed_as_they_are(typed, read, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    Path("a,b.h5").touch()
+    for words in (as_typed([typed]), as_runs([typed])):
+        [override] = OverridesParser.create().parse_overrides(words)
+        values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+        values = [getattr(value, "text", value) for value in values]
+        assert values == (read if override.is_sweep_override() else [read])
+    Path("~").mkdir()
+    assert as_typed(["hydra.run.dir=~/x"]) == ["hydra.run.dir='~/x'"]
 
 
 def test_flags_may_stand_anywhere():

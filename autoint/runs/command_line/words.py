@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
+from autoint.files.reading import CONTROL
 from autoint.runs.command_line.folders import quoted
 
 TAKES_A_VALUE = (
@@ -24,14 +28,41 @@ TAKES_A_VALUE = (
 )
 
 
+HYDRAS = re.compile(r"['\"\[{]|.*\$\{|(choice|range|interval|glob|sort|shuffle|tag)\(", re.DOTALL)
+"""What is Hydra's in a value, which is then left as it was typed."""
+
+
+def at_home(text: str) -> str:
+    """Return a path that begins with ``~/``, which many shells leave as it is behind a key, written out."""
+    home = re.fullmatch(r"(['\"]?)(~/[^'\"]*)\1", text, re.DOTALL)
+    return os.path.expanduser(home[2]) if home and not os.path.lexists("~") else text
+
+
+def _readable(word: str) -> str:
+    """Return an override that Hydra reads: in quotes where it cannot, as in ``data_dir=/home/jörg``."""
+    override = re.fullmatch(r"(\+{0,2}[\w.@/-]+)=(.+)", word, re.DOTALL)
+    if not override:
+        return word
+    key, text = override[1], at_home(override[2])
+    if text != override[2]:
+        return f"{key}={quoted(text)}"
+    if key.lstrip("+") == "function":
+        return _quoted(override)
+    if re.fullmatch(r"[\w./:%+-]*", text, re.ASCII) or HYDRAS.match(text) or CONTROL.search(text):
+        return word
+    if "," in text and os.path.exists(text):
+        return f"{key}={quoted(text)}"
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return _quoted(override)
+    return word
+
+
 def _quoted(override: re.Match[str]) -> str:
     """Return an override whose values are formulas in quotes, for Hydra reads ``sin(x)`` as a function of its own."""
     key, text = override.groups()
-    if (
-        text[:1] in ("'", '"', "[", "{")
-        or "${" in text
-        or re.match(r"(choice|range|interval|glob|sort|shuffle|tag)\(", text)
-    ):
+    if HYDRAS.match(text):
         return override[0]
     parts = [""]  # at the commas outside of brackets, which stand between the values of a sweep
     for c in text:
@@ -39,7 +70,7 @@ def _quoted(override: re.Match[str]) -> str:
             parts.append("")
         else:
             parts[-1] += c
-    plain = re.compile(r"[\w.:-]*|'.*'|\".*\"", re.DOTALL)
+    plain = re.compile(r"[A-Za-z0-9_.:-]*|'.*'|\".*\"", re.DOTALL)
     return f"{key}={','.join(part if plain.fullmatch(part) else quoted(part) for part in parts)}"
 
 
@@ -71,7 +102,9 @@ def as_typed(arguments: list[str]) -> list[str]:
     """Return a training's command line as Hydra reads it: ``faithful=true`` a choice, ``sin(x)`` no call of its own."""
     arguments = in_hydras_order(arguments)
     words = [re.sub(r"^faithful=(true|false)$", r"faithful='\1'", a, flags=re.IGNORECASE) for a in arguments]
-    return [re.sub(r"^(\+*function)=(.*)", _quoted, word, flags=re.DOTALL) for word in words]
+    return [
+        word if before in TAKES_A_VALUE else _readable(word) for before, word in zip(["", *words], words, strict=False)
+    ]
 
 
 def as_runs(arguments: list[str]) -> list[str]:
@@ -84,9 +117,9 @@ def as_runs(arguments: list[str]) -> list[str]:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         key, is_override, value = argument.partition("=")
         if is_override and key == "runs" and not re.match(r"[\['\"]|.*\$\{", value):
-            paths += [value] if Path(value).exists() else value.split(",")
+            paths += [value] if Path(value).exists() else map(at_home, value.split(","))
         elif is_override or argument.startswith(("-", "~", "+")) or before in TAKES_A_VALUE:
-            others.append(argument)
+            others.append(argument if before in TAKES_A_VALUE else _readable(argument))
         else:
             paths.append(argument)
     runs = ",".join(map(quoted, paths))
