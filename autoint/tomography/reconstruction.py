@@ -14,7 +14,7 @@ from tqdm import trange
 from autoint.registry import at_least_one
 from autoint.tomography import evaluation
 from autoint.tomography.classics import Filled
-from autoint.tomography.data.scans import check_sinogram, measured, seen_by
+from autoint.tomography.data.scans import check_sinogram, checked_span, measured, rows_are_views, seen_by
 from autoint.tomography.data.sinograms import Scan, noise_level
 from autoint.tomography.models import LatticeObject
 from autoint.tomography.search import Search, check_prior, trials_of
@@ -100,6 +100,7 @@ def reconstruct(
     *,
     angles: Any = None,
     unit: str = "degrees",
+    transpose: bool | None = None,
     center: float | None = None,
     pixel_size: float | None = None,
     source: float | None = None,
@@ -126,6 +127,7 @@ def reconstruct(
         angles: of the sinogram to return; by default as many as there are pixels, evenly over half a turn, or a
             whole one of a fan.
         unit: of `theta` and `angles`: `degrees` or `radians`.
+        transpose: whether the sinogram has a column for each view; None takes rows, unless they cannot be views.
         center: pixel of the axis of rotation; None finds it.
         pixel_size: of the detector; the image is per this unit of length, and per pixel by default.
         source: of a fan, at (sin θ, −cos θ) from the axis: its distance from the detector, in pixels or in the unit
@@ -159,20 +161,21 @@ def reconstruct(
         values = np.array(sinogram, dtype=float)
         if values.ndim != 2 or min(values.shape) < 2:
             raise ValueError(f"sinogram: shape {values.shape}; expected (angles, detector pixels), each at least 2")
+        values = rows_are_views("sinogram", values, np.size(theta), transpose)
         check_sinogram("sinogram", values)
         scan = measured("sinogram", values, theta, center, unit, pixel_size)
         scan = seen_by(scan, source, axis, curved, padding, "")
         scan = scan.centred(np.arange(len(scan.theta)))
+        at = scan.turn(len(scan.rho)) if angles is None else np.asarray(angles, float).ravel()
+        if angles is not None:
+            checked_span("angles", at, unit)
+            at = np.deg2rad(at) if unit == "degrees" else at
     except ValueError as error:
         raise ValueError(str(error).replace("phantom.", "")) from None
     obj = LatticeObject(scan.values, scan.theta, scan.rho, counted=counted, gamma=scan.gamma)
     search = Search(obj, trials_of(spacing, exponent, strength, patches, scan.radius), passes)
     for step in trange(search.steps, desc="passes", leave=False, disable=not progress):
         search.advance(step)
-    if angles is None:
-        at = scan.turn(len(scan.rho))
-    else:
-        at = np.deg2rad(angles) if unit == "degrees" else np.asarray(angles, float)
     share = evaluation.explained(obj.integrals(scan.rho, scan.theta), scan.values, "the object")
     held_out = float(search.scores.min()) if search.tried else math.inf
     return Reconstruction(

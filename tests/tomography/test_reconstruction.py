@@ -5,10 +5,12 @@ import pytest
 
 import autoint
 from autoint.registry import PHANTOMS
+from autoint.tomography.data.phantoms import SHEPP_LOGAN, line_integrals
 from autoint.tomography.data.sinograms import Scan, interpolated, noise_level
 from autoint.tomography.remainder import BANDS, earned_share, shared
 
 THETA = np.arange(0, 180, 7.5)
+SQUARE = line_integrals(SHEPP_LOGAN, np.linspace(-1, 1, 24), np.deg2rad(THETA))
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,15 @@ def test_pixels_have_a_length_and_priors_can_be_given(scan):
     assert plain.sinogram.shape == (49, 49)
 
 
+def test_columns_may_be_views():
+    options = {"center": 11.5, "exponent": 1.0, "strength": 1e-4, "passes": 2, "angles": [7.5]}
+    turned = reconstruct(SQUARE.T, THETA, transpose=True, **options)
+    assert (turned.scan.values == SQUARE).all()
+    assert turned.sinogram[0] == pytest.approx(SQUARE[1], abs=0.2 * SQUARE.max())
+    as_rows = reconstruct(SQUARE.T, THETA, transpose=False, **options)
+    assert (as_rows.scan.values == SQUARE.T[1:-1]).all()  # without its dead frames
+
+
 @pytest.mark.parametrize(
     ("values", "theta", "options", "words"),
     [
@@ -66,6 +77,9 @@ def test_pixels_have_a_length_and_priors_can_be_given(scan):
         (np.eye(24), THETA, {"center": 99.0}, "^center=99.0: must lie on the detector"),
         (np.eye(24), THETA, {"strength": -1.0}, "strength=-1.0 must be positive"),
         (np.eye(24), THETA, {"passes": 0}, "passes=0"),
+        (SQUARE.T, THETA, {}, "^sinogram: it looks transposed: .*; give transpose=true, or false"),
+        (np.eye(24), THETA, {"center": 12.0, "angles": [0, 1, 3.14]}, "^angles: .* looks like radians; set unit"),
+        (np.eye(24), THETA, {"center": 12.0, "angles": [0, np.nan]}, "^angles: angle 1 is not a finite number"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(values, theta, options, words):

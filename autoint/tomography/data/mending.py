@@ -140,6 +140,8 @@ def _beyond(v: np.ndarray, column: int, first: int, last: int, least: float) -> 
 
 def looks_transposed(values: np.ndarray) -> bool:
     """Return whether columns rather than rows have a total that stays the same, as that of an object's views does."""
+    if not np.isfinite(values).all():
+        return False
     rows, columns = (totals[totals != 0] for totals in (values.sum(1), values.sum(0)))
     if min(len(rows), len(columns)) < 3:
         return False

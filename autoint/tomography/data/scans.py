@@ -129,7 +129,8 @@ def sinogram(
         raise ValueError(
             f"{file}: the sinogram has shape {values.shape}; expected (angles, detector pixels), each at least 2"
         )
-    values = _rows_are_views(file, values.astype(float), None if degrees is None else np.size(degrees), transpose)
+    count = None if degrees is None else np.size(degrees)
+    values = rows_are_views(str(file), values.astype(float), count, transpose)
     if degrees is None:
         log.warning(
             "%s: no angles in it or by phantom.angles=FILE; its %d views count as evenly spread over 180 degrees, "
@@ -216,7 +217,7 @@ def _sizes(values: np.ndarray, transpose: bool | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys((*values.shape[1:2], *values.shape[:1], *values.shape[2:])))
 
 
-def _rows_are_views(file: Path, values: np.ndarray, angles: int | None, transpose: bool | None) -> np.ndarray:
+def rows_are_views(source: str, values: np.ndarray, angles: int | None, transpose: bool | None) -> np.ndarray:
     """Return the sinogram with a row for each view; refuse one that has columns for them unless told what it has."""
     rows, columns = values.shape
     if transpose is None:
@@ -226,7 +227,7 @@ def _rows_are_views(file: Path, values: np.ndarray, angles: int | None, transpos
         elif (angles is None or rows == columns) and mending.looks_transposed(values):
             why = "it looks transposed: its columns, not its rows, have all the same total, as views of an object have"
         if why:
-            raise ValueError(f"{file}: {why}; give phantom.transpose=true, or false to take its rows for views")
+            raise ValueError(f"{source}: {why}; give phantom.transpose=true, or false to take its rows for views")
     return values.T.copy() if transpose else values
 
 
@@ -270,24 +271,30 @@ def _checked_angles(source: str, angles: np.ndarray, shape: tuple[int, int], uni
     if len(angles) != count:
         turned = "; the views may be transposed" if len(angles) == pixels else ""
         raise ValueError(f"{source}: {count} views but {len(angles)} angles; give one angle per view{turned}")
-    if not np.isfinite(angles).all():
-        raise ValueError(
-            f"{source}: angle {int(np.flatnonzero(~np.isfinite(angles))[0])} is not a finite number; mend the angles"
-        )
     if count < 2:
         raise ValueError(f"{source}: {count} view; at least 2 are needed")
-    span = float(np.ptp(angles))
+    span = checked_span(source, angles, unit)
     if not span:
         raise ValueError(f"{source}: all {count} views have the same angle, {angles[0]:g}; give one angle per view")
-    if unit == "degrees" and span <= 2 * math.pi + 1e-6:
-        raise ValueError(
-            f"{source}: the angles span {span:.4g} degrees, which looks like radians; set phantom.unit=radians, or "
-            "mend the angles"
-        )
     if span > (360 if unit == "degrees" else 2 * math.pi) * (1 + 1e-6):
         mend = "set phantom.unit=degrees, or mend the angles" if unit == "radians" else "give one turn at most"
         raise ValueError(f"{source}: the angles span {span:.4g} {unit}, more than one turn; {mend}")
     return angles
+
+
+def checked_span(source: str, angles: np.ndarray, unit: str) -> float:
+    """Return how far apart angles are; ``ValueError`` where they are no numbers, or look like those of another unit."""
+    if not np.isfinite(angles).all():
+        raise ValueError(
+            f"{source}: angle {int(np.flatnonzero(~np.isfinite(angles))[0])} is not a finite number; mend the angles"
+        )
+    span = float(np.ptp(angles))
+    if unit == "degrees" and 0 < span <= 2 * math.pi + 1e-6:
+        raise ValueError(
+            f"{source}: the angles span {span:.4g} degrees, which looks like radians; set phantom.unit=radians, or "
+            "mend the angles"
+        )
+    return span
 
 
 def absorption(file: Path, data: np.ndarray, white: np.ndarray, dark: np.ndarray) -> np.ndarray:
