@@ -144,6 +144,8 @@ def nexus(file, **changes):
         tomo = new.create_group("entry1/tomo_entry")
         tomo["instrument/detector/data"] = np.concatenate([parts[name] for name in kinds])
         tomo["instrument/detector/image_key"] = changes.get("key", key)
+        if "control" in changes:
+            tomo["instrument/detector/image_key_control"] = changes["control"](key)
         tomo["sample/rotation_angle"] = np.concatenate([parts["theta"], np.zeros(len(key) - 24)])
     return values
 
@@ -157,6 +159,17 @@ def test_nexus(tmp_path):
         nexus(tmp_path / "scan.nxs", key=key)
         with pytest.raises(ValueError, match=words):
             read(tmp_path / "scan.nxs")
+
+
+def test_frames_of_nexus_that_align_the_sample_are_left_out(tmp_path):
+    """They have the image_key of projections, and a negative image_key_control."""
+    values = nexus(tmp_path / "scan.nxs", control=lambda key: np.where(np.arange(len(key)) == 5, -1, key))
+    found = read(tmp_path / "scan.nxs")
+    assert found.values == pytest.approx(np.delete(values, 5, 0), abs=1e-9)
+    assert found.theta == pytest.approx(np.deg2rad(np.delete(np.arange(24) * 7.5, 5)))
+    nexus(tmp_path / "scan.nxs", control=lambda key: key[1:])
+    with pytest.raises(ValueError, match=r"image_key_control\]: 29 numbers of 30 frames"):
+        read(tmp_path / "scan.nxs")
 
 
 def test_matlab_of_now(tmp_path, scan):  # noqa: F811

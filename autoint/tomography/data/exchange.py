@@ -39,8 +39,8 @@ THETA = (
 """Where the angles may be, of which the first that is there counts."""
 GROUPS = 1000
 """Groups of a NeXus file that are looked into."""
-PROJECTION, FLAT, DARK = 0, 1, 2
-"""What NeXus' image_key says of a frame."""
+PROJECTION, FLAT, DARK, UNUSED = 0, 1, 2, 3
+"""What NeXus' image_key says of a frame; image_key_control is negative for those that only align the sample."""
 
 
 class Slice(NamedTuple):
@@ -174,6 +174,12 @@ def _tomo(file: str, group: Any, row: int) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{where}: {len(frames)} frames, {len(key)} image keys, {len(theta)} angles; one of each is needed"
         )
+    control = f"{detector}/image_key_control"
+    if _followed(group.file, control, f"{file}[{control}]") is not None:
+        told = _bounded(file, _dataset(file, group.file, control), ...)
+        if told.shape != key.shape:
+            raise ValueError(f"{file}[{control}]: {told.size} numbers of {len(key)} frames; one of each is needed")
+        key[told < 0] = UNUSED
     values = _row(where, frames, row)
     if not ((key == PROJECTION).any() and (key == FLAT).any()):
         raise ValueError(f"{where}: image_key names no projections (0) or no flat frames (1); both are needed")
