@@ -101,6 +101,28 @@ def test_pages_that_cannot_be_read_as_one_stack_are_refused():
         sinogram("with.tif")
 
 
+@pytest.mark.parametrize(("c0", "c1"), [(-32768.0, 1.0), (-1.0, 1e-4)])
+def test_the_numbers_of_imagej_mean_what_it_says(c0, c1):
+    stored = np.rint((OBJECT / OBJECT.max() * (1000 if c1 == 1 else 1) - c0) / c1).astype(np.uint16)
+    said = f"ImageJ=1.53t\nunit=pixel\ncf=0\nc0={c0}\nc1={c1:E}\nvunit=Gray Value\n"
+    write_pages("s.tif", [stored], tiffinfo={270: said})
+    assert sinogram("s.tif").values == pytest.approx(c0 + c1 * stored.astype(float), abs=1e-6)
+    write_pages("s.tif", [stored], tiffinfo={270: said.replace("cf=0", "cf=20")})
+    assert (sinogram("s.tif").values == stored).all()
+    write_pages("s.tif", [stored], tiffinfo={270: said.replace("cf=0", "cf=7")})
+    with pytest.raises(ValueError, match=r"s\.tif: calibrated by ImageJ's function 7, .*; save it as 32-bit, or as"):
+        sinogram("s.tif")
+
+
+def test_a_picture_whose_zero_is_white_is_turned_or_refused():
+    levels = np.rint(OBJECT.clip(0) * 100)
+    write_pages("s.tif", [levels.astype(np.uint16)], tiffinfo={262: 0})
+    with pytest.raises(ValueError, match=r"s\.tif: page 0 says that its zero is white .*; save it with zero for black"):
+        sinogram("s.tif")
+    write_pages("s.tif", [levels.astype(np.uint8)], tiffinfo={262: 0})
+    assert (sinogram("s.tif").values == levels).all()
+
+
 @pytest.mark.parametrize("name", ["angles", "Theta", "theta_deg", "ANGLE", "projAngles", "phi", "degrees", "ang"])
 def test_angles_are_known_by_their_usual_names(name, caplog):
     np.savez("s.npz", sinogram=OBJECT, **{name: np.linspace(0, 90, VIEWS)})

@@ -29,6 +29,7 @@ SINOGRAMS = ("sinogram", "sinograms", "sino")
 ANGLES = re.compile(r"theta|angle|degree|radian|(^|_)(ang|phi|deg|rad)s?($|_)")
 GREY = ("L", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 NUMBERS = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+STRAIGHT_LINE, NO_FUNCTION = "0", "20"  # ImageJ's cf: what its calibration is
 REDUCED = 1  # bit of TIFF's NewSubfileType: this page is another one's small copy
 
 
@@ -302,6 +303,11 @@ def _read_tif(file: Path) -> Contents:
                     raise ValueError(
                         f"{file}: page {number} has colours or a palette (Pillow's mode {image.mode}); save grey values"
                     )
+                if tags.get(262) == 0 and image.mode != "L":  # of 8 bits Pillow does it
+                    raise ValueError(
+                        f"{file}: page {number} says that its zero is white (PhotometricInterpretation 0), which some "
+                        "programs mean for the screen alone; save it with zero for black, or as .npy"
+                    )
                 shape = (image.height, image.width)
                 if pages and shape != pages[0].shape:
                     raise ValueError(
@@ -315,7 +321,7 @@ def _read_tif(file: Path) -> Contents:
             else:
                 raise ValueError(f"{file}: more than {MOST_PAGES} pages; cut it")
     _check_described(file, described, len(pages))
-    return Contents(np.stack(pages) if len(pages) > 1 else pages[0])
+    return Contents(_calibrated(file, described, np.stack(pages) if len(pages) > 1 else pages[0]))
 
 
 def _check_described(file: Path, description: str, pages: int) -> None:
@@ -326,6 +332,20 @@ def _check_described(file: Path, description: str, pages: int) -> None:
             f"{file}: ImageJ's stack of {images[1]} images, of which {pages} can be read; save it as .npy or as a TIFF "
             "with a page for each"
         )
+
+
+def _calibrated(file: Path, description: str, values: np.ndarray) -> np.ndarray:
+    """Return what ImageJ says that a file's whole numbers mean, which it keeps signed ones by, too."""
+    said = dict(re.findall(r"^(cf|c0|c1)=(\S+)\s*$", description, re.MULTILINE))
+    if not description.startswith("ImageJ=") or values.dtype.kind != "u" or said.get("cf", NO_FUNCTION) == NO_FUNCTION:
+        return values
+    if said["cf"] != STRAIGHT_LINE or not said.keys() >= {"c0", "c1"}:
+        raise ValueError(
+            f"{file}: calibrated by ImageJ's function {said['cf']:.20}, of which a straight line ({STRAIGHT_LINE}) is "
+            "read; save it as 32-bit, or as .npy"
+        )
+    log.info("%s: values are %s + %s × what is stored, by ImageJ's calibration", file, said["c0"], said["c1"])
+    return np.float32(said["c0"]) + np.float32(said["c1"]) * values.astype(np.float32)
 
 
 READERS: dict[str, Callable[[Path], Contents]] = {
