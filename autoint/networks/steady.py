@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
+import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -27,15 +30,20 @@ def evaluated(net: nn.Module, evaluate: Callable[[], Tensor], watch: bool = True
     Args:
         net: the network that ``evaluate`` calls, as often as it likes.
         evaluate: returns what is wanted of it.
-        watch: whether to look for random numbers and for buffers that are written to, which no class tells of; not
-            done in compiled code and below function transforms.
+        watch: whether to look for random numbers and for buffers that are written to, which no class tells of; done
+            anyway where weights are made, not done in compiled code and below function transforms.
 
     Raises:
         ValueError: names the module that is random, looks at the other points of a batch, or counts evaluations.
     """
-    with steady(net):
-        if not watch or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        with steady(net):
             return evaluate()
+    made = steady(net)
+    if not watch and isinstance(made, contextlib.nullcontext):
+        return evaluate()
+    unmade = _generators()
+    with made:
         before = _generators(), _versions(net)
         try:
             out = evaluate()
@@ -45,10 +53,13 @@ def evaluated(net: nn.Module, evaluate: Callable[[], Tensor], watch: bool = True
             raise ValueError(_refusal(type(net).__name__, "changes its buffers when it is evaluated")) from error
         if changed := [name for name, version in _versions(net).items() if before[1].get(name) != version]:
             raise ValueError(_refusal(type(net).__name__, f"changes its buffer '{changed[0]}' when it is evaluated"))
-        drawn = any(not torch.equal(a, b) for a, b in zip(before[0], _generators(), strict=False))
-        if drawn and not torch.equal(out, evaluate()):
-            raise ValueError(_refusal(type(net).__name__, RANDOM))
-        return out
+        drawn = _drawn(before[0], _generators()) and not torch.equal(out, evaluate())
+    if not drawn and _drawn(unmade, before[0]):
+        with steady(net):  # weights made by chance
+            drawn = not torch.equal(out, evaluate())
+    if drawn:
+        raise ValueError(_refusal(type(net).__name__, RANDOM))
+    return out
 
 
 def steady(net: nn.Module, refuse: bool = True) -> contextlib.AbstractContextManager[None]:
@@ -116,11 +127,17 @@ def _refusal(name: str, fault: str) -> str:
     )
 
 
-def _generators() -> list[Tensor]:
-    states = [torch.get_rng_state()]
+def _generators() -> list[object]:
+    """Return the states of the generators of random numbers: torch's, Python's and numpy's."""
+    states: list[object] = [torch.get_rng_state().numpy().tobytes(), random.getstate()]
+    states.append(pickle.dumps(np.random.get_state(legacy=False)))
     if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
-        states.append(torch.cuda.get_rng_state())
+        states.append(torch.cuda.get_rng_state().numpy().tobytes())
     return states
+
+
+def _drawn(before: Sequence[object], after: Sequence[object]) -> bool:
+    return any(a != b for a, b in zip(before, after, strict=False))  # CUDA's may have come in between
 
 
 def _versions(net: nn.Module) -> dict[str, tuple[int, int]]:

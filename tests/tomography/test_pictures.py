@@ -11,6 +11,7 @@ from PIL import Image
 
 from autoint.registry import PHANTOMS
 from autoint.tomography import classics, evaluation
+from autoint.tomography.data import fans
 from autoint.tomography.data.sinograms import Scan, seen_views
 from autoint.tomography.evaluation import explained, measured_rows
 from autoint.tomography.models import LatticeObject
@@ -73,6 +74,20 @@ def test_every_image_has_contrast(scan):
     assert f"FBP, {row['image_psnr']:.1f} dB" in found
     for name, pixels in found.items():
         assert pixels.std() > 0.05, name
+
+
+@pytest.mark.parametrize(("center", "inside"), [(4.0, slice(0, 9)), (6.0, slice(4, 9))])
+def test_lines_that_a_view_from_the_other_side_has_measured_are_not_unseen(center, inside):
+    """Over a whole turn, 0 and 360 degrees included: views 0 to 24, of which 4, 12, 20 and 24 are on measured lines."""
+    turn = Scan(np.random.default_rng(0).random((25, 9)), np.arange(25) * np.pi / 12, center=center)
+    seen, off = np.array([0, 8, 16]), np.zeros((25, 9))
+    off[np.setdiff1d(np.arange(25), [*seen, 4, 12, 20, 24])] = 0.1
+    outside = np.setdiff1d(np.arange(9), np.arange(9)[inside])
+    off[np.ix_([4, 12, 20], outside)] = 0.1
+    row = evaluation.errors(classics.Filled(turn.values + off, None), turn, seen)
+    assert row["psnr"] == pytest.approx(20 * np.log10(turn.values.max() / 0.1))
+    fan = replace(turn, fan=fans.Fan(40.0))
+    assert np.unique(np.nonzero(~evaluation.unmeasured(fan, seen))[0]).tolist() == [0, 8, 16, 24]
 
 
 def test_no_view_is_lost_in_the_picture_of_a_sinogram(scan):
