@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -58,6 +59,7 @@ class Recipe:
         prior: spacing in pixels, exponent, strength and deviation that were found.
         center: pixel of the axis at slice 0, and how far it moves from one slice to the next.
         size: pixels of each side of a slice.
+        file: of the scan, and of its angles: how large it is and when it was written.
     """
 
     phantom: dict[str, Any]
@@ -71,6 +73,7 @@ class Recipe:
     prior: tuple[float, ...] | None = None
     center: tuple[float, float] | None = None
     size: int = 0
+    file: tuple[str, ...] = ()
 
     def scan(self, number: int) -> Scan:
         """Return the views of a slice that are used, with its axis if that is known."""
@@ -193,7 +196,7 @@ def _resumed(recipe: Recipe, folder: Path) -> Recipe:
     file, asked = folder / RECIPE, json.loads(json.dumps(asdict(recipe)))
     if file.is_file():
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = {"file": asked["file"], **json.loads(file.read_text(encoding="utf-8"))}  # older ones have none
             same = {key: found[key] for key in asked if key not in ("prior", "center", "size", "slices")}
             known = Recipe(**{**asdict(recipe), **{key: found[key] for key in ("prior", "center", "size")}})
         except (ValueError, KeyError, TypeError) as error:
@@ -289,6 +292,12 @@ def _draw(file: Path, cuts: dict[str, np.ndarray], unit: str) -> None:
     pictures.write_figure(file, figure, dpi=100)
 
 
+def _dated(file: Path) -> str:
+    """Return how large a file is and when it was written; nothing if it is none."""
+    found = file.stat() if file.is_file() else None
+    return "" if found is None else f"{found.st_size} bytes of {datetime.fromtimestamp(found.st_mtime, UTC)}"
+
+
 def slices_of(text: str, count: int) -> tuple[int, int]:
     """Return the first number and the one after the last of FIRST:AFTER, of which either may be left out."""
     first, colon, after = text.partition(":")
@@ -344,6 +353,7 @@ def main(arguments: list[str]) -> None:
         o["passes"],
         (o["spacing"], o["exponent"], o["strength"], o["patches"]),
         slices_of(given.slices, _count(phantom, config.data_dir, along)),
+        file=tuple(_dated(Path(config.data_dir) / name) for name in (phantom["path"], phantom.get("angles") or "")),
     )
     with telling(log):
         file = volume(recipe, given.to, given.output, given.workers)

@@ -110,14 +110,14 @@ def test_the_numbers_of_imagej_mean_what_it_says(c0, c1):
     write_pages("s.tif", [stored], tiffinfo={270: said.replace("cf=0", "cf=20")})
     assert (sinogram("s.tif").values == stored).all()
     write_pages("s.tif", [stored], tiffinfo={270: said.replace("cf=0", "cf=7")})
-    with pytest.raises(ValueError, match=r"s\.tif: calibrated by ImageJ's function 7, .*; save it as 32-bit, or as"):
+    with pytest.raises(ValueError, match=r"s\.tif: calibrated by ImageJ's function 7; .*: save it as 32-bit, or as"):
         sinogram("s.tif")
 
 
 def test_a_picture_whose_zero_is_white_is_turned_or_refused():
     levels = np.rint(OBJECT.clip(0) * 100)
     write_pages("s.tif", [levels.astype(np.uint16)], tiffinfo={262: 0})
-    with pytest.raises(ValueError, match=r"s\.tif: page 0 says that its zero is white .*; save it with zero for black"):
+    with pytest.raises(ValueError, match=r"s\.tif: page 0 says that zero is white .*; save it with zero for black"):
         sinogram("s.tif")
     write_pages("s.tif", [levels.astype(np.uint8)], tiffinfo={262: 0})
     assert (sinogram("s.tif").values == levels).all()

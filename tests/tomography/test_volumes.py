@@ -65,10 +65,19 @@ def test_a_stack_becomes_a_volume_and_a_stopped_one_goes_on(stack, program):
     assert status == 2
     assert err.strip().endswith("give another folder by --to")
     assert "holds slices of another asked" in err
-    files[0].write_bytes(files[0].read_bytes()[:100])
+    whole = files[0].read_bytes()
+    files[0].write_bytes(whole[:100])
     status, _, err = program("autoint", "volume", *ASKED)
     assert status == 2
     assert "slice_00000.tif" in err
+    files[0].write_bytes(whole)
+    np.save(stack / "stack.npy", 2 * np.load(stack / "stack.npy"))
+    status, _, err = program("autoint", "volume", *ASKED)
+    assert status == 2
+    assert "out: holds slices of another file, ['12128 bytes of 20" in err
+    del recipe["file"]  # as those of before
+    (stack / "out" / "volume.json").write_text(json.dumps(recipe))
+    assert program("autoint", "volume", *ASKED)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -286,66 +286,63 @@ def _read_text(file: Path) -> Contents:
 
 def _read_tif(file: Path) -> Contents:
     """Read all pages of a picture, but for small copies of others."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(file, formats=("TIFF",))
-        with image:
-            pages: list[np.ndarray] = []
-            for number in range(MOST_PAGES + 1):
-                try:
-                    image.seek(number)
-                except EOFError:
-                    break
-                tags = image.tag_v2  # type: ignore[attr-defined]
-                if number and tags.get(254, 0) & REDUCED:
-                    continue
-                if image.mode not in GREY:
-                    raise ValueError(
-                        f"{file}: page {number} has colours or a palette (Pillow's mode {image.mode}); save grey values"
-                    )
-                if tags.get(262) == 0 and image.mode != "L":  # of 8 bits Pillow does it
-                    raise ValueError(
-                        f"{file}: page {number} says that its zero is white (PhotometricInterpretation 0), which some "
-                        "programs mean for the screen alone; save it with zero for black, or as .npy"
-                    )
-                shape = (image.height, image.width)
-                if pages and shape != pages[0].shape:
-                    raise ValueError(
-                        f"{file}: page {number} has {shape[0]}×{shape[1]} pixels and page 0 has {pages[0].shape[0]}×"
-                        f"{pages[0].shape[1]}; save pages of one size, or the sinogram alone"
-                    )
-                _check_size(file, (len(pages) + 1, *shape), 4)
-                pages.append(np.asarray(image))
-                if number == 0:
-                    described = str(tags.get(270, ""))
-            else:
-                raise ValueError(f"{file}: more than {MOST_PAGES} pages; cut it")
-    _check_described(file, described, len(pages))
-    return Contents(_calibrated(file, described, np.stack(pages) if len(pages) > 1 else pages[0]))
+    with (
+        warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+        Image.open(file, formats=("TIFF",)) as image,
+    ):
+        pages: list[np.ndarray] = []
+        for number in range(MOST_PAGES + 1):
+            try:
+                image.seek(number)
+            except EOFError:
+                break
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            if number and tags.get(254, 0) & REDUCED:
+                continue
+            if image.mode not in GREY:
+                raise ValueError(
+                    f"{file}: page {number} has colours or a palette (Pillow's mode {image.mode}); save grey values"
+                )
+            if tags.get(262) == 0 and image.mode != "L":  # those of 8 bits Pillow turns
+                raise ValueError(
+                    f"{file}: page {number} says that zero is white (PhotometricInterpretation 0), which some programs "
+                    "mean for the screen alone; save it with zero for black, or as .npy"
+                )
+            shape = (image.height, image.width)
+            if pages and shape != pages[0].shape:
+                raise ValueError(
+                    f"{file}: page {number} has {shape[0]}×{shape[1]} pixels and page 0 has {pages[0].shape[0]}×"
+                    f"{pages[0].shape[1]}; save pages of one size, or the sinogram alone"
+                )
+            _check_size(file, (len(pages) + 1, *shape), 4)
+            pages.append(np.asarray(image))
+            if number == 0:
+                described = str(tags.get(270, ""))
+        else:
+            raise ValueError(f"{file}: more than {MOST_PAGES} pages; cut it")
+    return Contents(_as_described(file, described, pages))
 
 
-def _check_described(file: Path, description: str, pages: int) -> None:
-    """Refuse a picture that says it holds more pages than are found: ImageJ writes large stacks as one page."""
-    images = re.search(r"^images=(\d{1,9})\s*$", description, re.MULTILINE)
-    if description.startswith("ImageJ=") and images and int(images[1]) > pages:
+def _as_described(file: Path, description: str, pages: list[np.ndarray]) -> np.ndarray:
+    """Return the pages as the numbers that ImageJ says they mean; refuse fewer than it says: large stacks are one."""
+    said = dict(re.findall(r"^(images|cf|c0|c1)=([-+.\w]{1,30})\s*$", description, re.MULTILINE))
+    values = np.stack(pages) if len(pages) > 1 else pages[0]
+    if not description.startswith("ImageJ="):
+        return values
+    if int(said.get("images", 1)) > len(pages):
         raise ValueError(
-            f"{file}: ImageJ's stack of {images[1]} images, of which {pages} can be read; save it as .npy or as a TIFF "
-            "with a page for each"
+            f"{file}: ImageJ's stack of {said['images']} images, of which {len(pages)} can be read; save it as .npy or "
+            "as a TIFF with a page for each"
         )
-
-
-def _calibrated(file: Path, description: str, values: np.ndarray) -> np.ndarray:
-    """Return what ImageJ says that a file's whole numbers mean, which it keeps signed ones by, too."""
-    said = dict(re.findall(r"^(cf|c0|c1)=(\S+)\s*$", description, re.MULTILINE))
-    if not description.startswith("ImageJ=") or values.dtype.kind != "u" or said.get("cf", NO_FUNCTION) == NO_FUNCTION:
+    if values.dtype.kind != "u" or said.get("cf", NO_FUNCTION) == NO_FUNCTION:
         return values
     if said["cf"] != STRAIGHT_LINE or not said.keys() >= {"c0", "c1"}:
         raise ValueError(
-            f"{file}: calibrated by ImageJ's function {said['cf']:.20}, of which a straight line ({STRAIGHT_LINE}) is "
-            "read; save it as 32-bit, or as .npy"
+            f"{file}: calibrated by ImageJ's function {said['cf']}; a straight line ({STRAIGHT_LINE}) alone is read: "
+            "save it as 32-bit, or as .npy"
         )
     log.info("%s: values are %s + %s × what is stored, by ImageJ's calibration", file, said["c0"], said["c1"])
-    return np.float32(said["c0"]) + np.float32(said["c1"]) * values.astype(np.float32)
+    return np.float32(said["c0"]) + np.float32(said["c1"]) * values.astype(np.float32)  # signed 16 bits, too
 
 
 READERS: dict[str, Callable[[Path], Contents]] = {

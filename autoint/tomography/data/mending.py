@@ -1,8 +1,9 @@
-"""What is wrong with measured views and can be mended or told: dead pixels and frames, and views that are no rows."""
+"""Counts as absorption; what is wrong with views and can be mended or told: dead pixels and frames, turned views."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import median_filter
@@ -155,3 +156,51 @@ def looks_like_transmission(values: np.ndarray) -> bool:
     high = float(np.percentile(values, 99))
     edges = np.concatenate([values[:, :edge], values[:, -edge:]], 1)
     return bool(values.min() >= 0 and np.percentile(edges, 10) > 0.9 * high and values.mean() < 0.95 * edges.mean())
+
+
+def absorption(file: Path, data: np.ndarray, white: np.ndarray, dark: np.ndarray) -> np.ndarray:
+    """Return −log of the flat-field corrected transmission, (A, P).
+
+    Columns with white ≤ dark are NaN, frames without any light are zero, and single pixels without light are mended.
+    """
+    for name, counts in (("data", data), ("data_white", white), ("data_dark", dark)):
+        check_numbers(f"{file}[exchange/{name}]", counts)
+        if counts.min() < 0:
+            place = np.unravel_index(int(counts.argmin()), counts.shape)
+            raise ValueError(
+                f"{file}[exchange/{name}]: negative counts, {counts.min():g} at {tuple(map(int, place))}; "
+                "give raw counts"
+            )
+    flat = white.mean(0) - dark.mean(0)
+    if not (flat > 0).any():
+        raise ValueError(
+            f"{file}: white ≤ dark in every detector column; check exchange/data_white and exchange/data_dark"
+        )
+    transmission = (data - dark.mean(0)) / np.where(flat > 0, flat, np.nan)
+    blocked = transmission <= 0
+    lightless = (blocked | np.isnan(transmission)).all(1)
+    blocked[lightless] = False
+    if not (transmission > 0).any():
+        raise ValueError(f"{file}: no light in any view (data − dark ≤ 0); check data, data_white and data_dark")
+    if blocked.mean() > 0.2:
+        raise ValueError(
+            f"{file}: no light in {blocked.mean():.0%} of the pixels (data − dark ≤ 0); check data, data_white "
+            "and data_dark"
+        )
+    if blocked.any():
+        least = transmission[transmission > 0].min()
+        log.warning(
+            "%s: %d pixels without light count as having the least that was seen, %.2g", file, blocked.sum(), least
+        )
+        transmission = np.where(blocked, least, transmission)
+    return np.where(lightless[:, None], 0.0, -np.log(np.where(lightless[:, None], 1.0, transmission)))
+
+
+def check_numbers(source: str, values: np.ndarray) -> None:
+    """Refuse what is not finite."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        place = tuple(map(int, np.unravel_index(int(bad.argmax()), bad.shape)))
+        raise ValueError(
+            f"{source}: {int(bad.sum())} values are NaN or infinite, the first at {place}; mend the measurement"
+        )

@@ -62,7 +62,7 @@ def scan(
     read = read_exchange(file, row)
     if None not in (unit, read.unit) and unit != read.unit:
         raise ValueError(f"phantom.unit={unit}: {file} says {read.unit} of its angles; leave phantom.unit out")
-    values = absorption(file, read.data, read.white, read.dark)
+    values = mending.absorption(file, read.data, read.white, read.dark)
     check_level("row", row, read.rows, source)
     unit = unit or read.unit or "degrees"
     found = measured(str(file), values, read.theta, center, unit, pixel_size, rings, spikes)
@@ -189,7 +189,7 @@ def seen_by(
 
 def check_sinogram(source: str, values: np.ndarray) -> None:
     """Refuse what is no −log of a transmission; warn of what looks like the transmission itself."""
-    _check_numbers(source, values)
+    mending.check_numbers(source, values)
     low, high = float(values.min()), float(values.max())
     if not high > 0 or low == high:
         raise ValueError(
@@ -295,53 +295,6 @@ def checked_span(source: str, angles: np.ndarray, unit: str) -> float:
             "mend the angles"
         )
     return span
-
-
-def absorption(file: Path, data: np.ndarray, white: np.ndarray, dark: np.ndarray) -> np.ndarray:
-    """Return −log of the flat-field corrected transmission, (A, P).
-
-    Columns with white ≤ dark are NaN, frames without any light are zero, and single pixels without light are mended.
-    """
-    for name, counts in (("data", data), ("data_white", white), ("data_dark", dark)):
-        _check_numbers(f"{file}[exchange/{name}]", counts)
-        if counts.min() < 0:
-            place = np.unravel_index(int(counts.argmin()), counts.shape)
-            raise ValueError(
-                f"{file}[exchange/{name}]: negative counts, {counts.min():g} at {tuple(map(int, place))}; "
-                "give raw counts"
-            )
-    flat = white.mean(0) - dark.mean(0)
-    if not (flat > 0).any():
-        raise ValueError(
-            f"{file}: white ≤ dark in every detector column; check exchange/data_white and exchange/data_dark"
-        )
-    transmission = (data - dark.mean(0)) / np.where(flat > 0, flat, np.nan)
-    blocked = transmission <= 0
-    lightless = (blocked | np.isnan(transmission)).all(1)
-    blocked[lightless] = False
-    if not (transmission > 0).any():
-        raise ValueError(f"{file}: no light in any view (data − dark ≤ 0); check data, data_white and data_dark")
-    if blocked.mean() > 0.2:
-        raise ValueError(
-            f"{file}: no light in {blocked.mean():.0%} of the pixels (data − dark ≤ 0); check data, data_white "
-            "and data_dark"
-        )
-    if blocked.any():
-        least = transmission[transmission > 0].min()
-        log.warning(
-            "%s: %d pixels without light count as having the least that was seen, %.2g", file, blocked.sum(), least
-        )
-        transmission = np.where(blocked, least, transmission)
-    return np.where(lightless[:, None], 0.0, -np.log(np.where(lightless[:, None], 1.0, transmission)))
-
-
-def _check_numbers(source: str, values: np.ndarray) -> None:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        place = tuple(map(int, np.unravel_index(int(bad.argmax()), bad.shape)))
-        raise ValueError(
-            f"{source}: {int(bad.sum())} values are NaN or infinite, the first at {place}; mend the measurement"
-        )
 
 
 def _file(data_dir: str, path: str, name: str, rho: int | None, theta: int | None) -> Path:
