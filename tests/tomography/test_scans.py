@@ -244,6 +244,17 @@ def test_light_that_is_no_absorption_is_told_of(caplog):
     assert "light" not in caplog.text
 
 
+def test_counts_of_an_object_that_fills_the_detector_are_told_of(caplog):
+    filling = disc(1.3, 0.05) + disc(0.3, 0.2, 0.1)
+    saved(np.rint(50000 * np.exp(-filling)).astype(np.uint16))
+    assert "s.npy: values up to 1.08e+04 and hardly a zero; " in caplog.text
+    assert "if these are counts, give −log of their share of the light" in caplog.text
+    caplog.clear()
+    saved(filling)
+    saved(100 * disc(0.9, 0.05))  # in pixels
+    assert "counts" not in caplog.text
+
+
 def truncated(turn, step, center, size=1.3, noise=2e-3):
     theta = np.deg2rad(np.arange(0, turn, step))
     rho = (np.arange(101) - center) / 50

@@ -17,6 +17,8 @@ from autoint.tomography.data.sinograms import Scan
 
 log = logging.getLogger(__name__)
 UNITS = ("degrees", "radians")
+DARKEST = 20.0
+"""−log of the transmission that no detector measures: of 10⁸ photons not one is left."""
 TINY = 1e-20
 """Of values, and one over it: the squares of others are none that float32 has."""
 
@@ -206,6 +208,14 @@ def check_sinogram(source: str, values: np.ndarray) -> None:
             "%s: the values are largest at both ends of the detector, as the light's are that passes beside an object; "
             "give −log of the transmission",
             source,
+        )
+    elif high > DARKEST and np.percentile(values, 1) > 0:  # those of images in pixels are zero beside the object
+        log.warning(
+            "%s: values up to %.4g and hardly a zero; of −log of the transmission a detector measures %g at most: if "
+            "these are counts, give −log of their share of the light",
+            source,
+            high,
+            DARKEST,
         )
 
 
