@@ -124,7 +124,7 @@ def reconstruct(
     Args:
         sinogram: s = −log of the transmission, a row for each view, (A, P).
         theta: angle of each view, over one turn at most, in any order, (A,).
-        angles: of the sinogram to return; by default as many as there are pixels, evenly over half a turn, or a
+        angles: of the sinogram to return, any; by default as many as there are pixels, evenly over half a turn, or a
             whole one of a fan.
         unit: of `theta` and `angles`: `degrees` or `radians`.
         transpose: whether the sinogram has a column for each view; None takes rows, unless they cannot be views.

@@ -120,6 +120,12 @@ def test_interpolation_in_angle_closes_the_circle():
         assert filled[seen] == pytest.approx(scan.values[seen], abs=1e-12)
         turned = interpolated(scan.values[seen], scan.theta[seen], scan.rho, scan.theta + math.pi, kind)
         assert turned == pytest.approx(filled[:, ::-1], abs=1e-6)  # 33 pixels: −ρ is a pixel too
+        for fan in (False, True):
+            once, later = (
+                interpolated(scan.values[seen], scan.theta[seen], scan.rho, scan.theta + turns * math.tau, kind, fan)
+                for turns in (0, 28)
+            )
+            assert later == pytest.approx(once, abs=1e-9)
     between = interpolated(scan.values[seen], scan.theta[seen], scan.rho, np.array([scan.theta[33]]))
     assert between[0] == pytest.approx((scan.values[30] + scan.values[0][::-1]) / 2, abs=1e-12)
 

@@ -166,6 +166,7 @@ def _joined(
     rows = np.concatenate([mirrored if k % 2 else values for k in turns])
     order = np.argsort(angles, kind="stable")
     angles, rows = angles[order], rows[order]
+    at = np.where((at < angles[0]) | (at > angles[-1]), theta[0] + (at - theta[0]) % (2 * math.pi), at)
     fresh = np.flatnonzero(np.diff(angles, prepend=-np.inf) > SAME_ANGLE)
     angles, rows = angles[fresh], np.add.reduceat(rows, fresh) / np.diff(fresh, append=len(rows))[:, None]
     curve = CubicSpline(angles, rows) if kind == "cubic" else interp1d(angles, rows, axis=0)
