@@ -256,7 +256,7 @@ class LatticeObject(nn.Module):
         return float(self.scale) * np.concatenate(parts).reshape(len(theta), len(rho))
 
     def absorption(self) -> np.ndarray:
-        """Return Ψ on the lattice, rows from the top, never negative."""
+        """Return Ψ on the lattice, rows from the top, cut at zero: its fit only penalises what is negative."""
         return self.lattice.image(self.values.detach().cpu() * float(self.scale)).clamp_min(0).numpy()
 
 

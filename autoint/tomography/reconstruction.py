@@ -30,7 +30,7 @@ class Reconstruction:
 
     Attributes:
         image: attenuation per pixel, or per unit of length, (n, n) in float32, rows from the top, the axis of rotation
-            in the middle.
+            in the middle; what little is negative in the fit is cut, so that its mass is that much larger.
         sinogram: line integrals at `angles`, between the measured views too, (A', P).
         angles: of these, in radians, (A',).
         held_out_error: root mean square error at measured views that a fit had not seen, noise and all: what to expect
@@ -117,9 +117,9 @@ def reconstruct(
 ) -> Reconstruction:
     """Return the object behind a sinogram, of parallel rays or a fan's, and the views between those that were measured.
 
-    Ψ ≥ 0 on a lattice, whose line integrals are closed-form, minimises ½‖∫Ψ − s‖² + λ/p Σ|∇Ψ|ᵖ; lattice, p and λ are
-    those that do best at every fourth *measured* view while the fit does not see it. Of noisy views groups of similar
-    patches of Ψ have a low rank besides, where that does better there.
+    Ψ on a lattice, whose line integrals are closed-form, minimises ½‖∫Ψ − s‖² + λ/p Σ|∇Ψ|ᵖ and a penalty of what is
+    negative; lattice, p and λ are those that do best at every fourth *measured* view while the fit does not see it. Of
+    noisy views groups of similar patches of Ψ have a low rank besides, where that does better there.
 
     Args:
         sinogram: s = −log of the transmission, a row for each view, (A, P).

@@ -1,4 +1,4 @@
-"""A non-negative field with a sparse gradient that explains measured line integrals."""
+"""A field with a sparse gradient, and little that is negative, that explains measured line integrals."""
 
 from __future__ import annotations
 
