@@ -21,7 +21,7 @@ from autoint.scenes.data.deepvoxels import deepvoxels
 from autoint.scenes.data.llff import llff
 from autoint.scenes.data.procedural import orbit
 from autoint.scenes.data.transforms import nearest_point, transforms
-from autoint.scenes.data.views import Views, held_out
+from autoint.scenes.data.views import Views, held_out, names_of
 from autoint.scenes.rays import DeviceCoordinates, Intrinsics, distorted, undistorted
 from autoint.scenes.task import load_views
 from tests.scenes import captures
@@ -183,6 +183,22 @@ def test_the_centre_of_a_capture_is_where_its_cameras_look(tmp_path):
     parallel[:, 0, 3] = torch.arange(3.0)
     with pytest.raises(ValueError, match=r"axes are parallel.*set scene.bounds=frustum"):
         nearest_point(parallel, tmp_path)
+
+
+def test_images_of_the_same_name_in_other_folders_are_told_apart(tmp_path):
+    """Results are written by names; without this, those of one camera replaced those of the other."""
+    captures.write_transforms(tmp_path / "scene", [SMALL], orbit(4, 0.0))
+    file = tmp_path / "scene" / "transforms.json"
+    frames = json.loads(file.read_text())["frames"]
+    for i, frame in enumerate(sorted(frames, key=lambda frame: frame["file_path"])):
+        old, frame["file_path"] = frame["file_path"], f"images/cam{i // 2}/{i % 2:04d}.jpg"
+        (tmp_path / "scene" / "images" / f"cam{i // 2}").mkdir(exist_ok=True)
+        (tmp_path / "scene" / old).rename(tmp_path / "scene" / frame["file_path"])
+    edited(file, frames=frames)
+    split = lambda split: transforms(str(tmp_path), split, None, path="scene", hold_every=2).names  # noqa: E731
+    assert (split("train"), split("test")) == (("cam0_0001", "cam1_0001"), ("cam0_0000", "cam1_0000"))
+    beside = [tmp_path / name for name in ("a.png", "b.png", "A.jpg")]
+    assert names_of(beside) == ("00000_a", "00001_b", "00002_A")
 
 
 def test_bounds_of_a_capture(tmp_path):

@@ -10,7 +10,7 @@ from autoint.registry import DATASETS
 from autoint.scenes.data import download
 from autoint.scenes.data.frames import Frame, frames_of, intrinsics_of, mask_of, split_file
 from autoint.scenes.data.poses import poses_of, warn_of_twins
-from autoint.scenes.data.views import Views, check_lens, evenly
+from autoint.scenes.data.views import Views, check_lens, evenly, names_of
 
 SOURCE = "the NeRF-synthetic archive (nerf_synthetic.zip) linked from the NeRF project page, https://www.matthewtancik.com/nerf"
 NEEDS = "a Blender scene has transforms_train.json and _val.json or _test.json, of which one may stand for the other"
@@ -58,7 +58,7 @@ def blender(
     images, size = read_images(files, image_size)
     intrinsics = intrinsics_of(frames, size)
     check_lens(intrinsics, str(file))
-    intrinsics, names = intrinsics.resized(images.shape[2], images.shape[1]), tuple(f.stem for f in files)
+    intrinsics, names = intrinsics.resized(images.shape[2], images.shape[1]), names_of(files)
     mask = mask_of(frames, folder, size, image_size)
     views = Views(images, poses[chosen], intrinsics, near, far, names, mask=mask)
     if bool((views.alpha == 1).all()):

@@ -16,7 +16,7 @@ from autoint.scenes.data import masks
 from autoint.scenes.data.colmap_files import NEEDS, SparseModel, find_model, read_model
 from autoint.scenes.data.llff import image_folder
 from autoint.scenes.data.poses import rigid
-from autoint.scenes.data.views import Views, check_lens, evenly, held_out
+from autoint.scenes.data.views import Views, check_lens, evenly, held_out, names_of
 from autoint.scenes.rays import Intrinsics
 
 TRUSTED_VIEWS, TRUSTED_ERROR = 3, 2.0
@@ -100,7 +100,7 @@ def placed(
     every = rigid([model.images[i].pose for i in there], [f"{place}: {model.images[i].name}" for i in there]).float()
     kept = held_out(len(there), hold_every, split)
     chosen = [kept[i] for i in evenly(len(kept), at_most)]
-    named = [files[there[i]] for i in chosen]
+    named, names = [files[there[i]] for i in chosen], names_of(files)
     images, size = read_images(named, image_size)
     cameras = _cameras(model, there, size, place)
     lower, upper = bounds(model, keep, place)
@@ -113,7 +113,7 @@ def placed(
         cameras[chosen].resized(images.shape[2], images.shape[1]),
         near,
         far,
-        tuple(file.stem for file in named),
+        tuple(names[there[i]] for i in chosen),
         (lower, upper),
         mask=masks.read(named, [None] * len(named), size, image_size),
     )

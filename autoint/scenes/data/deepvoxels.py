@@ -13,7 +13,7 @@ from autoint.registry import DATASETS
 from autoint.runs.seeding import generator
 from autoint.scenes.data import masks
 from autoint.scenes.data.poses import rigid
-from autoint.scenes.data.views import Views, evenly
+from autoint.scenes.data.views import Views, evenly, names_of
 from autoint.scenes.rays import Intrinsics
 
 SOURCE = "synthetic_scenes.zip, linked from https://github.com/vsitzmann/deepvoxels"
@@ -66,7 +66,8 @@ def deepvoxels(
     chosen = evenly(len(files), at_most)
     images, size = read_images([files[i] for i in chosen], image_size)
     intrinsics = _cropped(intrinsics, size, folder).resized(images.shape[2], images.shape[1])
-    names, box = tuple(files[i].stem for i in chosen), (center - radius, center + radius)
+    every, box = names_of(files), (center - radius, center + radius)
+    names = tuple(every[i] for i in chosen)
     mask = masks.read([files[i] for i in chosen], [None] * len(chosen), size, image_size)
     return Views(images, poses[chosen], intrinsics, near, far, names, box, mask=mask)
 

@@ -15,7 +15,7 @@ from autoint.files.images import image_size_of, images_in, read_images
 from autoint.registry import DATASETS
 from autoint.scenes.data import download, masks
 from autoint.scenes.data.poses import rigid
-from autoint.scenes.data.views import Views, evenly, held_out
+from autoint.scenes.data.views import Views, evenly, held_out, names_of
 from autoint.scenes.rays import DeviceCoordinates, Intrinsics
 
 SOURCE = "nerf_llff_data.zip, linked from the NeRF project page, https://www.matthewtancik.com/nerf"
@@ -80,12 +80,13 @@ def llff(
     kept = held_out(len(files), hold_every, split)
     chosen = [kept[i] for i in evenly(len(kept), at_most)]
     images, size = read_images([files[i] for i in chosen], image_size)
+    names = names_of(files)
     return replace(
         everything,
         images=images,
         poses=everything.poses[chosen],
         intrinsics=intrinsics[chosen].resized(images.shape[2], images.shape[1]),
-        names=tuple(files[i].stem for i in chosen),
+        names=tuple(names[i] for i in chosen),
         box=(lower, upper),
         mask=masks.read([files[i] for i in chosen], [None] * len(chosen), size, image_size),
     )

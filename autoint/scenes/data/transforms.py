@@ -13,7 +13,7 @@ from autoint.files.images import read_images
 from autoint.registry import DATASETS, one_of
 from autoint.scenes.data.frames import Frame, frames_of, intrinsics_of, mask_of, number, plain, split_file
 from autoint.scenes.data.poses import poses_of, warn_of_twins
-from autoint.scenes.data.views import Views, check_lens, evenly, held_out
+from autoint.scenes.data.views import Views, check_lens, evenly, held_out, names_of
 
 NEEDS = (
     "a capture has transforms.json, or transforms_train.json and _test.json; nerfstudio's ns-process-data or "
@@ -97,7 +97,8 @@ def transforms(
         cube = _cube(cameras, everything[0], bounds, radius, reference)
         near, far, box = _within(cube, cameras, near, far)
     reading.check_range(near, far)
-    names, mask = tuple(frame["image"].stem for frame in chosen), mask_of(chosen, folder, size, image_size)
+    every = names_of([frame["image"] for frame in frames])
+    names, mask = tuple(every[i] for i in kept), mask_of(chosen, folder, size, image_size)
     views = Views(images, own[kept], intrinsics, near, far, names, box, mask=mask)
     if bounds == "frustum":
         return replace(views, box=views.frustum_box(5))

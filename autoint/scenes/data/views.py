@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,6 +28,19 @@ def held_out(count: int, every: int, split: str) -> list[int]:
     return [i for i in range(count) if (i % every == 0) == (split != "train")]
 
 
+def names_of(files: Sequence[Path]) -> tuple[str, ...]:
+    """Return a name for each image, all different, because results are written by them.
+
+    It is the file's without its suffix; where these repeat, with the folders that lead to it; else with its number.
+    """
+    base = os.path.commonpath([file.parent for file in files])
+    long = ["_".join((*file.relative_to(base).parent.parts, file.stem)) for file in files]
+    numbered = [f"{i:05d}_{name}" for i, name in enumerate(long)]
+    tries = ([file.stem for file in files], long, numbered)
+    # some file systems do not tell a from A
+    return next(tuple(names) for names in tries if len({name.casefold() for name in names}) == len(files))
+
+
 @dataclass(frozen=True)
 class Views:
     """Posed images of a scene.
@@ -34,7 +50,7 @@ class Views:
         poses: camera-to-world, (V, 4, 4), OpenGL convention.
         intrinsics: the cameras, one for all views or one per view.
         near, far: range of the ray parameter, in the scene's units.
-        names: one per view.
+        names: one per view, all different.
         box: lower and upper corner (3,) of the scene where they are known; None leaves them to the visual hull.
         device: the normalised device coordinates that the rays and the box are in; None for the world's. Range and
             length of the rays are then those of the cube, and ``near`` and ``far`` mean nothing.
