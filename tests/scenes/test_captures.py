@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import struct
 import zlib
 
@@ -18,6 +19,7 @@ from autoint.runs.training import fit
 from autoint.scenes.data.batches import WholeImages
 from autoint.scenes.data.blender import blender
 from autoint.scenes.data.deepvoxels import deepvoxels
+from autoint.scenes.data.frames import frames_of, intrinsics_of
 from autoint.scenes.data.llff import llff
 from autoint.scenes.data.procedural import orbit
 from autoint.scenes.data.transforms import nearest_point, transforms
@@ -185,6 +187,18 @@ def test_the_centre_of_a_capture_is_where_its_cameras_look(tmp_path):
         nearest_point(parallel, tmp_path)
 
 
+def test_a_frame_has_its_own_focal_length_in_any_form(tmp_path):
+    """Of fl_x at the top nothing stays where a frame has an angle, and the other way round."""
+    captures.write_transforms(tmp_path / "scene", [SMALL], orbit(4, 0.0))
+    forms = {"camera_angle_x": 1.2}, {"fl_x": 20.0}, {"fl_y": 21.0}, {"fl_x": 20.0, "camera_angle_y": 0.5}
+    wide, upright = 8 / math.tan(0.6), 6 / math.tan(0.25)  # of images of 16x12, twice the size
+    file = tmp_path / "scene" / "transforms.json"
+    frames = json.loads(file.read_text())["frames"]
+    edited(file, fl_x=18.0, fl_y=19.0, frames=[frame | own for frame, own in zip(frames, forms, strict=True)])
+    focal = intrinsics_of(frames_of(file, ""), (16, 12)).pinhole[:, :2]
+    assert torch.allclose(focal, torch.tensor([[wide, wide], [20.0, 20.0], [18.0, 21.0], [20.0, upright]]))
+
+
 def test_images_of_the_same_name_in_other_folders_are_told_apart(tmp_path):
     """Results are written by names; without this, those of one camera replaced those of the other."""
     captures.write_transforms(tmp_path / "scene", [SMALL], orbit(4, 0.0))
@@ -255,6 +269,7 @@ BAD_TRANSFORMS = {
     "negative focal length": ({"fl_x": -3}, "fl_x=-3 must be a positive finite number"),
     "text for a number": ({"cx": "middle"}, "cx='middle' must be a finite number"),
     "another shape": ({"w": 100}, "w=100, h=12, but its image is 8x6"),
+    "centre of larger images": ({"w": None, "h": None, "cx": 400}, "cx=400 lies outside of its image of 8x6, and w is"),
     "folding lens": ({"k1": -9.0}, "the lens distortion folds the image"),
     "no frames": ({"frames": [{}]}, "file_path=None must be the path"),
     "outside": ({"frame": {"file_path": "../x.png"}}, "leaves the scene folder"),

@@ -18,6 +18,7 @@ from autoint.scenes.rays import Intrinsics
 CAMERAS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 DISTORTION = ("k1", "k2", "k3", "p1", "p2")
 UNSUPPORTED = ("k4", "is_fisheye", "ftheta_p0", "rolling_shutter")
+FOCAL = {axis: (f"fl_{axis}", f"camera_angle_{axis}") for axis in "xy"}
 Frame = dict[str, Any]
 
 
@@ -26,7 +27,7 @@ def frames_of(file: Path, needs: str) -> list[Frame]:
     top = reading.read_json(file, needs)
     shared = {key: value for key, value in top.items() if key != "frames"}
     frames = reading.frames_of(top, file)
-    out = [{**shared, **frame, "where": f"{file}: frames[{i}]"} for i, frame in enumerate(frames)]
+    out = [{**_top_for(frame, shared), **frame, "where": f"{file}: frames[{i}]"} for i, frame in enumerate(frames)]
     for frame in out:
         model = frame.get("camera_model", "OPENCV")
         if model not in CAMERAS:
@@ -40,6 +41,13 @@ def frames_of(file: Path, needs: str) -> list[Frame]:
                 found = f"{key}={value!r:.80} is not supported"
                 raise ValueError(f"{frame['where']}: {found}; undistort the images beforehand")
     return out
+
+
+def _top_for(frame: Frame, shared: Frame) -> Frame:
+    """What stands at the top of a file for a frame: nothing of the focal length where it has its own."""
+    own = {axis for axis, keys in FOCAL.items() if any(frame.get(key) is not None for key in keys)}
+    gone = {key for axis in ("xy" if "x" in own else own) for key in FOCAL[axis]}  # without a y, pixels are square
+    return {key: value for key, value in shared.items() if key not in gone}
 
 
 def split_file(folder: Path, split: str) -> Path:
@@ -75,6 +83,10 @@ def intrinsics_of(frames: Sequence[Frame], size: tuple[int, int]) -> Intrinsics:
             raise ValueError(f"{frame['where']}: neither fl_x nor camera_angle_x is given; give one of them ({angle})")
         fy = _focal(frame, "y", height) or fx
         center = number(frame, "cx", width / 2), number(frame, "cy", height / 2)
+        for axis, at, side, key in zip("xy", center, (width, height), "wh", strict=True):
+            if key not in frame and not 0 <= at <= side:
+                found = f"c{axis}={at:g} lies outside of its image of {size[0]}x{size[1]}, and {key} is not given"
+                raise ValueError(f"{frame['where']}: {found}; give w and h, the size that cx, cy and fl_x are for")
         factors = size[0] / width, size[1] / height
         pinhole.append([fx * factors[0], fy * factors[1], center[0] * factors[0], center[1] * factors[1]])
         distortion.append([number(frame, key, 0.0) for key in DISTORTION])
