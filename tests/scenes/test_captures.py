@@ -199,6 +199,22 @@ def test_a_frame_has_its_own_focal_length_in_any_form(tmp_path):
     assert torch.allclose(focal, torch.tensor([[wide, wide], [20.0, 20.0], [18.0, 21.0], [20.0, upright]]))
 
 
+def test_a_lens_may_be_given_as_nerfstudio_does(tmp_path, caplog):
+    """In the order k1, k2, k3, k4, p1, p2, at the top or in a frame, whatever form the other of them has."""
+    captures.write_transforms(tmp_path / "scene", [SMALL], orbit(3, 0.0))
+    file = tmp_path / "scene" / "transforms.json"
+    frames = json.loads(file.read_text())["frames"]
+    params = [0.1, 0.02, 0.003, 0, 0.0004, 0.0005]
+    frames = [frame | own for frame, own in zip(frames, ({}, {"k1": 0.3}, {"distortion_params": params}), strict=True)]
+    gone = dict.fromkeys(("k1", "k2", "k3", "p1", "p2"))
+    edited(file, **gone, distortion_params=[0.2, 0, 0, 0, 0, 0], white_transparent=True, frames=frames)
+    lens = intrinsics_of(frames_of(file, ""), (16, 12)).distortion
+    assert torch.equal(lens, torch.tensor([[0.2, 0, 0, 0, 0], [0.3, 0, 0, 0, 0], [0.1, 0.02, 0.003, 0.0004, 0.0005]]))
+    assert "white_transparent=True is not heeded" in caplog.text
+    edited(file, k1=0.2, distortion_params=None)
+    assert torch.equal(intrinsics_of(frames_of(file, ""), (16, 12)).distortion[2], lens[2])
+
+
 def test_images_of_the_same_name_in_other_folders_are_told_apart(tmp_path):
     """Results are written by names; without this, those of one camera replaced those of the other."""
     captures.write_transforms(tmp_path / "scene", [SMALL], orbit(4, 0.0))
@@ -223,6 +239,11 @@ def test_bounds_of_a_capture(tmp_path):
     assert (auto.near, auto.far) == pytest.approx((4 - 3**0.5, 4 + 3**0.5), abs=1e-4)
     assert torch.allclose(torch.stack(box.box), torch.tensor([[-0.5], [0.5]]).expand(2, 3) / 0.33, atol=1e-5)
     assert (frustum.near, frustum.far) == (2, 5)
+    edited(tmp_path / "scene" / "transforms.json", aabb=[[1, 2, 3], [2, 4, 7]], aabb_scale=2)
+    assert torch.equal(torch.stack(load(bounds="aabb_scale").box), torch.tensor([[-2.5, -1, 1], [5.5, 7, 9]]))
+    edited(tmp_path / "scene" / "transforms.json", aabb=[1, 2])
+    with pytest.raises(ValueError, match=r"aabb=\[1, 2\] must be two corners of three numbers"):
+        load(bounds="aabb_scale")
     assert (frustum.box[1] > 1).all()
 
 
@@ -265,6 +286,15 @@ BAD_TRANSFORMS = {
     "fisheye": ({"camera_model": "OPENCV_FISHEYE"}, "camera_model='OPENCV_FISHEYE' is not supported .*undistort"),
     "fisheye of instant-ngp": ({"is_fisheye": True}, "is_fisheye=True is not supported"),
     "four radial terms": ({"k4": 0.1}, "k4=0.1 is not supported"),
+    "six radial terms": ({"k6": 0.1}, "k6=0.1 is not supported"),
+    "one radial term of COLMAP": ({"k": 0.1}, "k=0.1 is not supported; call the radial distortion k1"),
+    "fisheye of nerfstudio": (
+        {"frame": {"distortion_params": [0, 0, 0, 0.1, 0, 0]}},
+        r"frames\[0\]: k4=0.1 is not supported; undistort",
+    ),
+    "parameters of another model": ({"distortion_params": [0.1]}, r"distortion_params=\[0.1\] must be 6 finite"),
+    "two lenses": ({"distortion_params": [0.1] * 6}, r"distortion_params=\[.* and k1=0.0 disagree; remove one"),
+    "axes of Mitsuba": ({"from_mitsuba": True}, r"from_mitsuba=True is not supported; write poses with \+x right"),
     "no focal length": ({"fl_x": None}, "neither fl_x nor camera_angle_x is given"),
     "negative focal length": ({"fl_x": -3}, "fl_x=-3 must be a positive finite number"),
     "text for a number": ({"cx": "middle"}, "cx='middle' must be a finite number"),

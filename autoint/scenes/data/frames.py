@@ -17,7 +17,17 @@ from autoint.scenes.rays import Intrinsics
 
 CAMERAS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 DISTORTION = ("k1", "k2", "k3", "p1", "p2")
-UNSUPPORTED = ("k4", "is_fisheye", "ftheta_p0", "rolling_shutter")
+PARAMS = ("k1", "k2", "k3", "k4", "p1", "p2")
+"""The order of nerfstudio's ``distortion_params``."""
+UNDISTORT, AXES = "undistort the images beforehand", "write poses with +x right, +y up, looking along −z"
+UNSUPPORTED = {
+    **dict.fromkeys(("k4", "k5", "k6", "is_fisheye", "ftheta_p0", "rolling_shutter"), UNDISTORT),
+    **dict.fromkeys(("from_mitsuba", "normal_mts_args", "from_na"), AXES),
+    "k": "call the radial distortion k1",
+}
+"""What changes the rays, and cannot be honoured, with the mend."""
+UNHEEDED = ("white_transparent", "black_transparent", "fix_premult")
+"""What changes the images for instant-ngp alone."""
 FOCAL = {axis: (f"fl_{axis}", f"camera_angle_{axis}") for axis in "xy"}
 Frame = dict[str, Any]
 
@@ -35,18 +45,37 @@ def frames_of(file: Path, needs: str) -> list[Frame]:
                 f"{frame['where']}: camera_model={model!r:.80} is not supported (available: {', '.join(CAMERAS)}); "
                 "undistort the images to a pinhole camera"
             )
-        for key in UNSUPPORTED:
+        _name_params(frame)
+        for key, mend in UNSUPPORTED.items():
             value = frame.get(key)
             if any(value) if isinstance(value, list) else value:
-                found = f"{key}={value!r:.80} is not supported"
-                raise ValueError(f"{frame['where']}: {found}; undistort the images beforehand")
+                raise ValueError(f"{frame['where']}: {key}={value!r:.80} is not supported; {mend}")
+    for key in UNHEEDED:
+        if shared.get(key):
+            reading.warn(f"{file}: {key}={shared[key]!r:.80} is not heeded; give the images the alpha that is meant")
     return out
 
 
+def _name_params(frame: Frame) -> None:
+    """Give a frame's distortion_params their names."""
+    params = frame.get("distortion_params")
+    if params is None:
+        return
+    where = f"{frame['where']}: distortion_params={params!r:.80}"
+    if not isinstance(params, list) or len(params) != len(PARAMS) or not all(map(reading.is_number, params)):
+        raise ValueError(f"{where} must be {len(PARAMS)} finite numbers, {', '.join(PARAMS)}")
+    for key, value in zip(PARAMS, params, strict=True):
+        if frame.get(key, value) != value:
+            raise ValueError(f"{where} and {key}={frame[key]!r:.80} disagree; remove one of them")
+        frame[key] = value
+
+
 def _top_for(frame: Frame, shared: Frame) -> Frame:
-    """What stands at the top of a file for a frame: nothing of the focal length where it has its own."""
+    """What stands at the top of a file for a frame: nothing of focal length and lens that it has in another form."""
     own = {axis for axis, keys in FOCAL.items() if any(frame.get(key) is not None for key in keys)}
     gone = {key for axis in ("xy" if "x" in own else own) for key in FOCAL[axis]}  # without a y, pixels are square
+    gone |= {"distortion_params"} if any(key in frame for key in PARAMS) else set()
+    gone |= {*PARAMS} if "distortion_params" in frame else set()
     return {key: value for key, value in shared.items() if key not in gone}
 
 

@@ -215,12 +215,16 @@ def _cube(poses: Tensor, top: Frame, bounds: str, radius: float, file: Path) -> 
         # instant-ngp puts x at scale·x + offset, and its cube has the centre ½ and the side aabb_scale.
         if top.get("aabb_scale") is None:
             raise ValueError(f"{file}: aabb_scale=None, which scene.bounds=aabb_scale needs; use scene.bounds=auto")
-        scale = number(top, "scale", 0.33, True)
+        if top.get("aabb") is not None:  # which says scale and offset in another way, and wins
+            lower, upper = _corners(top["aabb"], file)
+            scale, center = 1 / max(1e-6, float((upper - lower).abs().max())), (lower + upper) / 2
+        else:
+            scale = number(top, "scale", 0.33, True)
+            offset = top.get("offset", [0.5, 0.5, 0.5])
+            if not isinstance(offset, list) or len(offset) != 3 or not all(map(reading.is_number, offset)):
+                raise ValueError(f"{file}: offset={offset!r} must be three numbers")
+            center = (0.5 - torch.tensor(offset, dtype=torch.float32)) / scale
         half = 0.5 * number(top, "aabb_scale", positive=True) / scale
-        offset = top.get("offset", [0.5, 0.5, 0.5])
-        if not isinstance(offset, list) or len(offset) != 3 or not all(map(reading.is_number, offset)):
-            raise ValueError(f"{file}: offset={offset!r} must be three numbers")
-        center = (0.5 - torch.tensor(offset, dtype=torch.float32)) / scale
     else:
         center = nearest_point(poses, file)
         away = ((center - poses[:, :3, 3]) * poses[:, :3, 2]).sum(-1) > 0
@@ -232,6 +236,14 @@ def _cube(poses: Tensor, top: Frame, bounds: str, radius: float, file: Path) -> 
             )
         half = radius * float((poses[:, :3, 3] - center).norm(dim=-1).max())
     return center, half, float((poses[:, :3, 3] - center).norm(dim=-1).max())
+
+
+def _corners(box: object, file: Path) -> Tensor:
+    """The corners (2, 3) of an ``aabb``."""
+    rows = box if isinstance(box, list) and len(box) == 2 else [None, None]
+    if not all(isinstance(row, list) and len(row) == 3 and all(map(reading.is_number, row)) for row in rows):
+        raise ValueError(f"{file}: aabb={box!r:.80} must be two corners of three numbers")
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 def nearest_point(poses: Tensor, file: Path) -> Tensor:
