@@ -378,6 +378,14 @@ def test_llff_reads_the_folder_that_has_enough_pixels(tmp_path):
         llff(str(tmp_path), "train", None, path="scene")
 
 
+def test_llff_refuses_images_of_another_shape_than_the_cameras(tmp_path):
+    captures.write_llff(tmp_path / "scene", SMALL, captures.facing(3))
+    for file in (tmp_path / "scene" / "images_2").iterdir():
+        Image.new("RGB", (6, 8)).save(file)
+    with pytest.raises(ValueError, match=r"IMG_001.png: image is 6x8, but poses_bounds.npy is of 16x12; give the"):
+        llff(str(tmp_path), "train", None, path="scene")
+
+
 def test_llff_refuses_device_coordinates_for_views_from_all_around(tmp_path):
     captures.write_llff(tmp_path / "scene", SMALL, orbit(6, 0.0))
     with pytest.raises(ValueError, match=r"needs cameras that face one way; set scene\.ndc=false"):

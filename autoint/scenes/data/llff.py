@@ -80,6 +80,9 @@ def llff(
     kept = held_out(len(files), hold_every, split)
     chosen = [kept[i] for i in evenly(len(kept), at_most)]
     images, size = read_images([files[i] for i in chosen], image_size)
+    if abs(size[0] * intrinsics.height - size[1] * intrinsics.width) > 0.01 * size[0] * intrinsics.height:
+        found = f"image is {size[0]}x{size[1]}, but poses_bounds.npy is of {intrinsics.width}x{intrinsics.height}"
+        raise ValueError(f"{files[chosen[0]]}: {found}; give the images that the poses are of")
     names = names_of(files)
     return replace(
         everything,
