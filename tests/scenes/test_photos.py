@@ -146,6 +146,40 @@ def test_damaged_models_are_one_line_that_names_the_file(model):
         colmap_files.read_model(place)
 
 
+def test_images_without_their_second_lines_are_refused(tmp_path):
+    """Every other image was passed over without a word."""
+    captures.write_colmap(tmp_path, CAMERAS[:1], captures.orbit(4, 0.0), "txt", np.zeros((30, 3)))
+    file = tmp_path / "sparse" / "0" / "images.txt"
+    lines = file.read_text().splitlines()
+    for kept in (lines[1::2], ["", *lines[1:]]):
+        file.write_text("\n".join(kept))
+        with pytest.raises(ValueError, match=r"txt: a line that ends in 'IMG_00.\.png' stands .* put one in"):
+            colmap_files.read_model(file.parent)
+
+
+def test_a_larger_model_beside_the_first_is_told(tmp_path, caplog):
+    captures.write_colmap(tmp_path, CAMERAS[:1], captures.orbit(5, 0.0), "txt", np.zeros((30, 3)))
+    (tmp_path / "sparse" / "0").rename(tmp_path / "sparse" / "1")
+    captures.write_colmap(tmp_path, CAMERAS[:1], captures.orbit(4, 0.0), "bin", np.zeros((30, 3)))
+    images = tmp_path / "sparse" / "1" / "images.txt"
+    images.write_text(images.read_text() + "\n" * 10_000)
+    assert colmap_files.find_model(tmp_path) == tmp_path / "sparse" / "0"
+    assert "sparse/1: its images file has" in caplog.text
+    assert "which is read; exchange the two folders' names" in caplog.text
+
+
+def test_masks_of_colmap_are_honoured(model):
+    folder, _ = model
+    for place, shape in {"masks": (28, 36), "masks_2": (14, 18)}.items():
+        (folder / place).mkdir()
+        counts = np.full(shape, 255, np.uint8)
+        counts[: shape[0] // 2] = 0
+        Image.fromarray(counts).save(folder / place / "IMG_008.png.png")
+    for factor in (1, 2):
+        views = DATASETS.build({"name": "colmap", "path": str(folder), "factor": factor}, "", "test", None)
+        assert [float(mask.float().mean()) for mask in views.mask] == [1, 0.5]
+
+
 def test_images_that_are_missing_are_named(model):
     folder, _ = model
     for name in ("images", "images_2"):

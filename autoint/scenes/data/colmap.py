@@ -115,8 +115,17 @@ def placed(
         far,
         tuple(names[there[i]] for i in chosen),
         (lower, upper),
-        mask=masks.read(named, [None] * len(named), size, image_size),
+        mask=masks.read(named, [_mask(folder, where, model.images[there[i]].name) for i in chosen], size, image_size),
     )
+
+
+def _mask(folder: Path, where: Path, name: str) -> Path | None:
+    """The mask of an image, ``masks/NAME.png`` as COLMAP has them, or ``masks_2/NAME.png`` of one in ``images_2``."""
+    found = (
+        reading.image_file(folder, f"{masks_of}/{name}.png", f"{folder}", "mask")
+        for masks_of in (where.name.replace("images", "masks", 1), "masks")
+    )
+    return next((file for file in found if file.is_file()), None)
 
 
 def _cameras(model: SparseModel, chosen: list[int], size: tuple[int, int], place: Path) -> Intrinsics:

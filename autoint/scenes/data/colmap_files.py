@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoint.files import reading
+
 T = TypeVar("T")
 NEEDS = "a COLMAP model has cameras, images and points3D, all .bin or all .txt, in sparse/0"
 PLACES = ("sparse/0", "sparse", "colmap/sparse/0", ".")
@@ -84,8 +86,20 @@ def find_model(folder: Path) -> Path | None:
     """Return the folder of the model that belongs to a scene's folder, or None."""
     for place in PLACES:
         if any((folder / place / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt")):
+            _warn_of_larger(folder / place)
             return folder / place
     return None
+
+
+def _warn_of_larger(place: Path) -> None:
+    """Tell of a larger model beside ``sparse/0``: COLMAP numbers those that do not meet as it finds them."""
+    if place.name != "0":
+        return
+    size = {file.parent: file.stat().st_size for s in ("bin", "txt") for file in place.parent.glob(f"*/images.{s}")}
+    largest = max(size, key=lambda other: size[other], default=place)
+    if size.get(place, 0) < size.get(largest, 0):
+        found = f"its images file has {size[largest]} bytes, that of {place} {size.get(place, 0)}"
+        reading.warn(f"{largest}: {found}, which is read; exchange the two folders' names to take the larger model")
 
 
 def read_model(folder: Path) -> SparseModel:
@@ -199,6 +213,13 @@ def _numbers(file: Path, words: list[str], what: str) -> list[float]:
         raise ValueError(f"{file}: {what} has {' '.join(words)!r:.80} where numbers belong; restore it") from error
 
 
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
+
+
 def _whole(file: Path, values: Sequence[float], what: str) -> list[int]:
     if not all(map(math.isfinite, values)):
         raise ValueError(
@@ -214,8 +235,13 @@ def _cameras_txt(file: Path) -> Iterator[tuple[int, Lens]]:
 
 
 def _images_txt(file: Path) -> Iterator[Placed]:
-    lines = list(_lines(file))
-    for words in lines[: 2 * (_few(file, len(lines) // 2) + 1) : 2]:
+    lines = [*_lines(file), []]
+    for words, seen in zip(lines[: 2 * (_few(file, len(lines) // 2) + 1) : 2], lines[1::2], strict=False):
+        if seen and (len(seen) % 3 or not _is_number(seen[-1])):
+            raise ValueError(
+                f"{file}: a line that ends in {seen[-1]!r:.80} stands where the points belong that the image before it "
+                "sees; each image has two lines, of which the second may be empty: put one in after each"
+            )
         if words:
             values = _numbers(file, words[:9], "an image")
             number, camera = _whole(file, [values[0], values[8]], "an image")

@@ -19,9 +19,9 @@ def read(
 ) -> Tensor | None:
     """Return which pixels of images count, (V, H, W) of bool, or None where no image has a mask.
 
-    A file that is ``named`` for an image (nerfstudio's mask_path) ignores what is black in it, and one beside the
-    image, ``dynamic_mask_NAME.png`` (instant-ngp's), whatever is not. Transparent is black, and so is what is less
-    than half bright in a JPEG. A pixel of a reduced image counts where all pixels that it is made of do.
+    A file that is ``named`` for an image (nerfstudio's mask_path, COLMAP's masks) ignores what is black in it, and one
+    beside the image, ``dynamic_mask_NAME.png`` (instant-ngp's), whatever is not. Transparent is black, and so is what
+    is less than half bright in a JPEG. A pixel of a reduced image counts where all pixels that it is made of do.
 
     Args:
         images: the images' files.
