@@ -26,7 +26,7 @@ from autoint.scenes import ray_panel
 from autoint.scenes.camera_paths import PATHS
 from autoint.scenes.data.batches import WholeImages
 from autoint.scenes.data.views import Views
-from autoint.scenes.rays import Rays
+from autoint.scenes.rays import Rays, distances
 from autoint.scenes.volume import AbstractSections, AbstractVolume
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def evaluate(
         pictures.write(folder / "renders" / f"{view}.png", image)
         pictures.write_view(folder / f"{view}.png", batch.shape, truth, rgb_cpu, depth, acc, batch.valid)
         if looking.depth != "none":
-            write_depth(folder / "depth" / f"{view}.{looking.depth}", batch.shape, depth, acc)
+            away = distances(batch.rays, depth, views.poses[item, :3, 3], views.device)
+            write_depth(folder / "depth" / f"{view}.{looking.depth}", batch.shape, away, acc)
         if item == 0 and isinstance(volume, AbstractSections):
             error = pictures.root_mean_square(rgb_cpu, truth)
             error = error if valid is None else torch.where(valid, error, 0)

@@ -208,3 +208,15 @@ class DeviceCoordinates:
         ends = torch.cat([scale * d[:, :2] / d[:, 2:], torch.ones_like(start[:, 2:])], dim=-1)
         length = (ends - origins).norm(dim=-1)
         return Rays(origins, (ends - origins) / length[:, None], torch.zeros_like(length), length)
+
+
+def distances(rays: Rays, t: Tensor, position: Tensor, device: DeviceCoordinates | None) -> Tensor:
+    """Return how far from a camera the points at t (R,) of its rays are in the world: t, but in device coordinates.
+
+    Args:
+        rays: (R,), in device coordinates where they are given.
+        t: one parameter for each ray.
+        position: of the camera, (3,), in the world.
+        device: the device coordinates that the rays are in, if any.
+    """
+    return t if device is None else (device.world(rays.at(t)) - position.to(t)).norm(dim=-1)

@@ -23,6 +23,7 @@ from autoint.runs.evaluation import EvaluateConfig, Evaluation
 from autoint.runs.labels import portable
 from autoint.runs.signals import Stopped
 from autoint.scenes import baking, live
+from autoint.scenes.rays import distances
 from autoint.scenes.scene import Camera, Scene, cameras_of
 from autoint.scenes.task import VolumeRendering, load_views
 
@@ -36,7 +37,8 @@ class RenderedImage:
 
     Attributes:
         rgb: (H, W, 3), in [0, 1] but for what the network overshoots.
-        depth: (H, W), the mean distance in the scene's units; of pixels without anything the far end of the ray.
+        depth: (H, W), the distance from the camera at the mean ray parameter, in the units of its pose; of pixels
+            without anything at the far end of the ray.
         opacity: (H, W), in [0, 1].
     """
 
@@ -77,7 +79,8 @@ class Run:
         rays = camera.rays().to(self.module.device)
         rgb, depth, acc = self.module.volume.view(rays, self.module.canvas(), chunk_size)
         shape = camera.intrinsics.height, camera.intrinsics.width
-        return RenderedImage(rgb.view(*shape, 3), depth.view(shape), acc.view(shape))
+        away = distances(rays, depth, camera.pose[:3, 3], camera.device)
+        return RenderedImage(rgb.view(*shape, 3), away.view(shape), acc.view(shape))
 
     def cameras(self, split: str = "test", at_most: int | None = None) -> list[Camera]:
         """Return the cameras of the scene's images, as large as they were trained with; its data has to be there.

@@ -1,10 +1,12 @@
 """Looking at a scene: camera paths, videos, rows of pictures, and one ray from inside."""
 
+import dataclasses
 import math
 import sys
 import threading
 import time
 import types
+import unittest.mock
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -16,11 +18,17 @@ from PIL import Image
 from autoint.files.machine import each_on_a_thread, peak_memory
 from autoint.reports import metrics, pictures
 from autoint.runs import build, restoring
+from autoint.runs.evaluation import EvaluateConfig
 from autoint.runs.training import fit
 from autoint.scenes import camera_paths, evaluation, ray_panel, video
+from autoint.scenes.data.llff import llff
 from autoint.scenes.data.procedural import orbit, procedural
 from autoint.scenes.data.views import Views
 from autoint.scenes.rays import Intrinsics
+from autoint.scenes.scene import cameras_of
+from autoint.scenes.session import Run
+from autoint.scenes.volume import AbstractVolume
+from tests.scenes import captures
 from tests.scenes.test_task import tiny_config
 
 
@@ -211,6 +219,25 @@ def test_evaluate_writes_a_video_and_a_ray(program, run, monkeypatch):
         status, _, err = program("evaluate", *arguments, wrong)
         assert status == 2
         assert words in err.strip().splitlines()[-1]
+
+
+def test_depths_of_device_coordinates_are_distances_in_the_world(tmp_path):
+    """Of a bowl at the distance 2.5 from a camera, in Python and in what is written by an evaluation."""
+    captures.write_llff(tmp_path / "scene", captures.Camera(9.0, 9.0, 4.0, 3.0, 8, 6), captures.facing(9))
+    every = llff(str(tmp_path), "test", None, path="scene")
+    views = dataclasses.replace(every, images=every.images[1:], poses=every.poses[1:], names=every.names[1:])
+    rays, world = (v.rays_of(0) for v in (views, dataclasses.replace(views, device=None)))
+    t = ((views.device.of(world.origins + 2.5 * world.directions) - rays.origins) * rays.directions).sum(-1)
+    found = torch.zeros(48, 3), t, torch.ones(48)
+    volume = unittest.mock.MagicMock(spec=AbstractVolume)
+    volume.state_dict.return_value, volume.view.return_value = {}, found
+    module = types.SimpleNamespace(device=torch.device("cpu"), canvas=lambda: torch.ones(3), volume=volume)
+    seen = Run.render(types.SimpleNamespace(module=module), cameras_of(views)[0])
+    assert torch.allclose(seen.depth, torch.full((6, 8), 2.5), atol=1e-4)
+    config = EvaluateConfig.from_plain({"runs": "r", "depth": "npz", "lpips": "none"})
+    evaluation.evaluate(volume, torch.ones(3), views, config, "scene", tmp_path, tiny_config())
+    with np.load(tmp_path / "depth" / "IMG_008.npz") as arrays:
+        assert np.abs(arrays["depth"] - 2.5).max() < 1e-4
 
 
 def test_depth_is_known_where_something_is_seen(tmp_path):

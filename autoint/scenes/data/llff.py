@@ -38,7 +38,8 @@ def llff(
 ) -> Views:
     """Load one split of a forward-facing capture.
 
-    The poses are moved so that their mean is the identity, and scaled by the nearest bound (NeRF).
+    The poses are moved so that their mean is the identity, and scaled by the nearest bound (NeRF): three quarters of it
+    are the unit of length, that of depths too.
 
     Args:
         data_dir: the folder that holds data sets.
