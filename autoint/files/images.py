@@ -169,9 +169,14 @@ def _reduced(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
 
 
 def _premultiplied(image: Image.Image) -> np.ndarray:
+    clear = image.info.get("transparency")  # the value, or the colour, that is transparent
     if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
-        grey = np.asarray(image).astype(np.float32)[..., None] / 65535
-        return np.concatenate([grey, grey, grey, np.ones_like(grey)], axis=-1)
+        value = np.asarray(image).astype(np.float32)[..., None]
+        alpha = np.ones_like(value) if clear is None else (value != clear).astype(np.float32)
+        grey = value / 65535 * alpha
+        return np.concatenate([grey, grey, grey, alpha], axis=-1)
+    if isinstance(clear, tuple) and max(clear) > 255:  # of 16-bit colour, of which the high byte is decoded
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
     rgba = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
     rgba[..., :3] *= rgba[..., 3:]
     return rgba

@@ -452,8 +452,20 @@ def test_16_bit_pictures_keep_their_range(tmp_path):
     assert np.abs(rgba[..., :3].numpy() - color / 65535).max() < 1 / 255
 
 
-def write_png16(file, color):
-    """A 16-bit RGB PNG, which Pillow cannot write."""
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_colour_of_16_bits_may_be_transparent(channels, tmp_path):
+    color = np.array([[[30000, 20000, 10000], [30000, 20000, 20000]]])
+    if channels == 1:
+        Image.fromarray(color[..., 2].astype(np.uint16)).save(tmp_path / "a.png", transparency=10000)
+    else:
+        write_png16(tmp_path / "a.png", color, color[0, 0])
+    rgba, _ = read_rgba(tmp_path / "a.png", None)
+    assert rgba[0, 0].tolist() == [0, 0, 0, 0]
+    assert torch.allclose(rgba[0, 1, 2:], torch.tensor([20000 / 65535, 1]), atol=1 / 255)
+
+
+def write_png16(file, color, clear=None):
+    """A 16-bit RGB PNG, which Pillow cannot write, of which one colour may be transparent."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -461,9 +473,9 @@ def write_png16(file, color):
     height, width = color.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in color)
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    file.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+    tell = b"" if clear is None else chunk(b"tRNS", np.asarray(clear).astype(">u2").tobytes())
+    end = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + tell + end)
 
 
 def test_turned_and_too_large_pictures_are_refused(tmp_path):
