@@ -362,6 +362,19 @@ def test_a_capture_whose_splits_share_views_is_told(tmp_path, caplog):
     assert "is the same pose as pose 0 of transforms_train.json" in caplog.text
 
 
+@pytest.mark.parametrize("read", [blender, transforms])
+def test_an_image_of_two_files_that_trains_and_is_tested_is_told(read, tmp_path, caplog):
+    """Under another pose, and without the suffix that the other file gives it."""
+    captures.write_blender(tmp_path / "scene", SMALL)
+    file = tmp_path / "scene" / "transforms_test.json"
+    file.write_text(file.read_text().replace("./test/r_2", "train/r_3.png"))
+    read(str(tmp_path), "test", None, path="scene")
+    assert caplog.messages == [
+        f"{file}: frames[2]: file_path='train/r_3.png' is the image of views that train and of views that are tested; "
+        "check the file"
+    ]
+
+
 def test_an_image_that_trains_and_is_tested_is_told(tmp_path, caplog):
     """Two cameras with one image, of which one is held out."""
     captures.write_transforms(tmp_path / "~a scene", [SMALL], orbit(9, 0.0))  # which is nobody's home

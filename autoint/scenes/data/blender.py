@@ -8,7 +8,7 @@ from autoint.files import reading
 from autoint.files.images import read_images
 from autoint.registry import DATASETS
 from autoint.scenes.data import download
-from autoint.scenes.data.frames import Frame, frames_of, intrinsics_of, mask_of, split_file
+from autoint.scenes.data.frames import Frame, frames_of, intrinsics_of, mask_of, split_file, warn_of_shared_images
 from autoint.scenes.data.poses import poses_of, warn_of_twins
 from autoint.scenes.data.views import Views, check_lens, evenly, names_of
 
@@ -50,8 +50,9 @@ def blender(
     poses = poses_of(frames, file)
     train = folder / "transforms_train.json"
     if split != "train" and train.is_file():
-        seen = poses_of(reading.frames_of(reading.read_json(train, NEEDS), train), train)
-        warn_of_twins(poses, [frame["where"] for frame in frames], seen, train.name)
+        seen = reading.frames_of(reading.read_json(train, NEEDS), train)
+        warn_of_twins(poses, [frame["where"] for frame in frames], poses_of(seen, train), train.name)
+        warn_of_shared_images(frames, seen)
     chosen = evenly(len(frames), at_most)
     frames = [frames[i] for i in chosen]
     files = reading.gathered(lambda frame: _image(folder, frame), frames)

@@ -145,6 +145,22 @@ def mask_of(frames: Sequence[Frame], folder: Path, size: tuple[int, int], image_
     return masks.read([frame["image"] for frame in frames], named, size, image_size)
 
 
+def warn_of_shared_images(frames: Sequence[Frame], train: Sequence[Frame]) -> None:
+    """Tell of images of a split's file that the file of the training views names too, with other poses."""
+    seen, told = set(map(_image_of, train)), {str(frame.get("transform_matrix")) for frame in train}
+    shared = [f for f in frames if _image_of(f) in seen and str(f.get("transform_matrix")) not in told]
+    if shared:
+        more = f", and {len(shared) - 1} more," if len(shared) > 1 else ""
+        found = f"file_path={shared[0].get('file_path')!r:.80}{more} is the image of views that train"
+        reading.warn(f"{shared[0]['where']}: {found} and of views that are tested; check the file")
+
+
+def _image_of(frame: Frame) -> str:
+    """A frame's image as it is compared: the suffix may be left out."""
+    name = plain(str(frame.get("file_path")))
+    return next((name.removesuffix(suffix) for suffix in reading.SUFFIXES if name.endswith(suffix)), name)
+
+
 def plain(name: str) -> str:
     """Return an image's path as it is compared: with slashes, and without ``./``."""
     return posixpath.normpath(name.replace("\\", "/"))

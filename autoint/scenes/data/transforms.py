@@ -11,7 +11,16 @@ from torch import Tensor
 from autoint.files import reading
 from autoint.files.images import read_images
 from autoint.registry import DATASETS, one_of
-from autoint.scenes.data.frames import Frame, frames_of, intrinsics_of, mask_of, number, plain, split_file
+from autoint.scenes.data.frames import (
+    Frame,
+    frames_of,
+    intrinsics_of,
+    mask_of,
+    number,
+    plain,
+    split_file,
+    warn_of_shared_images,
+)
 from autoint.scenes.data.poses import poses_of, warn_of_twins
 from autoint.scenes.data.views import Views, check_lens, evenly, held_out, names_of
 
@@ -81,6 +90,7 @@ def transforms(
     own = cameras if everything is frames else poses_of(frames, file)
     if own is not cameras:
         warn_of_twins(own, [frame["where"] for frame in frames], cameras, reference.name)
+        warn_of_shared_images(frames, everything)
     kept = [kept[i] for i in evenly(len(kept), at_most)]
     chosen = [frames[i] for i in kept]
     images, size = read_images([frame["image"] for frame in chosen], image_size)
