@@ -140,7 +140,7 @@ def read_path(file: Path) -> tuple[Tensor, Intrinsics, float | None]:
     """Return the poses (F, 4, 4), the cameras and the frames per second, or None, of a path in nerfstudio's JSON.
 
     There a frame has ``camera_to_world``, 16 numbers row by row in OpenGL's convention, and ``fov``, vertical and in
-    degrees: the focal length is height/2 / tan(fov/2).
+    degrees: the focal length is height/2 / tan(fov/2), and pixels are square whatever ``aspect`` says.
     """
     told = reading.read_json(file, NEEDS)
     frames = told.get("camera_path")
@@ -154,6 +154,8 @@ def read_path(file: Path) -> tuple[Tensor, Intrinsics, float | None]:
         raise ValueError(f"{file}: camera_path must list 1 to {reading.MAX_FRAMES} frames; {NEEDS}")
     if told.get("camera_type", "perspective") != "perspective":
         raise ValueError(f"{file}: camera_type={told['camera_type']!r:.80} is not supported; use perspective")
+    if told.get("crop"):
+        reading.warn(f"{file}: crop={told['crop']!r:.80} is not heeded: all of the scene is shown")
     assert isinstance(width, int)
     assert isinstance(height, int)
     found = reading.gathered(lambda i: _frame(frames[i], f"{file}: camera_path[{i}]", height), range(len(frames)))
@@ -174,7 +176,23 @@ def _frame(frame: Any, where: str, height: int) -> tuple[Tensor, float]:
 
 
 def write_path(file: Path, poses: Tensor, intrinsics: Intrinsics, fps: float) -> Path:
-    """Write poses (F, 4, 4) and their cameras as nerfstudio's JSON, which :func:`read_path` reads; return ``file``."""
+    """Write poses (F, 4, 4) and their cameras as nerfstudio's JSON, which :func:`read_path` reads; return ``file``.
+
+    Its cameras have square pixels, the principal point in the middle and no lens: what else they have is told of.
+    """
+    k = intrinsics
+    middle = k.pinhole.new_tensor([k.width / 2, k.height / 2])
+    off = [
+        name
+        for name, wrong in (
+            ("fx", (k.pinhole[:, 0] - k.pinhole[:, 1]).abs() > 1e-3 * k.pinhole[:, 1]),
+            ("cx and cy", (k.pinhole[:, 2:] - middle).abs() > 1e-3 * k.width),
+            ("the lens", torch.zeros(1) if k.distortion is None else k.distortion),
+        )
+        if bool(wrong.any())
+    ]
+    if off:
+        reading.warn(f"{file}: {', '.join(off)} of the cameras have no place in nerfstudio's paths; left out")
     frames = []
     for view, pose in enumerate(poses):
         focal = float(intrinsics[view].pinhole[0, 1])

@@ -37,6 +37,18 @@ def test_a_path_is_what_was_written(tmp_path):
     assert fps == 12
 
 
+def test_what_a_path_cannot_say_is_told(tmp_path, caplog):
+    write_path(tmp_path / "p.json", orbit(1, 1.0), Intrinsics(torch.tensor([[30.0, 30, 20, 15]]), 40, 30), 12)
+    assert not caplog.messages
+    bent = Intrinsics(torch.tensor([[30.0, 33, 20, 12]]), 40, 30, torch.tensor([[0.1, 0, 0, 0, 0]]))
+    write_path(tmp_path / "p.json", orbit(1, 1.0), bent, 12)
+    read_path(written(tmp_path, crop={"crop_center": [0, 0, 0]}))
+    assert caplog.messages == [
+        f"{tmp_path}/p.json: fx, cx and cy, the lens of the cameras have no place in nerfstudio's paths; left out",
+        f"{tmp_path}/path.json: crop={{'crop_center': [0, 0, 0]}} is not heeded: all of the scene is shown",
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
