@@ -11,7 +11,7 @@ from torch import Tensor
 from autoint.files import reading
 from autoint.files.images import MASK, image_size_of, read_rgba, reduced
 
-MEANING = f"black ignores in a mask_path, any other colour in a {MASK}*.png"
+MEANING = f"black ignores in a mask_path or masks/NAME.png.png, any other colour in a {MASK}*.png"
 
 
 def read(
