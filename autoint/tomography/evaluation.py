@@ -45,6 +45,7 @@ COLUMNS = {
 CLASSICS = tuple(classics.METHODS)
 PANEL, MOST_ROWS, DPI = 240, 1200, 90  # pixels of a sinogram's picture: a row for each view, within these bounds
 UNSEEN = "#6b8fb5"  # a colour that is no grey
+SAME = 1e-6  # of half a turn, and of the radius
 NOTHING = 0.5  # a fit that leaves more than this share of the measured views has explained nothing
 
 
@@ -128,12 +129,12 @@ def image_of(found: LatticeObject, scan: Scan) -> np.ndarray:
 
 
 def errors(filled: Filled, scan: Scan, seen: np.ndarray) -> dict[str, float]:
-    """Return the PSNR of the sinogram on unseen angles, and of the images, NaN where there is nothing to compare."""
-    unseen = np.setdiff1d(np.arange(len(scan.theta)), seen)
+    """Return the PSNR of the sinogram on unmeasured lines, and of the images, NaN where there is nothing to compare."""
+    unseen = unmeasured(scan, seen)
     row = dict.fromkeys(("psnr", "explained", "image_psnr", "image_ssim", "fbp_psnr"), math.nan)
     if filled.sinogram is not None:
         row["explained"] = _share(filled.sinogram[seen], scan.values[seen])
-    if filled.sinogram is not None and len(unseen):
+    if filled.sinogram is not None and unseen.any():
         row["psnr"] = psnr(filled.sinogram[unseen], scan.truth[unseen], float(scan.truth.max()))
     truth = true_image(scan)
     if truth is not None:
@@ -148,6 +149,18 @@ def errors(filled: Filled, scan: Scan, seen: np.ndarray) -> dict[str, float]:
                 filtered_back_projection(filled.sinogram, scan.theta, scan), truth, float(truth.max())
             )
     return row
+
+
+def unmeasured(scan: Scan, seen: np.ndarray) -> np.ndarray:
+    """Return which lines no measured view has, (A, P): half a turn away, parallel rays are on the same ones."""
+    out = np.ones(scan.truth.shape, bool)
+    mirrored = (-scan.rho > scan.rho[0] - SAME) & (-scan.rho < scan.rho[-1] + SAME)
+    for angle in scan.theta[seen]:
+        turns = np.abs(scan.theta - angle) / math.pi
+        out[(turns < SAME) | (np.abs(turns - 2) < SAME)] = False
+        if scan.fan is None:
+            out[np.ix_(np.abs(turns - 1) < SAME, mirrored)] = False
+    return out
 
 
 def _share(views: np.ndarray, measured: np.ndarray) -> float:
@@ -224,10 +237,10 @@ def sinogram_figure(scan: Scan, seen: np.ndarray, sinograms: dict[str, np.ndarra
         if name in sinograms:
             axes = figure.add_subplot(grid[1, number])
             shown = axes.imshow(values - scan.truth, cmap="RdBu", vmin=-worst, vmax=worst, **look)
-            unseen = np.setdiff1d(np.arange(len(scan.theta)), seen)
+            unseen = unmeasured(scan, seen)
             axes.set(
                 title=f"error, {psnr(values[unseen], scan.truth[unseen], high):.1f} dB unseen"
-                if len(unseen)
+                if unseen.any()
                 else "error",
                 xlabel="ρ",
             )
