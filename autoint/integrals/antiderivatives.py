@@ -265,20 +265,25 @@ class Piecewise(AbstractAntiderivative):
             start, period = self.lower[axis], self.upper[axis] - self.lower[axis]
             turns_a, turns_b = (((v - start) / period).floor() for v in (a, b))
             a, b, turns = a - turns_a * period, b - turns_b * period, turns_b - turns_a
+        last = index == self.shape[axis] - 1
         if not integrated:
-            last = index == self.shape[axis] - 1
             here = (a >= low) & ((a <= high) if last else (a < high))
             at = _within(a, low, high)
             return [(here.to(a), at, at)]
-        out = [(torch.ones_like(a), _within(a, low, high), _within(b, low, high))]
+        # An end that two pieces share is that of the one above: the gradient by a bound there must not count twice.
+        out = [(torch.ones_like(a), _within(a, low, high, last), _within(b, low, high, last))]
         if axis in self.periodic:
             out.append((turns, low.expand_as(turns), high.expand_as(turns)))
         return out
 
 
-def _within(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return x, or the nearer end: with the whole gradient at an end, of which ``clamp`` passes on a half."""
-    return torch.where(x < low, low, torch.where(x > high, high, x))
+def _within(x: Tensor, low: Tensor, high: Tensor, closed: bool = True) -> Tensor:
+    """Return x, or the nearer end: with the whole gradient at an end, of which ``clamp`` passes on a half.
+
+    At ``high`` there is no gradient unless ``closed``.
+    """
+    above = x > high if closed else x >= high
+    return torch.where(x < low, low, torch.where(above, high, x))
 
 
 class _Partial(nn.Module):

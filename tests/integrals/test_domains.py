@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import autoint
+from autoint.integrals import Antiderivative, Piecewise
 from autoint.integrals.diagnosis import along
 from autoint.integrals.domains import Affine, EndPoint, HalfLine, WholeLine, domain_of
 
@@ -79,6 +80,18 @@ def test_pieces_in_two_dimensions():
     assert torch.allclose(fit.antiderivative(upper), fit.integral([0.0, -1.0], upper))
     with pytest.raises(ValueError, match="outside the fitted box"):
         fit.integral([0.0, 0.0], [1.5, 1.0])
+
+
+@pytest.mark.parametrize("periodic", [(), (0,)], ids=["box", "period"])
+def test_the_gradient_by_a_bound_at_a_break_is_that_of_one_piece(periodic):
+    """At an end that two pieces share, of any weights: the limit from above, as of the integrand."""
+    torch.manual_seed(0)
+    cells = [([low, 0.0], [high, 1.0]) for low, high in ((0.0, 0.3), (0.3, 1.0))]
+    whole = Piecewise([Antiderivative(autoint.IntegralNet(2, 1, 4, 2), *cell) for cell in cells], [2, 1], periodic)
+    bound = torch.tensor([[0, 1], [0.2, 1], [0.3, 1], [0.6, 1], [1, 1]], dtype=torch.float64, requires_grad=True)
+    for sign, ends in ((1, ([0.2, 1.0], bound)), (-1, (bound, [0.7, 1.0]))):
+        (slope,) = torch.autograd.grad(whole.integral(*ends, axes=(0,)).sum(), bound)
+        assert torch.allclose(slope[:, 0], sign * whole.integrand(bound))
 
 
 FAULTS = [
