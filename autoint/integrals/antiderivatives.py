@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +14,15 @@ from torch import Tensor, nn
 
 from autoint.integrals.base import AbstractAntiderivative, Corners, Part, inside
 from autoint.integrals.definite import holds, integrate
-from autoint.integrals.domains import Affine, Change
+from autoint.integrals.domains import Affine, Change, changes_of, numbers_of
 from autoint.integrals.estimates import Estimate, stratified_mean
 from autoint.integrals.integrands import Function, true_integrals, values
 from autoint.networks.grad_nets import AbstractGradNet
 from autoint.networks.integral_net import Choice, IntegralNet
 from autoint.networks.product_net import ProductGradNet, ProductNet
 from autoint.registry import GRAD_NETS
+
+log = logging.getLogger(__name__)
 
 
 class Antiderivative(AbstractAntiderivative):
@@ -161,6 +166,31 @@ class Antiderivative(AbstractAntiderivative):
             return values(self._function(), self.x(u), *q)[0] * self.slopes(u).prod(-1, keepdim=True)
 
         return true_integrals(changed, self._unit(lower), self._unit(upper), None, p)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.changes:
+            destination[f"{prefix}variables"] = self.lower.new_tensor(numbers_of(self.changes), dtype=torch.float64)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Take the changes of variables too: the weights are of another function without them."""
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        _, _, _, unexpected, errors = rest
+        key = f"{prefix}variables"
+        if key in state_dict:
+            unexpected[:] = [name for name in unexpected if name != key]
+            try:
+                self.changes = tuple(changes_of(state_dict[key].tolist()))
+            except (ValueError, TypeError, LookupError, ArithmeticError):
+                errors.append(f"{key} must hold five numbers for every axis; take the state of a fit as it is")
+        elif self.changes and f"{prefix}lower" in state_dict:
+            log.warning("load_state_dict: the state has no %s, so that those of this fit stay; fit alike, or anew", key)
+        for name in ("lower", "upper"):
+            own = [getattr(change, name) for change in self.changes]
+            theirs = state_dict.get(prefix + name, torch.tensor(own)).tolist()
+            near = len(own) == len(theirs) and all(map(functools.partial(math.isclose, rel_tol=1e-6), own, theirs))
+            if self.changes and not near:
+                errors.append(f"{prefix}{name}={theirs}, but {own} by the changes of variables; fit on that domain")
 
     def _function(self) -> Function:
         assert self.function is not None

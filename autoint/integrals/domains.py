@@ -148,6 +148,25 @@ class EndPoint:
         return 0.5 * abs(self.other - self.end) * self.power * t ** (self.power - 1)
 
 
+KINDS: tuple[type[Any], ...] = (Affine, WholeLine, HalfLine, EndPoint)
+
+
+def numbers_of(changes: Sequence[Change]) -> list[list[float]]:
+    """Return changes of variables as numbers, five each: which of ``KINDS``, and its fields."""
+    rows = [[KINDS.index(type(change)), *dataclasses.astuple(change)] for change in changes]  # type: ignore[call-overload]
+    return [[float(v) for v in row] + [0.0] * (5 - len(row)) for row in rows]
+
+
+def changes_of(numbers: Sequence[Sequence[float]]) -> list[Change]:
+    """Return the changes of variables of ``numbers_of``."""
+    out = []
+    for which, *given in numbers:
+        kind = KINDS[int(which)]
+        fields = zip(dataclasses.fields(kind), given, strict=False)
+        out.append(kind(*(int(v) if field.type == "int" else v for field, v in fields)))
+    return out
+
+
 @dataclasses.dataclass(frozen=True)
 class Domain:
     """What is declared of a domain, axis by axis.

@@ -94,6 +94,33 @@ def test_the_gradient_by_a_bound_at_a_break_is_that_of_one_piece(periodic):
         assert torch.allclose(slope[:, 0], sign * whole.integrand(bound))
 
 
+def test_a_state_has_the_changes_of_variables(caplog):
+    """Without them its weights are of another function: of one without end, of a root, and of the pieces of both."""
+
+    def of(*changes):
+        torch.manual_seed(0)
+        box = [change.lower for change in changes], [change.upper for change in changes]
+        return Antiderivative(autoint.IntegralNet(len(changes), 1, 4, 2), *box, changes=changes)
+
+    for theirs, ours in (
+        ([WholeLine(3.0, 2.0)], [WholeLine(0.0, 1.0)]),
+        ([HalfLine(1.0, -1, 0.5, 2)], [HalfLine(-3.0, -1, 1.0)]),
+        ([Affine(0.0, 1.0), EndPoint(2.0, 0.0, 3)], [Affine(0.0, 4.0), EndPoint(0.0, 2.0, 2)]),
+        ([EndPoint(0.0, 2.0, 3)], [Affine(0.0, 2.0)]),
+    ):
+        first, second = of(*theirs), Piecewise([of(*ours)], [1] * len(ours))
+        at = first.at_shares(torch.full((len(ours),), 0.3).double())
+        second.load_state_dict(Piecewise([first], [1] * len(ours)).state_dict())
+        assert torch.equal(second.integrand(at), first.integrand(at))
+    assert not caplog.messages
+    of(WholeLine(3.0, 2.0)).load_state_dict({k: v for k, v in first.state_dict().items() if k != "variables"} | LINE)
+    assert "the state has no variables" in caplog.text  # as of before
+    for bad in ({"variables": torch.ones(2)}, {"variables": torch.full((1, 5), 9.0)}, LINE):
+        with pytest.raises(RuntimeError, match=r"must hold five numbers|by the changes of variables"):
+            of(EndPoint(0.0, 2.0, 3)).load_state_dict({**first.state_dict(), **bad})
+
+
+LINE = {"lower": torch.tensor([-math.inf]).double(), "upper": torch.tensor([math.inf]).double()}
 FAULTS = [
     (lambda x: torch.where(x > 0.3, 1.0, x), r"a jump at x=0\.3 \(declare breaks=\[0\.3\]\)"),
     (lambda x: (x - 0.3).abs() + torch.cos(3 * x), r"a kink at x=0\.3 \(declare breaks=\[0\.3\]\)"),
