@@ -2,13 +2,15 @@
 
 import copy
 import io
+import random
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
-from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from autoint import draw, integrate
 from autoint.networks.grad_nets import grad_net
@@ -105,6 +107,15 @@ def test_hooks_that_come_later_and_the_mode_are_seen_by_the_graph():
         assert relative_error(psi(x), truth(x)) < 1e-13
 
 
+def test_random_weights_of_a_plain_network_are_seen():
+    net = IntegralNet(1, 1, 6, 1)
+    parametrize.register_parametrization(net.output, "weight", Drawing(lambda: torch.rand(1, 6)))
+    assert net.plain
+    for evaluate in (lambda: integrate(net, 0.0, 1.0), lambda: grad_net(net)(torch.ones(1, 1))):
+        with pytest.raises(ValueError, match="IntegralNet is another function at every evaluation"):
+            evaluate()
+
+
 @pytest.mark.parametrize("how", ["prune", "weight_norm", "spectral_norm", "parametrized spectral_norm"])
 def test_integrals_use_one_set_of_weights(how):
     """Every corner is of the same network, even where each evaluation changes its weights."""
@@ -162,6 +173,23 @@ class Counting(nn.Module):
         return x - self.mean
 
 
+class Drawing(nn.Module):
+    """Of numbers that are drawn elsewhere than by torch; or of a weight, as a parametrization."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, x):
+        return x * self.draw() if self.training else x
+
+
+def noisy_weight():
+    layer = nn.Linear(6, 6)
+    parametrize.register_parametrization(layer, "weight", Drawing(lambda: torch.rand(6, 6)))
+    return layer
+
+
 RESTLESS = {
     "Dropout (2)": nn.Dropout(0.5),
     "AlphaDropout (2)": nn.AlphaDropout(0.5),
@@ -171,6 +199,9 @@ RESTLESS = {
     "Dropout (2.1)": nn.Sequential(nn.Tanh(), nn.Dropout(0.1)),
     "Sequential is another function": Noisy(),
     "Sequential changes its buffer": Counting(),
+    "Sequential is another function at": Drawing(lambda: random.random()),
+    "Sequential is another function at every": Drawing(lambda: np.random.rand()),
+    "Sequential is another function at every evaluation": noisy_weight(),
 }
 
 
