@@ -132,21 +132,32 @@ def fit(
     integer(seed=seed)
     deadline = time.monotonic() + max_time
     whole = function if weight is None else _weighted(function, weight)
-    axes = domain.changes(*_located(whole, domain, ranges))
+    centres, scales = _located(whole, domain, ranges)
+    axes = domain.changes(centres, scales)
     cells = list(itertools.product(*axes))
     if len(cells) > MOST_CELLS:
         raise ValueError(
             f"breaks and singular cut the domain into {len(cells)} pieces; at most {MOST_CELLS} are fitted"
         )
     shape = hidden_features, num_layers, activation, encoding, num_products
-    recipe, trained = Recipe(*shape, points, adam_steps, tolerance, max_time, seed), []
+    recipe, trained, blank = Recipe(*shape, points, adam_steps, tolerance, max_time, seed), [], []
     with tqdm(unit="step", disable=None if progress else True, desc="fit") as bar:
         for number, cell in enumerate(cells):
             left = max(0.0, deadline - time.monotonic()) / (len(cells) - number)
-            trained.append(Training(whole, list(cell), ranges, recipe, left, bar).run())
+            training = Training(whole, list(cell), ranges, recipe, left, bar)
+            trained.append(training.run())
+            blank.append(training.blank)
     model = _joined(trained, [len(axis) for axis in axes], domain)
     assert model.fitted is not None
     tell(model.fitted)
+    if all(blank) and model.fitted.met:
+        about = f", half of which lie within {scales} of {centres}" if domain.infinite else ""
+        log.warning(
+            "fit: the function is 0 at all %d points%s; unless it is 0 everywhere, all of it lies between them: "
+            "give lower= and upper= near to that",
+            sum(blank),
+            about,
+        )
     return model
 
 

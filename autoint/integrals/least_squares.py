@@ -74,6 +74,7 @@ def samples(
     if not (most == 0 or MAX_VALUE**-1 < most < MAX_VALUE):
         raise ValueError(
             f"the function reaches {most:.1e}, whose fourth power float64 does not hold; multiply it by a constant"
+            + (", or give bounds near to where it is larger" if most < 1 else "")
         )
     again, _ = sampled(function, z[:16], changes, parameters)
     if not torch.allclose(y[:16], again, rtol=1e-4, atol=1e-6 * float(y.abs().max())):

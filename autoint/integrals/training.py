@@ -100,6 +100,11 @@ class Training:
         self.model.fitted = Fitted(self.error, self.recipe.tolerance, self.steps, seconds, end, integral_error, found)
         return self.model
 
+    @property
+    def blank(self) -> int:
+        """How many points there are, if the function is 0 at all of them, else 0."""
+        return 0 if self.problem.y.any() else len(self.problem.y)
+
     def _network(self, inputs: int, outputs: int) -> IntegralNet | ProductNet:
         """Return the network that begins: one, or a sum of products where it has more corners than that costs."""
         recipe, axes = self.recipe, len(self.changes)

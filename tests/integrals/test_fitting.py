@@ -193,6 +193,21 @@ def test_what_a_fit_cannot_answer_is_refused(bump):
         least_squares.LeastSquares(bad, torch.zeros(2, 1).double(), torch.ones(2, 1).double())
 
 
+@pytest.mark.parametrize(
+    ("lower", "upper", "peak", "words"),
+    [(0, 1, 0.3137, "0 at all 64 points;"), (-math.inf, math.inf, 1e5, "64 points, half of which lie within [1.0] of")],
+)
+def test_a_function_that_is_zero_where_it_is_asked_is_told(lower, upper, peak, words, caplog):
+    """Its integral is not certified as 0 in silence, which it is for a piece beside one where there is something."""
+    given = {"progress": False, "adam_steps": 0, "hidden_features": 4, "points": 64, "tolerance": 1e-2}
+    autoint.fit(lambda x: torch.exp(-(((x - peak) / 1e-5) ** 2)), lower, upper, **given)
+    assert words in caplog.text
+    assert "give lower= and upper= near to that" in caplog.text
+    caplog.clear()
+    autoint.fit("where(x<0.5,0,1)", 0, 1, breaks=[0.5], **given)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 @pytest.mark.parametrize("builder", ["explicit", "graph", "jvp"])
 def test_the_jacobian_is_that_of_autograd(builder):
     torch.manual_seed(0)
