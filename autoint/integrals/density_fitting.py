@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 LogProb = Callable[[Tensor], Tensor]
 LINE, POINTS, BATCH, ROUNDS = 2**11, 2**13, 2**9, 3
 FEWEST, DISCRETE, WORTH = 50, 0.1, 200  # samples, share of equal neighbours, effective samples
+NORMAL_QUARTILES, WILD = 1.349, 3.0  # distance of a normal distribution's quartiles; standard deviations by theirs
+OFF, UNLIKELY = 0.1, 1.63  # of a distribution function; Kolmogorov's statistic times √P at 1 %
 
 
 def fit_density(
@@ -82,6 +84,7 @@ def fit_density(
     held = max(1, len(x) // 10)
     density = training.start(x, low, high)
     score = training.run(density, x[held:], None, x[:held], None)
+    _check_distribution(density, x[:held])
     return training.end(density, score, len(x))
 
 
@@ -101,14 +104,15 @@ class _Training:
         """Return a density whose units lie at samples, which are equally weighted."""
         n = x.shape[1]
         products, units = self.num_products or (1 if n == 1 else 32), self.num_units or (16 if n == 1 else 2)
-        density = Density(low, high, products, units, x.mean(0), x.std(0))
+        centre, scale = _spread(x)
+        density = Density(low, high, products, units, centre, scale)
         places = x[torch.randint(len(x), (products,), generator=generator(self.seed, "places"))]
-        spread = x.std(0) * (1 if products == 1 else products ** (-1 / n))
+        spread = scale * (1 if products == 1 else products ** (-1 / n))
         quantiles = (torch.arange(units, dtype=x.dtype) + 0.5) / units
         with torch.no_grad():
             if products == 1:
-                at = torch.quantile(x[:: max(1, len(x) // 10_000)], quantiles, dim=0).T[None]
-                size = torch.full_like(at, 1.0) * (x.std(0) / units).clamp_min(1e-9)[:, None]
+                at = _quantiles(x, quantiles).T[None]
+                size = torch.full_like(at, 1.0) * (scale / units).clamp_min(1e-9)[:, None]
             else:
                 at = places[:, :, None] + spread[:, None] * (2 * quantiles - 1)
                 size = (0.5 * spread[:, None]).expand_as(at)
@@ -173,6 +177,22 @@ def _mean(y: Tensor, w: Tensor | None) -> Tensor:
     return y.mean() if w is None else (w * y).sum() / w.sum()
 
 
+def _quantiles(x: Tensor, shares: Tensor) -> Tensor:
+    return torch.quantile(x[:: max(1, len(x) // 10_000)], shares, dim=0)
+
+
+def _spread(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where samples are and how far they spread, (n,) each: mean and standard deviation.
+
+    Where that is far more than the quartiles of a normal distribution have it, it is of few samples far away or of
+    heavy tails, in whose units all others are in one place: there it is the median, and the quartiles' deviation.
+    """
+    first, middle, third = _quantiles(x, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype))
+    inner, scale = (third - first) / NORMAL_QUARTILES, x.std(0)
+    wild = (inner > 0) & (scale > WILD * inner)
+    return torch.where(wild, middle, x.mean(0)), torch.where(wild, inner, scale)
+
+
 def _free(x: Tensor, density: Density) -> Tensor:
     """Return the free parameters of units at places x, (K, n, J)."""
     low, high = density.lower[:, None], density.upper[:, None]
@@ -182,6 +202,21 @@ def _free(x: Tensor, density: Density) -> Tensor:
     one = gap + torch.log(-torch.expm1(-gap))  # the inverse of softplus
     out = torch.where(low.isfinite() & high.isfinite(), both, one)
     return torch.where(low.isfinite() | high.isfinite(), out, free)
+
+
+@torch.no_grad()
+def _check_distribution(density: Density, held: Tensor) -> None:
+    """Warn where the conditional distribution functions are far from uniform at samples that no step has seen."""
+    shares = (torch.arange(len(held), dtype=held.dtype)[:, None] + 0.5) / len(held)
+    off = (density.uniform(held).sort(0).values - shares).abs().amax(0)
+    axis = int(off.argmax())
+    if float(off[axis]) > OFF + UNLIKELY / math.sqrt(len(held)):
+        log.warning(
+            "fit_density: the distribution function along axis %d is off by %.2f at held-out samples; more steps, "
+            "products or units may help, or bounds without the samples that are far away",
+            axis,
+            float(off[axis]),
+        )
 
 
 def _box(lower: Any, upper: Any) -> tuple[list[float], list[float]]:

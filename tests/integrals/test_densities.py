@@ -8,6 +8,7 @@ from scipy import stats
 
 import autoint
 from autoint.integrals import Density
+from autoint.integrals.density_fitting import _check_distribution
 
 LINE = (-math.inf, math.inf)
 DOMAINS = [
@@ -93,6 +94,25 @@ def test_from_samples_and_from_the_logarithm_in_two_dimensions():
     box = autoint.fit_density(lambda x: -4 * x.square().sum(-1), [-1, -1], [1, 1], num_products=4, steps=60)
     side = math.erf(1.0) / math.erf(2.0)
     assert abs(box.mass([-0.5, -0.5], [0.5, 0.5]).item() - side**2) < 0.03
+
+
+def test_a_sample_far_away_moves_no_others(caplog):
+    """In units of the standard deviation that it makes, all others would be in one place."""
+    x = torch.cat([torch.randn(500, generator=torch.Generator().manual_seed(0)), torch.tensor([1e6])]).double()
+    density = autoint.fit_density(x, steps=60)
+    at = torch.linspace(-3, 3, 61).double()
+    assert abs(density.cdf(at).detach().numpy() - stats.norm.cdf(at.numpy())).max() < 0.08
+    assert not caplog.records
+
+
+def test_a_distribution_function_that_is_far_off_is_told(caplog):
+    density = untrained([-math.inf, 0.0], [math.inf, 1.0])
+    held = density.sample(400)
+    _check_distribution(density, held)
+    assert not caplog.records
+    held[:, 1] = held[:, 1] ** 4
+    _check_distribution(density, held)
+    assert "the distribution function along axis 1 is off by" in caplog.text
 
 
 @pytest.mark.parametrize(
