@@ -158,8 +158,13 @@ class _Training:
 
         before = math.inf
         while self.taken < self.steps and not self.late:
+            kept = {k: v.clone() for k, v in density.state_dict().items()}
             value = float(lbfgs.step(loss).detach())
             self.taken += 20
+            with torch.no_grad():
+                if not density.log_prob(x).isfinite().all():  # as of units that shrink to single points
+                    density.load_state_dict(kept)
+                    break
             if before - value < 1e-9:
                 break
             before = value
@@ -249,13 +254,9 @@ def _from_log_prob(function: LogProb, low: list[float], high: list[float], train
     infinite = not all(math.isfinite(v) for v in (*low, *high))
     if infinite and n > 1:
         raise ValueError("log p on a domain without end is for n = 1; give finite lower and upper, that hold its mass")
-    if n == 1:
-        sobol = (torch.arange(LINE, dtype=torch.float64)[:, None] + 0.5) / LINE
-    else:
-        sobol = torch.quasirandom.SobolEngine(n, scramble=True, seed=training.seed).draw(POINTS, dtype=torch.float64)
     where = _located(function, low, high) if infinite else ([0.0] * n, [1.0] * n)
     changes = [axis[0] for axis in domain_of(low, high, (), (), False).changes(*where)]
-    u = 2 * sobol - 1
+    u = 2 * _cube(n, training.seed) - 1
     spread = torch.stack([change.x(u[:, k]) for k, change in enumerate(changes)], -1)
 
     def log_density(x: Tensor) -> Tensor:
@@ -267,6 +268,11 @@ def _from_log_prob(function: LogProb, low: list[float], high: list[float], train
     weights = _weights(logs - log_density(x))
     density: Density | None
     density, score, effective, drawn = None, -math.inf, _effective(weights), log_density(x)
+    if n == 1 and 2 <= effective < WORTH:
+        x, drawn = _also_near(spread, weights, log_density)
+        logs = _checked_log(function, x)
+        weights = _weights(logs - drawn)
+        effective = _effective(weights)
     for number in range(1 if n == 1 else ROUNDS):
         if density is not None:
             if training.late:
@@ -292,6 +298,22 @@ def _from_log_prob(function: LogProb, low: list[float], high: list[float], train
         log.warning("fit_density: the points are worth %.0f samples only; more products or a smaller domain", effective)
     mean, mass = float(_mean(logs.clamp_min(-1e300), weights)), float((logs - drawn).logsumexp(0)) - math.log(len(x))
     return training.end(density, score - mean + mass, effective)
+
+
+def _cube(n: int, seed: int) -> Tensor:
+    """Return points in the unit cube, (P, n)."""
+    if n == 1:
+        return (torch.arange(LINE, dtype=torch.float64)[:, None] + 0.5) / LINE
+    return torch.quasirandom.SobolEngine(n, scramble=True, seed=seed).draw(POINTS, dtype=torch.float64)
+
+
+def _also_near(x: Tensor, weights: Tensor, log_density: LogProb) -> tuple[Tensor, Tensor]:
+    """Return points of a line with as many more where the weights are, and the logarithm of the density of both."""
+    some = (weights > 1e-9 * weights.max()).nonzero()[:, 0]
+    a, b = x[max(0, int(some[0]) - 1), 0], x[min(len(x) - 1, int(some[-1]) + 1), 0]
+    x = torch.cat([x, a + (b - a) * _cube(1, 0)])
+    there = torch.where((x >= a) & (x <= b), -(b - a).log(), -math.inf)[:, 0]
+    return x, torch.logaddexp(log_density(x), there) - math.log(2)
 
 
 def _located(function: LogProb, low: list[float], high: list[float]) -> tuple[list[float], list[float]]:

@@ -8,7 +8,7 @@ from scipy import stats
 
 import autoint
 from autoint.integrals import Density
-from autoint.integrals.density_fitting import _check_distribution
+from autoint.integrals.density_fitting import _check_distribution, _Training
 
 LINE = (-math.inf, math.inf)
 DOMAINS = [
@@ -83,6 +83,24 @@ def test_from_the_logarithm_of_two_bumps():
     x = torch.linspace(-6, 6, 101).double()
     assert abs(density.cdf(x).detach().numpy() - truth(x.numpy())).max() < 0.01
     assert stats.kstest(density.sample(2000)[:, 0].numpy(), truth).pvalue > 1e-3
+
+
+def test_from_the_logarithm_of_a_narrow_bump():
+    """Seven of the points over the domain would decide; there are more where it is."""
+    density = autoint.fit_density(lambda x: -0.5 * ((x[:, 0] - 0.3137) / 1e-3) ** 2, 0, 1, steps=40)
+    at = torch.linspace(0.31, 0.318, 51).double()
+    assert abs(density.cdf(at).detach().numpy() - stats.norm.cdf(at.numpy(), 0.3137, 1e-3)).max() < 0.02
+    assert density.sample(10).isfinite().all()
+    assert density.fitted.effective > 500
+
+
+def test_weights_stay_finite_where_few_points_decide():
+    """Units shrink to them, until nothing is finite: the last state that was is kept."""
+    x = torch.linspace(0, 1, 201).double()[:, None]
+    training = _Training(None, None, 400, 60.0, 0)
+    density = training.start(x[60:67], [0.0], [1.0])
+    assert math.isfinite(training.run_whole(density, x, (x[:, 0] == x[63, 0]).double()))
+    assert density.cdf(0.5) > 0.95
 
 
 def test_from_samples_and_from_the_logarithm_in_two_dimensions():
