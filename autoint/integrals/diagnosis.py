@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autoint.integrals.base import Corners
-from autoint.integrals.domains import Change
+from autoint.integrals.domains import Change, EndPoint
 from autoint.integrals.integrands import Function, values
 
 Line = Callable[[Tensor], Tensor]
@@ -17,6 +17,7 @@ SCAN = 2049  # points of the first look along a line
 FAINT = 1e-6
 """A second difference, as a share of f's size, that may be the rounding of a straight line, in float32 too."""
 DECADES = torch.arange(3, 9, dtype=torch.float64)  # of the distances to an end
+DIGIT = 0.005  # half the last one that is told of an exponent
 
 
 def places(
@@ -55,7 +56,7 @@ def along(line: Line, change: Change) -> str:
     """Return what is wrong with a function of u in (−1, 1), or an empty string."""
     for end in (-1.0, 1.0):
         place = change.lower if end < 0 else change.upper
-        if math.isfinite(place) and (words := _at_end(line, end, place)):
+        if math.isfinite(place) and (words := _at_end(line, end, place, change)):
             return words
     u = torch.linspace(-1, 1, SCAN + 1, dtype=torch.float64)
     u = 0.5 * (u[1:] + u[:-1])
@@ -66,12 +67,15 @@ def along(line: Line, change: Change) -> str:
     return _jump(line, u, y, change) or _kink(line, u, y, size, change)
 
 
-def _at_end(line: Line, end: float, place: float) -> str:
-    """Return whether |f(d) − f(d/2)| at the distance d from an end goes like d^α, as no smooth function does."""
-    d = 10.0**-DECADES
-    inward = -1.0 if end > 0 else 1.0
+def _at_end(line: Line, end: float, place: float, change: Change) -> str:
+    """Return whether |f(d) − f(d/2)| at the distance d from an end goes like d^α, as no smooth function does.
+
+    Distances are those of x, and α is nothing to tell where the change of variables makes it smooth.
+    """
+    length = float(change.x(torch.zeros((), dtype=torch.float64))) - place
+    d = length * 10.0**-DECADES
     try:
-        steps = (line(end + inward * d) - line(end + inward * d / 2)).abs()
+        steps = (line(change.u(place + d)) - line(change.u(place + d / 2))).abs()
     except ValueError:
         return ""
     if float(steps.min()) <= 0:
@@ -79,6 +83,10 @@ def _at_end(line: Line, end: float, place: float) -> str:
     rates = steps.log10().diff() / -1.0
     alpha = float(rates[-2:].mean())
     if float((rates[-2:] - alpha).abs().max()) > 0.02 or alpha > 0.95:
+        return ""
+    power = change.power if isinstance(change, EndPoint) and change.end == place else 0
+    rate = power * (1 + alpha)
+    if rate > 0.5 and abs(rate - round(rate)) < DIGIT * power:
         return ""
     if alpha <= -0.99:
         return f"a pole at x={place:.6g}, like |x - {place:.6g}|^{alpha:.2f}: its integral does not exist"

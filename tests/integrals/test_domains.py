@@ -139,6 +139,20 @@ def test_what_is_not_declared_is_found_and_named(function, words):
 
 
 @pytest.mark.parametrize(
+    ("change", "function", "words"),
+    [
+        (EndPoint(0.0, 1.0, 4), lambda x: x**-0.4, r"a singularity at x=0 \(declare singular=\[\(0, -0\.4\)\]\)"),
+        (EndPoint(2.0, 1.0, 2), lambda x: (2 - x) ** -0.7, r"a singularity at x=2 .*\(2, -0\.7\)\]\)"),
+        (EndPoint(0.0, 1.0, 2), lambda x: x**-1.5, r"a pole at x=0, like \|x - 0\|\^-1\.50: .*"),
+        (EndPoint(0.0, 1.0, 2), lambda x: x**-0.5 * torch.cos(x), ""),
+        (HalfLine(0.0, 1, 2.0), lambda x: x**-0.5 * torch.exp(-x), r"a singularity at x=0 .*\(0, -0\.5\)\]\)"),
+    ],
+)
+def test_exponents_are_those_of_x_behind_a_change_of_variables(change, function, words):
+    assert re.fullmatch(words, along(lambda u: function(change.x(u)), change))
+
+
+@pytest.mark.parametrize(
     "function",
     [
         lambda x: torch.cos(40 * x),
