@@ -25,9 +25,11 @@ from autoint.integrals.levenberg_marquardt import LevenbergMarquardt
 from autoint.integrals.training import Recipe, Training
 from autoint.networks.integral_net import Choice
 from autoint.registry import at_least_one, integer, positive
+from autoint.runs.seeding import generator
 
 log = logging.getLogger(__name__)
 MOST_AXES, MOST_CELLS = 16, 256
+PROBES, APERIODIC = 256, 1e-4  # points at which a period is looked at, and how far f may be off one further
 SLOW_SINE = {"name": "sine", "omega_0": 10.0}  # SIREN's 30 is for images; at 10 nothing oscillates between the points
 
 
@@ -134,6 +136,7 @@ def fit(
     whole = function if weight is None else _weighted(function, weight)
     centres, scales = _located(whole, domain, ranges)
     axes = domain.changes(centres, scales)
+    _check_periods(whole, domain, ranges, centres)
     cells = list(itertools.product(*axes))
     if len(cells) > MOST_CELLS:
         raise ValueError(
@@ -200,6 +203,32 @@ def _located(
     middle = torch.tensor([list(end) for end in ranges], dtype=torch.float64).mean(0)
     about: Callable[[Tensor], Tensor] = lambda x: function(x, middle.expand(len(x), -1)) if len(middle) else function(x)  # noqa: E731
     return located(about, domain.lower, domain.upper)
+
+
+def _check_periods(
+    function: Function, domain: Domain, ranges: tuple[Corners, Corners], centres: Sequence[float]
+) -> None:
+    """Warn of a function that is another one period further, where it is anything there."""
+    low, high, centre = (torch.tensor(v, dtype=torch.float64) for v in (domain.lower, domain.upper, centres))
+    shares = torch.rand(PROBES, len(low), generator=generator(0, "periods"), dtype=torch.float64)
+    x = torch.where((high - low).isfinite(), low + shares * (high - low), centre)
+    p = torch.tensor([list(end) for end in ranges], dtype=torch.float64).mean(0).expand(PROBES, -1)
+    for axis in domain.periodic:
+        further = x.clone()
+        further[:, axis] += high[axis] - low[axis]
+        try:
+            here, there = (values(function, at, *([p] if ranges[0] else []))[0] for at in (x, further))
+        except ValueError:
+            continue
+        off = float((there - here).abs().mean() / here.abs().mean())
+        if off > APERIODIC:
+            log.warning(
+                "fit: periodic=: the function changes at x + %g along axis %d, by %.1e of its size; integrals outside "
+                "of the box go on with what it is inside, so give one whole period as the box",
+                high[axis] - low[axis],
+                axis,
+                off,
+            )
 
 
 def _joined(trained: list[Antiderivative], shape: list[int], domain: Domain) -> AbstractAntiderivative:

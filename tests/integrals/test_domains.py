@@ -120,6 +120,15 @@ def test_a_state_has_the_changes_of_variables(caplog):
             of(EndPoint(0.0, 2.0, 3)).load_state_dict({**first.state_dict(), **bad})
 
 
+def test_a_period_that_is_none_is_told(caplog):
+    given = {"hidden_features": 4, "points": 64, "adam_steps": 0, "tolerance": 1.0, "progress": False}
+    autoint.fit("exp(sin(2*x))", 0, math.pi, periodic=True, **given)
+    autoint.fit(lambda x: x.clamp(0, 3) / (x < 3), 0, 3, periodic=True, **given)  # which is nothing outside
+    assert not caplog.records
+    autoint.fit("(1+cos(x))*exp(-y^2)", [0, -math.inf], [3, math.inf], periodic=[0], **given)
+    assert "periodic=: the function changes at x + 3 along axis 0, by " in caplog.text
+
+
 LINE = {"lower": torch.tensor([-math.inf]).double(), "upper": torch.tensor([math.inf]).double()}
 FAULTS = [
     (lambda x: torch.where(x > 0.3, 1.0, x), r"a jump at x=0\.3 \(declare breaks=\[0\.3\]\)"),
