@@ -81,7 +81,10 @@ class Density(nn.Module):
         return (self._shares() * self._phi(self._points(x)).prod(-1)).sum(-1)
 
     def mass(self, lower: Any, upper: Any) -> Tensor:
-        """Return P(lower ≤ X ≤ upper), (…, n) and (…, n) → (…): two evaluations, whatever n."""
+        """Return P(lower ≤ X ≤ upper), (…, n) and (…, n) → (…): two evaluations, whatever n.
+
+        As of an integral, swapping the bounds of one axis changes its sign.
+        """
         sides = self._phi(self._points(upper)) - self._phi(self._points(lower))
         return (self._shares() * sides.prod(-1)).sum(-1)
 

@@ -36,6 +36,7 @@ def untrained(lower, upper, seed=0):
 def test_mass_is_one_and_the_distribution_function_grows(lower, upper):
     density, n = untrained(lower, upper), len(lower)
     assert abs(float(density.mass(lower, upper)) - 1) < 1e-12
+    assert abs(float(density.mass(upper, lower)) - (-1) ** n) < 1e-12  # the sign of an integral
     assert abs(float(density.cdf(upper)) - 1) < 1e-12
     assert float(density.cdf(lower)) == 0.0
     g = torch.Generator().manual_seed(1)
