@@ -30,6 +30,7 @@ from autoint.runs.seeding import generator
 log = logging.getLogger(__name__)
 MOST_AXES, MOST_CELLS = 16, 256
 PROBES, APERIODIC = 256, 1e-4  # points at which a period is looked at, and how far f may be off one further
+RELATIVE = 0.01  # of the smallest output, that the tolerance may be
 SLOW_SINE = {"name": "sine", "omega_0": 10.0}  # SIREN's 30 is for images; at 10 nothing oscillates between the points
 
 
@@ -109,7 +110,7 @@ def fit(
         points: how many; those not given begin with 512 for one input, 2048 for more, and grow.
         adam_steps: steps of Adam before Levenberg-Marquardt takes over.
         tolerance: end when the root mean square of Ψ − f is below this share of that of f, or no longer falls, and
-            errors of integrals are below this share of rms f · volume.
+            errors of integrals are below this share of rms f · volume; rms is over all outputs of f together.
         max_time: stop after so many seconds; it stops sooner where nothing helps any further.
         seed: of the initial weights and of the points.
         progress: show a progress bar.
@@ -143,13 +144,15 @@ def fit(
             f"breaks and singular cut the domain into {len(cells)} pieces; at most {MOST_CELLS} are fitted"
         )
     shape = hidden_features, num_layers, activation, encoding, num_products
-    recipe, trained, blank = Recipe(*shape, points, adam_steps, tolerance, max_time, seed), [], []
+    recipe, trained = Recipe(*shape, points, adam_steps, tolerance, max_time, seed), []
+    blank, sizes = [], []
     with tqdm(unit="step", disable=None if progress else True, desc="fit") as bar:
         for number, cell in enumerate(cells):
             left = max(0.0, deadline - time.monotonic()) / (len(cells) - number)
             training = Training(whole, list(cell), ranges, recipe, left, bar)
             trained.append(training.run())
             blank.append(training.blank)
+            sizes.append(training.sizes)
     model = _joined(trained, [len(axis) for axis in axes], domain)
     assert model.fitted is not None
     tell(model.fitted)
@@ -161,6 +164,7 @@ def fit(
             sum(blank),
             about,
         )
+    _tell_small(torch.stack(sizes).square().mean(0).sqrt(), tolerance)
     return model
 
 
@@ -229,6 +233,20 @@ def _check_periods(
                 axis,
                 off,
             )
+
+
+def _tell_small(sizes: Tensor, tolerance: float) -> None:
+    """Warn of an output of which the tolerance, a share of the size of all outputs, is no small share."""
+    shares = sizes / sizes.square().mean().sqrt().clamp_min(torch.finfo(sizes.dtype).tiny)
+    least = int(torch.where(shares > 0, shares, math.inf).argmin())
+    if 0 < float(shares[least]) < tolerance / RELATIVE:
+        log.warning(
+            "fit: the tolerance is a share of all outputs' size, of which output %d has %.0e only: it may be off by "
+            "%.0e of its own; fit it by itself, or multiply it by a constant",
+            least,
+            float(shares[least]),
+            tolerance / float(shares[least]),
+        )
 
 
 def _joined(trained: list[Antiderivative], shape: list[int], domain: Domain) -> AbstractAntiderivative:

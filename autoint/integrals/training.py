@@ -7,6 +7,7 @@ import math
 import time
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from autoint.integrals.accuracy import Fitted
@@ -104,6 +105,11 @@ class Training:
     def blank(self) -> int:
         """How many points there are, if the function is 0 at all of them, else 0."""
         return 0 if self.problem.y.any() else len(self.problem.y)
+
+    @property
+    def sizes(self) -> Tensor:
+        """The root mean square of every output, (C,), times Π T′."""
+        return self.model.scale * self.problem.y.square().mean(0).sqrt()
 
     def _network(self, inputs: int, outputs: int) -> IntegralNet | ProductNet:
         """Return the network that begins: one, or a sum of products where it has more corners than that costs."""

@@ -94,6 +94,15 @@ def test_gradients_by_bounds_and_parameters(bump):
     assert torch.allclose(mixed(x)[:, 0], bump.integrand(x))
 
 
+def test_an_output_that_is_small_beside_the_tolerance_is_told(caplog):
+    """One that is 0 is not."""
+    given = {"hidden_features": 4, "points": 64, "adam_steps": 0, "max_time": 0, "progress": False}
+    for sizes, told in (([1.0, 0.0, 1e-4], True), ([1.0, 0.0, 0.1], False)):
+        caplog.clear()
+        autoint.fit(lambda x, sizes=sizes: torch.tensor(sizes).double() * torch.cos(x), 0, 1, tolerance=1e-3, **given)
+        assert ("which output 2 has 2e-04 only: it may be off by 6e+00 of its own" in caplog.text) == told
+
+
 def test_many_outputs_and_plain_numbers():
     both = autoint.fit(lambda x: torch.cat([x, x**2], -1), 0, 2, tolerance=1e-6, progress=False)
     assert torch.allclose(both.integral(0, 1), torch.tensor([0.5, 1 / 3]).double(), atol=1e-5)
