@@ -30,7 +30,7 @@ from autoint.runs.seeding import generator
 log = logging.getLogger(__name__)
 MOST_AXES, MOST_CELLS = 16, 256
 PROBES, APERIODIC = 256, 1e-4  # points at which a period is looked at, and how far f may be off one further
-RELATIVE = 0.01  # of the smallest output, that the tolerance may be
+SMALL, RELATIVE = 0.1, 0.01  # share of an output in the size of all; share of its size that the tolerance may be
 SLOW_SINE = {"name": "sine", "omega_0": 10.0}  # SIREN's 30 is for images; at 10 nothing oscillates between the points
 
 
@@ -239,7 +239,7 @@ def _tell_small(sizes: Tensor, tolerance: float) -> None:
     """Warn of an output of which the tolerance, a share of the size of all outputs, is no small share."""
     shares = sizes / sizes.square().mean().sqrt().clamp_min(torch.finfo(sizes.dtype).tiny)
     least = int(torch.where(shares > 0, shares, math.inf).argmin())
-    if 0 < float(shares[least]) < tolerance / RELATIVE:
+    if 0 < float(shares[least]) < min(SMALL, tolerance / RELATIVE):
         log.warning(
             "fit: the tolerance is a share of all outputs' size, of which output %d has %.0e only: it may be off by "
             "%.0e of its own; fit it by itself, or multiply it by a constant",
