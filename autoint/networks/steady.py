@@ -7,6 +7,7 @@ import pickle
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
 """Hooks in front of a layer's forward that set its weight from other parameters, whatever the layer is given."""
 RANDOM = "is another function at every evaluation"
+_SEEN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""The mode in which a network was found to draw nothing but by torch, whose generator is looked at every time."""
 WATCHED = (_DropoutNd, _NormBase, nn.RReLU, nn.MultiheadAttention, nn.RNNBase)
 
 
@@ -42,9 +45,10 @@ def evaluated(net: nn.Module, evaluate: Callable[[], Tensor], watch: bool = True
     made = steady(net)
     if not watch and isinstance(made, contextlib.nullcontext):
         return evaluate()
-    unmade = _generators()
+    first = _SEEN.get(net) != net.training
+    unmade = _generators(first)
     with made:
-        before = _generators(), _versions(net)
+        before = _generators(first), _versions(net)
         try:
             out = evaluate()
         except RuntimeError as error:
@@ -53,12 +57,13 @@ def evaluated(net: nn.Module, evaluate: Callable[[], Tensor], watch: bool = True
             raise ValueError(_refusal(type(net).__name__, "changes its buffers when it is evaluated")) from error
         if changed := [name for name, version in _versions(net).items() if before[1].get(name) != version]:
             raise ValueError(_refusal(type(net).__name__, f"changes its buffer '{changed[0]}' when it is evaluated"))
-        drawn = _drawn(before[0], _generators()) and not torch.equal(out, evaluate())
+        drawn = _drawn(before[0], _generators(first)) and not torch.equal(out, evaluate())
     if not drawn and _drawn(unmade, before[0]):
         with steady(net):  # weights made by chance
             drawn = not torch.equal(out, evaluate())
     if drawn:
         raise ValueError(_refusal(type(net).__name__, RANDOM))
+    _SEEN[net] = net.training
     return out
 
 
@@ -127,10 +132,11 @@ def _refusal(name: str, fault: str) -> str:
     )
 
 
-def _generators() -> list[object]:
-    """Return the states of the generators of random numbers: torch's, Python's and numpy's."""
-    states: list[object] = [torch.get_rng_state().numpy().tobytes(), random.getstate()]
-    states.append(pickle.dumps(np.random.get_state(legacy=False)))
+def _generators(foreign: bool) -> list[object]:
+    """Return the states of torch's generators of random numbers, and of Python's and numpy's if ``foreign``."""
+    states: list[object] = [torch.get_rng_state().numpy().tobytes()]
+    if foreign:  # ten times as slow
+        states += [random.getstate(), pickle.dumps(np.random.get_state(legacy=False))]
     if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
         states.append(torch.cuda.get_rng_state().numpy().tobytes())
     return states
