@@ -49,10 +49,14 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     check_kind(file, READ)
     trimesh = load_trimesh()
     check_size(file)
-    options = {"skip_materials": True} if file.suffix.lower() == ".obj" else {}
+    kind, data = file.suffix[1:].lower(), file.read_bytes()
+    options = {"skip_materials": True} if file.suffix.lower() in KINDS else {}
     try:
-        kind = file.suffix[1:].lower()
-        loaded = trimesh.load(BytesIO(file.read_bytes()), file_type=kind, process=False, **options)
+        if kind == "off":
+            _check_off(data)
+        loaded = trimesh.load(BytesIO(data), file_type=kind, process=False, **options)
+        if kind == "ply":
+            _check_ply(data, loaded)
         if isinstance(loaded, trimesh.Scene):
             loaded = loaded.to_geometry()
     except Exception as error:  # of many kinds, from many parsers
@@ -67,9 +71,49 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     return vertices, _normals(loaded, len(vertices)), faces if faces.size else None
 
 
+def _check_off(data: bytes) -> None:
+    """Refuse an OFF that ends before its own counts are reached: trimesh takes the faces that are there."""
+    lines = data.partition(b"OFF")[2].splitlines()
+    rows = [row for line in lines if (row := line.partition(b"#")[0].split())]
+    points, faces = map(int, rows[0][:2])
+    _check_count("rows", points + faces, len(rows) - 1)
+    for row in rows[1 + points : 1 + points + faces]:
+        _check_count("vertices of a face", int(row[0]), len(row) - 1)
+
+
+def _check_ply(data: bytes, loaded: Any) -> None:
+    """Refuse an ASCII PLY that ends before its header's counts are reached: trimesh takes the rows that are there.
+
+    Of a binary one it compares the bytes itself.
+    """
+    if b"ascii" not in data[:100].lower():
+        return
+    lines, kinds = data.splitlines(), dict[str, str]()
+    at = 1 + next(k for k, line in enumerate(lines) if b"end_header" in line.split())
+    for name, element in _elements(loaded).items():
+        _check_count(f"rows of '{name}'", element["length"], len(lines) - at)
+        at += element["length"]
+        kinds = element["properties"] if element["length"] else kinds
+    last, needed = lines[at - 1].split(), 0
+    for kind in kinds.values():
+        needed += 1 + int(float(last[needed])) if "$LIST" in kind else 1
+    _check_count("numbers in the last row", needed, len(last))
+
+
+def _elements(loaded: Any) -> dict[str, Any]:
+    """Return the elements of a PLY as trimesh leaves them."""
+    found: dict[str, Any] = (getattr(loaded, "metadata", None) or {}).get("_ply_raw", {})
+    return found
+
+
+def _check_count(what: str, told: int, found: int) -> None:
+    if found < told:
+        raise ValueError(f"it tells of {told} {what}, and {max(0, found)} are there; restore it")
+
+
 def _normals(loaded: Any, count: int) -> np.ndarray | None:
     """Return the normals of a PLY's vertices, which trimesh leaves as they were read."""
-    raw = (getattr(loaded, "metadata", None) or {}).get("_ply_raw", {}).get("vertex", {}).get("data")
+    raw = _elements(loaded).get("vertex", {}).get("data")
     if raw is None or any(key not in ((getattr(raw, "dtype", None) and raw.dtype.names) or raw) for key in NORMAL):
         return None
     normals = np.stack([np.asarray(raw[key], dtype=np.float64).reshape(-1) for key in NORMAL], axis=1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autoint.files import images, reading
+from autoint.files import images, meshes, reading
 from autoint.scenes.data.poses import rigid
 from autoint.tomography.data import exchange
 from autoint.tomography.data.scans import scan, sinogram
@@ -108,6 +108,33 @@ def test_a_zip_of_zeros_is_refused_by_its_headers(monkeypatch):
     np.save("b.npy", np.zeros((200, 200)))
     with pytest.raises(ValueError, match=r"b.npy: 40000 numbers are more than"):
         sinogram(".", None, None, path="b.npy")
+
+
+PLY = """ply\nformat ascii 1.0\ncomment TextureFile a.png\nelement vertex 4\nproperty float x\nproperty float y
+property float z\nelement face 2\nproperty list uchar int vertex_indices\nend_header
+0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n4 0 1 2 3"""
+OFF = "OFF\n4 2 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n4 0 1 2 3"
+
+
+@pytest.mark.parametrize(
+    ("text", "lost", "words"),
+    [
+        (PLY, len("\n4 0 1 2 3"), "it tells of 2 rows of 'face', and 1 are there; restore it"),
+        (PLY, len(" 2 3"), "5 numbers in the last row, and 3 are there"),
+        (PLY, len("0 1\n3 0 1 2\n4 0 1 2 3") + 2, "4 rows of 'vertex', and 3 are there"),
+        (OFF, len("\n4 0 1 2 3"), "6 rows, and 5 are there"),
+        (OFF, len(" 3"), "4 vertices of a face, and 3 are there"),
+    ],
+)
+def test_a_mesh_that_is_cut_off_is_refused_by_its_own_counts(text, lost, words, capfd):
+    pytest.importorskip("trimesh")
+    file = Path(f"a.{text[:3].lower()}")
+    file.write_text(text + "\n")
+    assert [len(part) for part in meshes.read(file)[::2]] == [4, 3]
+    file.write_text(text[:-lost])
+    with pytest.raises(ValueError, match=words):
+        meshes.read(file)
+    assert not "".join(capfd.readouterr())  # of its texture neither
 
 
 def hdf5(name="a.h5", **replaced):
