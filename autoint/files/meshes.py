@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import struct
+from collections import Counter
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,12 @@ from autoint.files.whole_files import write_whole
 KINDS = (".ply", ".glb", ".obj")
 READ = (*KINDS, ".stl", ".off")
 MAX_BYTES = 2**30
+MOST_PARTS = 5000
+"""Meshes of a scene that are joined, each of which takes a millisecond."""
+MOST_SHARED = 2**23
+"""Vertices and indices that a scene may have beside those that its file has room for: its nodes may share a mesh."""
+MOST_ABOUT = 2**24
+"""Bytes of a scene's JSON."""
 
 
 def load_trimesh() -> Any:
@@ -52,8 +62,8 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     kind, data = file.suffix[1:].lower(), file.read_bytes()
     options = {"skip_materials": True} if file.suffix.lower() in KINDS else {}
     try:
-        if kind == "off":
-            _check_off(data)
+        if kind in CHECKS:
+            CHECKS[kind](data)
         loaded = trimesh.load(BytesIO(data), file_type=kind, process=False, **options)
         if kind == "ply":
             _check_ply(data, loaded)
@@ -73,12 +83,40 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
 
 def _check_off(data: bytes) -> None:
     """Refuse an OFF that ends before its own counts are reached: trimesh takes the faces that are there."""
-    lines = data.partition(b"OFF")[2].splitlines()
-    rows = [row for line in lines if (row := line.partition(b"#")[0].split())]
-    points, faces = map(int, rows[0][:2])
-    _check_count("rows", points + faces, len(rows) - 1)
-    for row in rows[1 + points : 1 + points + faces]:
-        _check_count("vertices of a face", int(row[0]), len(row) - 1)
+    text = re.sub(rb"#[^\r\n]*", b"", data).partition(b"OFF")[2]
+    lines = [line for line in text.splitlines() if line.strip()]
+    points, faces = map(int, lines[0].split()[:2])
+    _check_count("rows", points + faces, len(lines) - 1)
+    for row in map(bytes.split, lines[1 + points : 1 + points + faces]):
+        if int(row[0]) >= len(row):
+            _check_count("vertices of a face", int(row[0]), len(row) - 1)
+
+
+def _check_glb(data: bytes) -> None:
+    """Refuse a GLB that becomes far more than its bytes: many nodes of one mesh, or meshes of the same numbers."""
+    (length,) = struct.unpack_from("<I", data, 12)
+    if length > MOST_ABOUT:
+        raise ValueError(f"{length} bytes of JSON, more than {MOST_ABOUT}; export the mesh alone")
+    tree = json.loads(data[20 : 20 + length])
+    nodes, accessors = tree.get("nodes", []), tree.get("accessors", [])
+    counts = [accessor["count"] for accessor in accessors]
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError("the count of an accessor is no whole number; restore it")
+    parents = Counter(child for node in nodes for child in node.get("children", ()))
+    shown = Counter[int]()
+    for number, node in enumerate(nodes):
+        shown[node.get("mesh", -1)] += max(1, parents[number])
+    parts, total = 0, sum(one["count"] for one in accessors if "bufferView" not in one)  # which are zeros
+    for number, mesh in enumerate(tree.get("meshes", [])):
+        for primitive in mesh["primitives"]:
+            used = [*primitive["attributes"].values(), *([primitive["indices"]] if "indices" in primitive else [])]
+            parts += max(1, shown[number])
+            total += max(1, shown[number]) * sum(counts[one] for one in used)
+    if parts > MOST_PARTS or total > (most := MOST_SHARED + len(data) // 2):
+        raise ValueError(
+            f"{total} vertices and indices in {parts} parts, more than "
+            f"{f'{MOST_PARTS} parts' if parts > MOST_PARTS else most}; export fewer as one mesh"
+        )
 
 
 def _check_ply(data: bytes, loaded: Any) -> None:
@@ -104,6 +142,9 @@ def _elements(loaded: Any) -> dict[str, Any]:
     """Return the elements of a PLY as trimesh leaves them."""
     found: dict[str, Any] = (getattr(loaded, "metadata", None) or {}).get("_ply_raw", {})
     return found
+
+
+CHECKS = {"off": _check_off, "glb": _check_glb}
 
 
 def _check_count(what: str, told: int, found: int) -> None:

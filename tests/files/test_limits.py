@@ -1,6 +1,7 @@
 """What is read takes no more memory and no more time than it says: sums, sizes unpacked, links, repeated keys."""
 
 import json
+import struct
 import zipfile
 from pathlib import Path
 
@@ -135,6 +136,47 @@ def test_a_mesh_that_is_cut_off_is_refused_by_its_own_counts(text, lost, words, 
     with pytest.raises(ValueError, match=words):
         meshes.read(file)
     assert not "".join(capfd.readouterr())  # of its texture neither
+
+
+def glb(nodes=1, primitives=1, zeros=0):
+    """A triangle that so many nodes show, or so many primitives have, and an accessor of numbers that are not there."""
+    accessors = [
+        {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"},
+        {"bufferView": 1, "componentType": 5125, "count": 3, "type": "SCALAR"},
+        {"componentType": 5126, "count": zeros, "type": "VEC3"},
+    ]
+    tree = {
+        "asset": {"version": "2.0"},
+        "scenes": [{"nodes": list(range(nodes))}],
+        "nodes": [{"mesh": 0, "translation": [k, 0, 0]} for k in range(nodes)],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}] * primitives}],
+        "accessors": accessors[: 3 if zeros else 2],
+        "bufferViews": [{"buffer": 0, "byteLength": 36}, {"buffer": 0, "byteOffset": 36, "byteLength": 12}],
+        "buffers": [{"byteLength": 48}],
+    }
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    numbers = np.eye(3, dtype="<f4").tobytes() + np.arange(3, dtype="<u4").tobytes()
+    head = b"glTF" + struct.pack("<IIII", 2, 28 + len(text) + len(numbers), len(text), 0x4E4F534A)
+    Path("a.glb").write_bytes(head + text + struct.pack("<II", len(numbers), 0x004E4942) + numbers)
+
+
+@pytest.mark.parametrize(
+    ("most", "more", "words"),
+    [
+        ({"nodes": 40}, {"nodes": 41}, "246 vertices and indices in 41 parts, more than 40 parts; export"),
+        ({"primitives": 40}, {"primitives": 41}, "246 vertices and indices in 41 parts, more than 40 parts"),
+        ({"zeros": 2**23}, {"zeros": 2**24}, r"\.glb: 16777222 vertices and indices in 1 parts, more than 8388"),
+    ],
+)
+def test_a_scene_that_becomes_far_more_than_its_file_is_refused(most, more, words, monkeypatch):
+    pytest.importorskip("trimesh")
+    monkeypatch.setattr(meshes, "MOST_PARTS", 40)
+    glb(**most)
+    assert len(meshes.read(Path("a.glb"))[2]) == max(most.get("nodes", 1), most.get("primitives", 1))
+    glb(**more)
+    with pytest.raises(ValueError, match=words):
+        meshes.read(Path("a.glb"))
 
 
 def hdf5(name="a.h5", **replaced):
