@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import struct
+from array import array
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,10 @@ from autoint.files.whole_files import write_whole
 KINDS = (".ply", ".glb", ".obj")
 READ = (*KINDS, ".stl", ".off")
 MAX_BYTES = 2**30
+MOST_TEXT, MOST_LINES, LONGEST = 2**28, 2**23, 2**22
+"""Bytes, lines and bytes of a line of a mesh in text: each line takes microseconds, and becomes ten times its bytes."""
+MOST_CORNERS = 2**24
+"""Corners of all faces of a mesh in text, each of which may become a triangle."""
 MOST_PARTS = 5000
 """Meshes of a scene that are joined, each of which takes a millisecond."""
 MOST_SHARED = 2**23
@@ -59,16 +65,8 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     check_kind(file, READ)
     trimesh = load_trimesh()
     check_size(file)
-    kind, data = file.suffix[1:].lower(), file.read_bytes()
-    options = {"skip_materials": True} if file.suffix.lower() in KINDS else {}
     try:
-        if kind in CHECKS:
-            CHECKS[kind](data)
-        loaded = trimesh.load(BytesIO(data), file_type=kind, process=False, **options)
-        if kind == "ply":
-            _check_ply(data, loaded)
-        if isinstance(loaded, trimesh.Scene):
-            loaded = loaded.to_geometry()
+        loaded = _loaded(trimesh, file.suffix[1:].lower(), file.read_bytes())
     except Exception as error:  # of many kinds, from many parsers
         text = " ".join(str(error).split())
         raise ValueError(f"{file}: cannot be read as {file.suffix}: {text or type(error).__name__:.200}") from error
@@ -79,6 +77,65 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     if faces.size and not (faces.min() >= 0 and faces.max() < len(vertices)):
         raise ValueError(f"{file}: its triangles name vertices that are not there, of {len(vertices)}")
     return vertices, _normals(loaded, len(vertices)), faces if faces.size else None
+
+
+def _loaded(trimesh: Any, kind: str, data: bytes) -> Any:
+    """Return what has the vertices and faces of a file, as many as it says, and not far more than its bytes."""
+    if kind in ("obj", "off") or _in_ascii(kind, data):
+        _check_text(data)
+    if kind == "obj":
+        return _obj(data)
+    if kind in CHECKS:
+        CHECKS[kind](data)
+    options = {"skip_materials": True} if kind in ("glb", "ply") else {}
+    loaded = trimesh.load(BytesIO(data), file_type=kind, process=False, **options)
+    if kind == "ply":
+        _check_ply(data, loaded)
+    return loaded.to_geometry() if isinstance(loaded, trimesh.Scene) else loaded
+
+
+def _in_ascii(kind: str, data: bytes) -> bool:
+    return kind == "ply" and b"ascii" in data[:100].lower()
+
+
+def _check_text(data: bytes) -> None:
+    lines = data.count(b"\n")
+    if len(data) > MOST_TEXT or lines > MOST_LINES or max(map(len, BytesIO(data)), default=0) > LONGEST:
+        raise ValueError(
+            f"{len(data)} bytes of text in {lines} lines, where {MOST_TEXT} in {MOST_LINES} are read, and {LONGEST} in "
+            "one; save it as a binary .ply, or thin it out"
+        )
+
+
+def _obj(data: bytes) -> Any:
+    """Return vertices and triangles of an OBJ, polygons as fans.
+
+    trimesh takes time by the square of the materials, and half a minute for a million corners of polygons.
+    """
+    points, corners, sizes, before = array("d"), array("q"), array("q"), array("q")
+    for line in BytesIO(data.replace(b"\r\n", b"\n").replace(b"\\\n", b" ")):
+        if line[:2] in (b"v ", b"v\t"):
+            if len(place := line.split(None, 4)[1:4]) < 3:
+                raise ValueError(f"{line[:80].decode(errors='replace')!r} has fewer than 3 numbers; restore it")
+            points.extend(map(float, place))
+        elif line[:2] in (b"f ", b"f\t"):
+            words = line.partition(b"#")[0].split()[1:]
+            corners.extend(map(int, [word.partition(b"/")[0] for word in words] if b"/" in line else words))
+            sizes.append(len(words))
+            before.append(len(points) // 3)
+            if len(corners) > MOST_CORNERS:
+                raise ValueError(f"more than {MOST_CORNERS} corners of faces; thin it out")
+    count, index = np.array(sizes, np.int64), np.array(corners, np.int64)
+    index = np.where(index < 0, index + np.repeat(np.array(before, np.int64), count), index - 1)
+    fans = (count - 2).clip(0)
+    first = np.repeat(np.cumsum(count) - count, fans)
+    turn = np.arange(len(first)) - np.repeat(np.cumsum(fans) - fans, fans)
+    faces, vertices = index[np.stack([first, first + turn + 1, first + turn + 2], axis=1)], np.array(points)
+    vertices, used = vertices.reshape(-1, 3), np.zeros(len(points) // 3, bool)
+    if not faces.size or faces.min() < 0 or faces.max() >= len(vertices):
+        return SimpleNamespace(vertices=vertices, faces=faces)
+    used[faces] = True
+    return SimpleNamespace(vertices=vertices[used], faces=(np.cumsum(used) - 1)[faces])
 
 
 def _check_off(data: bytes) -> None:
@@ -124,7 +181,7 @@ def _check_ply(data: bytes, loaded: Any) -> None:
 
     Of a binary one it compares the bytes itself.
     """
-    if b"ascii" not in data[:100].lower():
+    if not _in_ascii("ply", data):
         return
     lines, kinds = data.splitlines(), dict[str, str]()
     at = 1 + next(k for k, line in enumerate(lines) if b"end_header" in line.split())

@@ -179,6 +179,56 @@ def test_a_scene_that_becomes_far_more_than_its_file_is_refused(most, more, word
         meshes.read(Path("a.glb"))
 
 
+OBJ = """# a hull
+mtllib a.mtl
+v 9 9 9
+v 0 0 0 1 0 0
+v 1 0 0
+usemtl a
+v 1 1 0
+v 0 1 0
+f -4/1 -3/2/1 -2//1 -1   # which count from here
+v 0 0 1
+usemtl b
+f 2 3 \\
+ 6
+"""
+
+
+def test_an_obj_has_its_triangles_whatever_its_materials(monkeypatch):
+    trimesh = pytest.importorskip("trimesh")
+    Path("a.obj").write_text(OBJ.replace("\n", "\r\n"))
+    monkeypatch.setattr(trimesh, "load", None)  # which takes time by the square of the materials
+    vertices, _, faces = meshes.read(Path("a.obj"))
+    assert vertices.tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert faces.tolist() == [[0, 1, 2], [0, 2, 3], [0, 1, 4]]
+    for text, words in (("v 1 2\n", "'v 1 2.*' has fewer than 3 numbers"), ("v 1 2 3\nf 1 2 x\n", "'x'")):
+        Path("a.obj").write_text(text)
+        with pytest.raises(ValueError, match=rf"a.obj: cannot be read as .obj: .*{words}"):
+            meshes.read(Path("a.obj"))
+
+
+@pytest.mark.parametrize("text", [PLY, OFF, OBJ], ids=["ply", "off", "obj"])
+@pytest.mark.parametrize("limit", [{"MOST_TEXT": 40}, {"MOST_LINES": 3}, {"LONGEST": 5}], ids=str)
+def test_a_mesh_in_text_has_bounded_lines(text, limit, monkeypatch):
+    pytest.importorskip("trimesh")
+    file = Path(f"a.{'obj' if text is OBJ else text[:3].lower()}")
+    file.write_text(text)
+    meshes.read(file)
+    for name, number in limit.items():
+        monkeypatch.setattr(meshes, name, number)
+        with pytest.raises(ValueError, match=rf"of text in \d+ lines, where .*{number}.*; save it as a binary .ply"):
+            meshes.read(file)
+
+
+def test_corners_of_polygons_are_bounded(monkeypatch):
+    pytest.importorskip("trimesh")
+    monkeypatch.setattr(meshes, "MOST_CORNERS", 6)
+    Path("a.obj").write_text(OBJ)
+    with pytest.raises(ValueError, match="more than 6 corners of faces; thin it out"):
+        meshes.read(Path("a.obj"))
+
+
 def hdf5(name="a.h5", **replaced):
     h5py = pytest.importorskip("h5py")
     counts = 100 + np.arange(4 * 2 * 6).reshape(4, 2, 6) % 7
