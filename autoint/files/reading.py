@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -33,6 +34,8 @@ MAX_JSON = 2**25
 MAX_FRAMES = 20_000
 MAX_NUMBERS = 2**25
 """Numbers of an array, of which several copies in float64 are made."""
+MAX_TEXT, MAX_ROW = 2**30, 2**22
+"""Bytes of a table in text, and characters of one of its rows."""
 
 
 class StrangeLinkError(ValueError):
@@ -299,6 +302,30 @@ def read_npy(file: Path, needs: str) -> np.ndarray:
     check_numbers(str(file), math.prod(shape))
     array: np.ndarray = np.load(file, allow_pickle=False)
     return array
+
+
+def read_table(file: Path, delimiter: str | None = None) -> np.ndarray:
+    """Return the rows of numbers in a text, (rows, columns), if they are not too many; errors name no file."""
+    if file.stat().st_size > MAX_TEXT:
+        raise ValueError(f"{file.stat().st_size} bytes are more than {MAX_TEXT}")
+    lines = 0
+    with file.open("rb") as stream:
+        while piece := stream.read(MAX_ROW):
+            ends = max(piece.count(b"\n"), piece.count(b"\r"))
+            if not ends and len(piece) == MAX_ROW:
+                raise ValueError(f"a row has more than {MAX_ROW} characters")
+            lines += ends
+    with file.open(encoding="utf-8-sig", errors="replace") as text, warnings.catch_warnings():
+        rows = (row.partition("#")[0].strip() for row in itertools.islice(text, 1000))
+        columns = len(next(filter(None, rows), "").split(delimiter)) or 1
+        if lines * columns > MAX_NUMBERS:
+            raise ValueError(f"{lines} rows of {columns} numbers are more than {MAX_NUMBERS}")
+        text.seek(0)
+        warnings.filterwarnings("ignore", "loadtxt: input contained no data")
+        table = np.loadtxt(text, ndmin=2, delimiter=delimiter)
+    if not table.size:
+        raise ValueError("there are no numbers in it")
+    return table
 
 
 def check_numbers(where: str, count: int) -> None:

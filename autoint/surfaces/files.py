@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autoint.files import meshes
-from autoint.files.reading import at_home, read_npy
+from autoint.files.reading import at_home, read_npy, read_table
 from autoint.registry import SHAPES
 from autoint.reports.meshing import Mesh
 from autoint.surfaces import cleaning
@@ -151,12 +151,12 @@ def _columns(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
     else:
         meshes.check_size(file)
         try:
-            rows = np.loadtxt(file, ndmin=2)
+            rows = read_table(file)
         except (OSError, ValueError) as error:
             raise ValueError(f"{file}: {' '.join(str(error).split()):.200}; {wanted}") from error
     if rows.ndim != 2 or rows.shape[1] not in (3, 6) or rows.dtype.kind not in "fiu":
         raise ValueError(f"{file}: shape {rows.shape} of {rows.dtype}; {wanted}")
-    rows = rows.astype(np.float64)
+    rows = rows.astype(np.float64, copy=False)
     if rows.shape[1] == 3:
         return rows, None
     length = np.linalg.norm(rows[:, 3:], axis=1)

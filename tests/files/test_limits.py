@@ -12,7 +12,8 @@ from PIL import Image
 
 from autoint.files import images, meshes, reading
 from autoint.scenes.data.poses import rigid
-from autoint.tomography.data import exchange
+from autoint.surfaces import files as surface_files
+from autoint.tomography.data import arrays, exchange
 from autoint.tomography.data.scans import scan, sinogram
 
 
@@ -227,6 +228,34 @@ def test_corners_of_polygons_are_bounded(monkeypatch):
     Path("a.obj").write_text(OBJ)
     with pytest.raises(ValueError, match="more than 6 corners of faces; thin it out"):
         meshes.read(Path("a.obj"))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.xyz"])
+def test_a_table_in_text_is_bounded_before_it_is_read(name, monkeypatch):
+    def read():
+        return surface_files._columns(Path(name))[0] if name == "a.xyz" else arrays.contents(Path(name)).values
+
+    row = "1,2,3\n" if name == "a.csv" else "1 2 3\n"
+    Path(name).write_text(f"\ufeff# in °\n\n{row}{row}")
+    assert read().tolist() == [[1, 2, 3]] * 2
+    monkeypatch.setattr(np, "loadtxt", None)
+    for words, text, key, number in (
+        ("5 rows of 3 numbers are more than 11", "\n" + row * 4, "MAX_NUMBERS", 11),
+        ("a row has more than 99 characters", "\0" * 99, "MAX_ROW", 99),
+        ("are more than 50", row * 9, "MAX_TEXT", 50),
+    ):
+        Path(name).write_text(text)
+        with monkeypatch.context() as patch:
+            patch.setattr(reading, key, number)
+            with pytest.raises(ValueError, match=rf"{name}: .*{words}"):
+                read()
+
+
+def test_a_table_of_nothing_is_refused_without_a_warning():
+    for name in ("a.txt", "a.csv"):
+        Path(name).write_text("\n# 1\n")
+        with pytest.raises(ValueError, match="there are no numbers in it"):
+            arrays.contents(Path(name))
 
 
 def hdf5(name="a.h5", **replaced):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from autoint.files.reading import check_npz, read_npy
+from autoint.files.reading import check_npz, read_npy, read_table
 from autoint.registry import unknown
 from autoint.tomography.data.exchange import read_matlab
 
@@ -281,7 +281,7 @@ def _read_npy(file: Path) -> Contents:
 
 
 def _read_text(file: Path) -> Contents:
-    return Contents(np.loadtxt(file, delimiter="," if file.suffix.lower() == ".csv" else None))
+    return Contents(np.squeeze(read_table(file, "," if file.suffix.lower() == ".csv" else None)))
 
 
 def _read_tif(file: Path) -> Contents:
