@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from autoint.files import images, meshes, reading
+from autoint.scenes.data import colmap_files
 from autoint.scenes.data.poses import rigid
 from autoint.surfaces import files as surface_files
 from autoint.tomography.data import arrays, exchange
@@ -256,6 +257,31 @@ def test_a_table_of_nothing_is_refused_without_a_warning():
         Path(name).write_text("\n# 1\n")
         with pytest.raises(ValueError, match="there are no numbers in it"):
             arrays.contents(Path(name))
+
+
+def test_points_of_a_model_are_read_at_once_and_its_text_is_bounded(monkeypatch):
+    tracks = {1: [], 2: [5, 0, 6, 1], 3: [7, 2]}
+    packed = [struct.pack(f"<Q3d3BdQ{len(t)}i", k, k, 2, 3, 9, 9, 9, k / 2, len(t) // 2, *t) for k, t in tracks.items()]
+    Path("points3D.bin").write_bytes(struct.pack("<Q", 3) + b"".join(packed))
+    text = "\n".join(f"{k} {k} 2 3 9 9 9 {k / 2} {' '.join(map(str, t))}" for k, t in tracks.items())
+    Path("points3D.txt").write_text(f"# some\n{text}\n")
+    monkeypatch.setattr(colmap_files, "MAX_LINE", 30)
+    calls, real = [], colmap_files._Bytes.next
+    monkeypatch.setattr(colmap_files._Bytes, "next", lambda self, form: calls.append(form) or real(self, form))
+    for read, file in ((colmap_files._points_bin, "points3D.bin"), (colmap_files._points_txt, "points3D.txt")):
+        ((places, errors, seen),) = read(Path(file))
+        assert places.tolist() == [[1, 2, 3], [2, 2, 3], [3, 2, 3]]
+        assert errors.tolist() == [0.5, 1, 1.5]
+        assert [one.tolist() for one in seen] == [[], [5, 6], [7]]
+    assert calls == ["Q"]  # microseconds for each of millions of points
+    Path("points3D.txt").write_text("1 " + "0" * 30)
+    with pytest.raises(ValueError, match=r"points3D.txt: line 1 has more than 30 characters; restore it"):
+        next(colmap_files._points_txt(Path("points3D.txt")))
+    for name in ("cameras.txt", "images.txt"):
+        Path(name).write_text("")
+    monkeypatch.setattr(colmap_files, "MAX_TEXT", 20)
+    with pytest.raises(ValueError, match=r"32 bytes, more than 20; leave images out, or convert the model to .bin"):
+        colmap_files.read_model(Path())
 
 
 def hdf5(name="a.h5", **replaced):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,11 @@ from torch import Tensor
 from autoint.files import reading
 
 T = TypeVar("T")
+Points = tuple[np.ndarray, np.ndarray, list[np.ndarray]]
+"""Places (P, 3), errors (P,), and the images that see each."""
 NEEDS = "a COLMAP model has cameras, images and points3D, all .bin or all .txt, in sparse/0"
 PLACES = ("sparse/0", "sparse", "colmap/sparse/0", ".")
-MAX_BYTES, MAX_IMAGES = 2**30, 20_000
+MAX_BYTES, MAX_TEXT, MAX_LINE, MAX_IMAGES = 2**30, 2**28, 2**22, 20_000
 MODELS: dict[str, tuple[int, tuple[str, ...]]] = {
     "SIMPLE_PINHOLE": (0, ("f", "cx", "cy")),
     "PINHOLE": (1, ("fx", "fy", "cx", "cy")),
@@ -110,20 +113,21 @@ def read_model(folder: Path) -> SparseModel:
     for file in files:
         if not file.is_file():
             raise ValueError(f"{file}: file not found; {NEEDS}")
-        if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{file}: {file.stat().st_size} bytes, more than {MAX_BYTES}; leave images out")
-    cameras, rows = dict(_checked(files[0], read[0])), list(_checked(files[2], read[2]))
+        if file.stat().st_size > (most := MAX_BYTES if suffix == "bin" else MAX_TEXT):
+            other = "" if suffix == "bin" else ", or convert the model to .bin"
+            raise ValueError(f"{file}: {file.stat().st_size} bytes, more than {most}; leave images out{other}")
+    cameras, (places, misses, seen_by) = dict(_checked(files[0], read[0])), next(_checked(files[2], read[2]))
     images = sorted(_checked(files[1], read[1]), key=lambda image: image.name)
     if not images:
         raise ValueError(f"{files[1]}: no image has a pose; run the reconstruction again")
     for image in images:
         if image.camera not in cameras:
             raise ValueError(f"{files[1]}: {image.name} is of camera {image.camera}, which {files[0].name} has not")
-    points = torch.tensor([row[0] for row in rows], dtype=torch.float64).reshape(-1, 3)
-    errors = torch.tensor([row[1] for row in rows], dtype=torch.float64)
+    points = torch.tensor(places, dtype=torch.float64).reshape(-1, 3)
+    errors = torch.tensor(misses, dtype=torch.float64)
     if not bool(points.isfinite().all()):
         raise ValueError(f"{files[2]}: NaN or infinity in a point; run the reconstruction again")
-    return SparseModel(cameras, images, points, errors, [row[2] for row in rows])
+    return SparseModel(cameras, images, points, errors, seen_by)
 
 
 def _checked(file: Path, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
@@ -192,18 +196,29 @@ def _images_bin(file: Path) -> Iterator[Placed]:
         data.at += 24 * seen
 
 
-def _points_bin(file: Path) -> Iterator[tuple[tuple[float, ...], float, np.ndarray]]:
-    data = _Bytes(file)
+def _points_bin(file: Path) -> Iterator[Points]:
+    data, seen, starts = _Bytes(file), [], array("q")
+    length = struct.Struct("<Q").unpack_from
     for _ in range(data.count(51)):
-        _, x, y, z, _, _, _, error = data.next("Q3d3Bd")
-        yield (x, y, z), error, data.array("<i4", 2 * data.count(8))[::2]
+        starts.append(data.at)
+        (count,) = length(data.content, data.at + 43)
+        data.at += 51
+        if 8 * count > len(data.content) - data.at:
+            raise ValueError(f"{file}: {count} images of a point do not fit into what follows; restore it")
+        seen.append(data.array("<i4", 2 * count)[::2])
+    rows = np.frombuffer(data.content, np.uint8)[np.array(starts, np.int64)[:, None] + np.r_[8:32, 35:43]]
+    numbers = rows.view("<f8").reshape(-1, 4)
+    yield numbers[:, :3], numbers[:, 3], seen
 
 
 def _lines(file: Path) -> Iterator[list[str]]:
     """The words of every line that is no comment; an image's second line may be empty, and counts."""
-    for line in file.read_text(encoding="utf-8").split("\n"):
-        if not line.startswith("#"):
-            yield line.split()
+    with file.open(encoding="utf-8") as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), ""), 1):
+            if len(line) > MAX_LINE:
+                raise ValueError(f"{file}: line {number} has more than {MAX_LINE} characters; restore it")
+            if not line.startswith("#"):
+                yield line.split()
 
 
 def _numbers(file: Path, words: list[str], what: str) -> list[float]:
@@ -248,10 +263,14 @@ def _images_txt(file: Path) -> Iterator[Placed]:
             yield _placed(file, number, values[1:8], camera, " ".join(words[9:]))
 
 
-def _points_txt(file: Path) -> Iterator[tuple[tuple[float, ...], float, np.ndarray]]:
+def _points_txt(file: Path) -> Iterator[Points]:
+    numbers, seen = array("d"), []
     for words in filter(None, _lines(file)):
         values = _numbers(file, words, "a point")
-        yield tuple(values[1:4]), values[7], np.array(_whole(file, values[8::2], "a point"), dtype=np.int64)
+        numbers.extend((*values[1:4], values[7]))
+        seen.append(np.array(_whole(file, values[8::2], "a point"), dtype=np.int64))
+    rows = np.array(numbers).reshape(-1, 4)
+    yield rows[:, :3], rows[:, 3], seen
 
 
 def _few(file: Path, count: int) -> int:
