@@ -59,9 +59,15 @@ def write(file, hounsfield, **changes):
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
     data.PixelData = (hounsfield + 1024).astype(np.uint16).tobytes()
-    for name, value in changes.items():
-        setattr(data, name, value)
-    data.save_as(file, enforce_file_format=True)
+    with pydicom.config.disable_value_validation():
+        for name, value in changes.items():
+            if name == "TransferSyntaxUID":
+                data.file_meta.TransferSyntaxUID = value
+            elif isinstance(value, str):  # as it stands there, numbers or not
+                data.add_new(name, "LO", value)
+            else:
+                setattr(data, name, value)
+        data.save_as(file, enforce_file_format=True)
 
 
 def test_a_cylinder_of_water(tmp_path):
@@ -83,6 +89,13 @@ def test_a_cylinder_of_water(tmp_path):
         ({"PixelSpacing": [1.0, 2.0]}, r"pixels of 1.0 × 2.0 mm; they must be squares"),
         ({"Rows": 60000, "Columns": 60000}, "60000×60000 pixels; give"),
         ({"Rows": 70}, "slice.dcm: pixels cannot be read"),
+        ({"PixelSpacing": 1.0}, r"slice.dcm: PixelSpacing holds 1.0; 2 numbers must stand there: restore the file"),
+        ({"PixelSpacing": "x\\1"}, r"slice.dcm: PixelSpacing holds .*; 2 numbers must stand there"),
+        ({"Rows": [64, 64]}, r"slice.dcm: Rows holds \[64, 64\]; a number must stand there"),
+        ({"RescaleSlope": "x"}, "slice.dcm: RescaleSlope holds x; a number must stand there"),
+        ({"NumberOfFrames": "x"}, "slice.dcm: NumberOfFrames holds x; a number must stand there"),
+        ({"Modality": "C" * 60000}, f"modality {'C' * 40}, 1 frames"),
+        ({"TransferSyntaxUID": "1.2.840.10008.1.2.1.99"}, "slice.dcm: deflated as a whole; store it uncompressed"),
     ],
 )
 def test_no_slice(tmp_path, changes, words):

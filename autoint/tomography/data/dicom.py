@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,29 +56,57 @@ def read_slice(file: Path) -> tuple[np.ndarray, float]:
         raise ValueError(f"{file}: no such file; set phantom.path, relative to data_dir or absolute")
     if file.stat().st_size > LARGEST:
         raise ValueError(f"{file}: {file.stat().st_size} bytes; a slice may have {LARGEST}")
-    try:
-        head = pydicom.dcmread(file, stop_before_pixels=True)
-    except Exception as error:  # pydicom raises many kinds on damaged files
-        raise ValueError(f"{file}: not a readable DICOM file ({str(error)[:100]}); restore the file") from error
-    kind, frames = head.get("Modality"), int(head.get("NumberOfFrames") or 1)
-    shape = int(head.get("Rows") or 0), int(head.get("Columns") or 0)
-    spacing: Any = head.get("PixelSpacing")
-    if kind != "CT" or frames != 1 or spacing is None or "RescaleSlope" not in head:
-        raise ValueError(
-            f"{file}: modality {kind}, {frames} frames, pixel spacing {spacing}; give one slice of a CT with "
-            "PixelSpacing and RescaleSlope"
-        )
-    if not 4 <= min(shape) <= max(shape) or shape[0] * shape[1] > MOST:
-        raise ValueError(f"{file}: {shape[0]}×{shape[1]} pixels; give 4 on a side at least, and {MOST} at most")
-    if not 0 < float(spacing[0]) < 1e3 or abs(float(spacing[0]) - float(spacing[1])) > 1e-3 * float(spacing[0]):
-        raise ValueError(f"{file}: pixels of {spacing[0]} × {spacing[1]} mm; they must be squares")
-    try:
-        contents = pydicom.dcmread(file)
-        values = contents.pixel_array * float(contents.RescaleSlope) + float(contents.get("RescaleIntercept") or 0)
-    except Exception as error:
-        raise ValueError(
-            f"{file}: pixels cannot be read ({str(error).splitlines()[0][:100]}); store them uncompressed"
-        ) from error
+    with warnings.catch_warnings(action="ignore"):  # pydicom's, of values that are looked at here
+        head = _head(file)
+        kind, (frames,) = str(head.get("Modality")), _numbers(file, head, "NumberOfFrames", [1])
+        if kind != "CT" or frames != 1 or "PixelSpacing" not in head or "RescaleSlope" not in head:
+            raise ValueError(
+                f"{file}: modality {kind:.40}, {frames:g} frames; give one slice of a CT with PixelSpacing and "
+                "RescaleSlope"
+            )
+        shape = int(*_numbers(file, head, "Rows", [0])), int(*_numbers(file, head, "Columns", [0]))
+        if not 4 <= min(shape) <= max(shape) or shape[0] * shape[1] > MOST:
+            raise ValueError(f"{file}: {shape[0]}×{shape[1]} pixels; give 4 on a side at least, and {MOST} at most")
+        spacing = _numbers(file, head, "PixelSpacing", [0, 0])
+        if not 0 < spacing[0] < 1e3 or abs(spacing[0] - spacing[1]) > 1e-3 * spacing[0]:
+            raise ValueError(f"{file}: pixels of {spacing[0]} × {spacing[1]} mm; they must be squares")
+        (slope,), (begin,) = (_numbers(file, head, f"Rescale{key}", [0]) for key in ("Slope", "Intercept"))
+        try:
+            values = pydicom.dcmread(file).pixel_array * slope + begin
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{file}: pixels cannot be read ({reason:.100}); store them uncompressed") from error
     if values.shape != shape or not np.isfinite(values).all():
         raise ValueError(f"{file}: pixels of shape {values.shape} in a file that says {shape}; give finite grey values")
-    return values, float(spacing[0])
+    return values, spacing[0]
+
+
+def _head(file: Path) -> Any:
+    """Return what a file says of its pixels."""
+    import pydicom
+
+    try:
+        syntax = pydicom.filereader.read_file_meta_info(file).get("TransferSyntaxUID")
+        deflated = syntax == pydicom.uid.DeflatedExplicitVRLittleEndian
+        head = None if deflated else pydicom.dcmread(file, stop_before_pixels=True)
+    except Exception as error:  # pydicom raises many kinds on damaged files
+        raise ValueError(f"{file}: not a readable DICOM file ({str(error)[:100]}); restore the file") from error
+    if head is None:  # a megabyte becomes a gigabyte before the first value is known
+        raise ValueError(f"{file}: deflated as a whole; store it uncompressed")
+    return head
+
+
+def _numbers(file: Path, head: Any, key: str, default: list[float]) -> list[float]:
+    """Return as many finite numbers of an element as ``default`` has, which counts where there is none."""
+    found: Any = "what is no number"
+    try:
+        found = head.get(key)
+        if found is None or found == "":
+            return default
+        numbers = [float(one) for one in (found if isinstance(found, Iterable) else [found])]
+    except (ArithmeticError, TypeError, ValueError):
+        numbers = []
+    if len(numbers) != len(default) or not all(map(math.isfinite, numbers)):
+        wanted = "a number" if len(default) == 1 else f"{len(default)} numbers"
+        raise ValueError(f"{file}: {key} holds {found!s:.80}; {wanted} must stand there: restore the file")
+    return numbers
