@@ -1,5 +1,8 @@
 """Sinograms of MATLAB and slices of DICOM: what is read, and what is refused in a line."""
 
+import struct
+import zlib
+
 import h5py
 import numpy as np
 import pytest
@@ -40,6 +43,18 @@ def test_no_matlab(tmp_path, contents, words):
     with pytest.raises(ValueError, match=words) as caught:
         sinogram(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_an_array_of_matlab_that_unpacks_to_more_than_its_shape_is_refused_by_its_head(tmp_path):
+    savemat(tmp_path / "s.mat", {"sinogram": np.zeros((64, 64))})
+    whole = (tmp_path / "s.mat").read_bytes()
+    packed = zlib.compress(whole[128:].replace(struct.pack("<ii", 64, 64), struct.pack("<ii", 4, 4)))
+    (tmp_path / "s.mat").write_bytes(whole[:128] + struct.pack("<II", 15, len(packed)) + packed)
+    with pytest.raises(ValueError, match=r"s.mat: 'sinogram' unpacks to 32768 bytes, more than its shape \(4, 4\) has"):
+        sinogram(tmp_path)
+    savemat(tmp_path / "s.mat", {"sinogram": np.full((4, 4), 1j)}, do_compression=True)
+    with pytest.raises(ValueError, match=r"s.mat: 'sinogram' holds complex numbers; save integers or floats"):
+        sinogram(tmp_path)
 
 
 def test_matlab_without_a_sinogram(tmp_path):

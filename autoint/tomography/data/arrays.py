@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import re
+import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,9 @@ ANGLES = re.compile(r"theta|angle|degree|radian|(^|_)(ang|phi|deg|rad)s?($|_)")
 GREY = ("L", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 NUMBERS = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 STRAIGHT_LINE, NO_FUNCTION = "0", "20"  # ImageJ's cf: what its calibration is
+COMPRESSED, IS_COMPLEX, OF_NUMBERS = 15, 0x800, range(6, 16)  # of MATLAB's elements and arrays
+HEAD = 2**12
+"""Bytes of an array of MATLAB's, unpacked, in which its shape and name are."""
 REDUCED = 1  # bit of TIFF's NewSubfileType: this page is another one's small copy
 
 
@@ -240,6 +245,7 @@ def _read_mat(file: Path) -> Contents:
     """Read plain arrays of numbers in MATLAB's formats; of those before 7.3 sizes are known before they are read."""
     from scipy.io import loadmat, whosmat
 
+    unlike = _unlike(file)
     try:
         found = {name: (shape, kind) for name, shape, kind in whosmat(file)}
     except NotImplementedError:  # 7.3 is HDF5
@@ -249,12 +255,48 @@ def _read_mat(file: Path) -> Contents:
     shapes = {name: shape for name, (shape, kind) in found.items() if kind in NUMBERS}
 
     def read(name: str) -> np.ndarray:
+        if name in unlike:
+            raise ValueError(f"{file}: '{name}' {unlike[name]}")
         _check_size(file, shapes[name], 8)
         values = np.asarray(loadmat(file, variable_names=[name])[name])
         check_kind(file, name, values.dtype)
         return values
 
     return _named(file, shapes, kinds, read)
+
+
+def _unlike(file: Path) -> dict[str, str]:
+    """Return what is wrong with compressed arrays by their names: a megabyte may unpack to gigabytes.
+
+    The layout is that of MathWorks' "MAT-File Format": a matrix has elements for flags, shape, name and numbers, each
+    of which begins with its kind and its length, in one word where four bytes are enough for what follows.
+    """
+    found: dict[str, str] = {}
+    with file.open("rb") as stream:
+        order = {b"\0\1IM": "<", b"\1\0MI": ">"}.get(stream.read(128)[124:])
+        while order and len(tag := stream.read(8)) == 8:
+            kind, count = struct.unpack(f"{order}II", tag)
+            after = stream.tell() + count
+            if kind == COMPRESSED:
+                head = zlib.decompressobj().decompress(stream.read(min(count, HEAD)), HEAD)
+                (flags,) = struct.unpack_from(f"{order}I", head, 16)
+                if flags & 0xFF in OF_NUMBERS:
+                    parts, at = [], 24
+                    for _ in range(3):
+                        first, length = struct.unpack_from(f"{order}II", head, at)
+                        begin, length = (at + 4, first >> 16) if first >> 16 else (at + 8, length)
+                        parts.append((begin, length))
+                        at = at + 8 if first >> 16 else begin + length + -length % 8
+                    shape = struct.unpack_from(f"{order}{parts[0][1] // 4}i", head, parts[0][0])
+                    name = head[parts[1][0] : sum(parts[1])].decode("latin-1")
+                    if flags & IS_COMPLEX:
+                        found[name] = "holds complex numbers; save integers or floats"
+                    elif parts[2][1] > 8 * math.prod(shape):
+                        found[name] = f"unpacks to {parts[2][1]} bytes, more than its shape {shape} has; restore it"
+            if not count:
+                break
+            stream.seek(after)
+    return found
 
 
 def _named(
