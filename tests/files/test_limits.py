@@ -1,6 +1,7 @@
 """What is read takes no more memory and no more time than it says: sums, sizes unpacked, links, repeated keys."""
 
 import json
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -339,3 +340,17 @@ def test_chunks_that_unpack_to_gigabytes_are_refused():
         file.create_dataset("exchange/data", shape, np.uint8, chunks=shape, compression="gzip")
     with pytest.raises(ValueError, match=rf"in chunks of {2**29} bytes; at most {exchange.CHUNK} are unpacked at once"):
         scan(".", None, None, path="a.h5")
+
+
+def test_a_file_of_holes_is_waited_for_no_longer_than_for_what_is_there(monkeypatch):
+    hdf5()
+    waited, real = [], exchange.subprocess.run
+    monkeypatch.setattr(exchange.subprocess, "run", lambda *a, **kw: waited.append(kw["timeout"]) or real(*a, **kw))
+    os.truncate("a.h5", 2**34)
+    scan(".", None, None, path="a.h5", center=2.5)
+    assert waited == [pytest.approx(exchange.PATIENCE, abs=1)]
+    hdf5("b.h5")
+    with Path("b.h5").open("ab") as file:
+        file.write(bytes(2**23))
+    scan(".", None, None, path="b.h5", center=2.5)
+    assert waited[1] == pytest.approx(exchange.PATIENCE + 2**23 / exchange.SLOWEST, abs=0.1)
