@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from autoint.files.reading import is_number, read_json
 from autoint.files.whole_files import new_part, write_json, write_whole
 from autoint.registry import COMMANDS, PHANTOMS, at_least_one
 from autoint.reports import pictures
@@ -195,24 +196,39 @@ def _resumed(recipe: Recipe, folder: Path) -> Recipe:
     """Return the recipe that the folder's slices have, if it is the one that is asked for; or find and note it."""
     file, asked = folder / RECIPE, json.loads(json.dumps(asdict(recipe)))
     if file.is_file():
-        try:
-            found = {"file": asked["file"], **json.loads(file.read_text(encoding="utf-8"))}  # older ones have none
-            same = {key: found[key] for key in asked if key not in ("prior", "center", "size", "slices")}
-            known = Recipe(**{**asdict(recipe), **{key: found[key] for key in ("prior", "center", "size")}})
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{file}: damaged ({str(error)[:80]}); remove the folder, or give another by --to"
-            ) from error
+        mend = "remove the folder, or give another by --to"
+        found = {"file": asked["file"], **read_json(file, mend)}  # older ones have none
+        if lacking := ", ".join(key for key in asked if key not in found):
+            raise ValueError(f"{file}: damaged ({lacking} missing); {mend}")
+        same = {key: found[key] for key in asked if key not in ("prior", "center", "size", "slices")}
         other = [key for key, value in same.items() if value != asked[key]]
         if other:
             raise ValueError(
                 f"{folder}: holds slices of another {other[0]}, {same[other[0]]} instead of {asked[other[0]]}; give "
                 "another folder by --to"
             )
-        return known
+        known = {key: found[key] for key in ("prior", "center", "size")}
+        if wrong := _not_of(recipe, **known):
+            raise ValueError(f"{file}: damaged ({wrong} is {found[wrong]!r:.80}); {mend}")
+        return replace(recipe, **known)
     recipe = prepared(recipe)
     write_json(file, asdict(recipe))
     return recipe
+
+
+def _not_of(recipe: Recipe, prior: Any, center: Any, size: Any) -> str:
+    """Return which of what a folder has noted cannot have been found for the scan, or nothing."""
+    scan = recipe.scan(recipe.slices[0])
+    pixels = scan.values.shape[1] * (1 + 2 * scan.padding)
+    for key, value, count in (("prior", prior, 4), ("center", center, 2)):
+        if not isinstance(value, list) or len(value) != count or not all(map(is_number, value)):
+            return key
+    spacing, exponent, strength, deviation = prior
+    if not (0.2 <= spacing <= pixels and 0 < exponent <= 2 and 0 <= deviation <= 1 and strength >= 0):
+        return "prior"
+    if not all(-pixels <= center[0] + center[1] * n <= 2 * pixels for n in recipe.slices):
+        return "center"
+    return "" if is_number(size) and isinstance(size, int) and 0 < size <= 4 * pixels + 3 else "size"
 
 
 def _joined(recipe: Recipe, folder: Path, output: str) -> Path:

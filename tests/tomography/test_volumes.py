@@ -1,13 +1,14 @@
 """Stacks of slices: what is found, written, resumed and refused."""
 
 import json
+from dataclasses import asdict
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from autoint.tomography.volumes import slices_of
+from autoint.tomography.volumes import Recipe, _resumed, slices_of
 
 COUNT, PIXELS, VIEWS = 5, 25, 12
 RADII = 0.3 + 0.1 * np.arange(COUNT)
@@ -97,6 +98,32 @@ def test_what_cannot_be_meant_is_one_line(stack, program, words, told):
     assert told in err
     assert "Traceback" not in err
     assert not (stack / "out" / "slices").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("size", (10**9, "a", -1, None, 1e9, True)),
+        ("center", ("x", [1], [1e308, 1e308], ["a", "b"], [0, 1e4])),
+        ("prior", (None, [1], ["a", 1, 1, 1], [1e-300, 1, 1, 0], [1e9, 1, 1, 0], [1, 3, 1, 0])),
+    ],
+)
+def test_what_a_folder_has_noted_is_used_where_it_can_have_been_found(stack, key, values):
+    phantom = {"name": "sinogram", "path": "stack.npy"}
+    recipe = Recipe(phantom, "slice", str(stack), 1, False, 6, (None,) * 4, (0, COUNT))
+    good = {**asdict(recipe), "prior": [1.0, 0.5, 1e-3, 0.0], "center": [12.0, 0.2], "size": 2 * PIXELS}
+    file = stack / "volume.json"
+    file.write_text(json.dumps(good))
+    assert _resumed(recipe, stack).size == 2 * PIXELS
+    for value in values:
+        file.write_text(json.dumps({**good, key: value}))
+        with pytest.raises(ValueError, match=rf"volume.json: damaged \({key} is .*\); remove the folder, or give"):
+            _resumed(recipe, stack)
+    damage = {"[" * 100_000: "nested too deeply", '{"size": NaN}': "NaN", "{}": "phantom, along.* missing"}
+    for text, words in damage.items():
+        file.write_text(text)
+        with pytest.raises(ValueError, match=rf"volume.json.*{words}"):
+            _resumed(recipe, stack)
 
 
 def test_slices_are_chosen_by_their_bounds():
