@@ -153,9 +153,10 @@ def write_view(
         "opacity, 0 to 1": scale_image(acc, "viridis"),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    sheet, said = row_of(panels), PngInfo()
+    sheet, said, stream = row_of(panels), PngInfo(), BytesIO()
     said.add_text("panels", sheet.info["panels"])
-    sheet.save(file, pnginfo=said)
+    sheet.save(stream, "PNG", pnginfo=said)
+    write_whole(file, stream.getvalue())
 
 
 def write_curves(file: Path, x: Tensor, curves: dict[str, Tensor], label: str, formula: str) -> None:

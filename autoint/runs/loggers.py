@@ -23,6 +23,8 @@ from autoint.registry import LOGGERS
 log = logging.getLogger(__name__)
 MOST_BYTES = 2**28
 """Of metrics that are gone on with."""
+COLUMN, NUMBER = re.compile(r"[\w./-]+"), re.compile(r"[\w.+-]{1,40}")
+"""What of a table goes on in another: names and numbers, nothing that a shell or a spreadsheet would run."""
 PATIENCE = 2.0  # seconds to wait for wandb's server, whose own client waits for a minute and a half
 
 
@@ -54,7 +56,7 @@ class MetricsFile(Logger):
             with contextlib.suppress(csv_format.Error):  # the rows before what is no table are taken
                 for row in csv_format.DictReader(io.StringIO(whole)):
                     if re.fullmatch("[0-9]{1,18}", row.get("step") or "") and int(row["step"]) < step:
-                        self.rows.append({k: v for k, v in row.items() if k and v})
+                        self.rows.append({k: v for k, v in row.items() if _is_measured(k, v)})
             self._rewrite()
 
     @rank_zero_only
@@ -80,6 +82,15 @@ class MetricsFile(Logger):
         writer.writerows(self.rows)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.file, text.getvalue().encode())
+
+
+def _is_measured(column: Any, value: Any) -> bool:
+    """Return whether this is what a logger has written; beyond a row's end, csv has None and lists."""
+    return (
+        isinstance(column, str)
+        and isinstance(value, str)
+        and bool(COLUMN.fullmatch(column) and NUMBER.fullmatch(value))
+    )
 
 
 class Tolerant(Logger):

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from autoint.files.whole_files import write_json
+from autoint.files.whole_files import check_written, write_json
 from autoint.registry import LAYOUTS, checked, fields_of
 from autoint.reports import metrics
 from autoint.runs import checkpoints, named_code, restoring
@@ -119,6 +119,7 @@ def write_report(composed: DictConfig, sweep_dir: Path) -> None:
 def evaluated(config: EvaluateConfig, file: Path) -> Evaluated:
     """Evaluate the run of a checkpoint, or return what an earlier evaluation in the same way found of it."""
     run_dir = file.parent.parent
+    check_written(run_dir)
     known = run_dir / "evaluation" / "result.json"
     way = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("runs", "data_dir")}
     key = {"checkpoint": hashlib.sha256(file.read_bytes()).hexdigest(), **way}

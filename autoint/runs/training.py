@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from autoint.files import machine as memory
-from autoint.files.whole_files import write_json
+from autoint.files.whole_files import check_written, write_json
 from autoint.reports import metrics
 from autoint.runs import build, checkpoints, damage, named_code, restoring, resuming, trainers
 from autoint.runs.config import RunConfig
@@ -38,6 +38,7 @@ def fit(
     weights = config.report.lpips_weights
     if weights not in (None, metrics.DOWNLOAD) and not Path(str(weights)).is_file():  # now, rather than after hours
         raise ValueError(f"report.lpips_weights={weights}: no such file; give torchvision's weights of the backbone")
+    check_written(run_dir)
     path = resuming.start_from(config, run_dir)
     contents: dict[str, Any] = {}
     earlier = None

@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
 from autoint.files import images
+from autoint.files.whole_files import check_written, write_whole
 from autoint.runs import checkpoints, report, restoring, resuming, training
 from autoint.runs.checkpoints import WholeFileIO
 from autoint.runs.evaluation import EvaluateConfig, evaluate_runs
@@ -468,3 +469,56 @@ def test_a_picture_that_another_program_would_run_is_none_of_a_report(good):
         Image.new("RGB", (8, 8)).save(folder / "sheet.png", pnginfo=about)
         assert report._kind(folder / "sheet.png") == "picture"
     assert report.of_training(folder) is not None
+
+
+def test_nothing_is_written_through_links_of_a_run_that_somebody_has_sent(good, program):
+    """Its owner is whoever has unpacked it, so that only where a link leads tells it from the user's own."""
+    folder = saved(good("function")).parent.parent
+    Path("home").mkdir()
+    Path("home/rc").write_text("precious")
+    (folder / "train.log").symlink_to("../home/rc")
+    line = line_of(program, "train", "task=function", "ckpt_path=last", "hydra.run.dir=sent", "trainer.max_steps=8")
+    assert "sent/train.log: a link that leads out of the folder" in line
+    (folder / "train.log").unlink()
+    for place in (".hydra", ".hydra/config.yaml", "validation", "validation/step_0000003.png", "evaluation/renders"):
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).symlink_to(Path("home/rc" if "." in place[1:] else "home").absolute())
+        with pytest.raises(ValueError, match=rf"sent/{place}: a link that leads out of the folder"):
+            fit(function_config(), folder)
+        (folder / place).unlink()
+    (folder / "validation" / "newest.png").symlink_to("../image.png")
+    check_written(folder, "train.log")
+    assert [(file.name, file.read_text()) for file in Path("home").iterdir()] == [("rc", "precious")]
+
+
+def test_links_of_the_user_go_on(good, program):
+    """Of all runs, or of checkpoints, to a larger disk; a backup by hard links keeps what it has."""
+    Path("scratch").mkdir()
+    Path("outputs").symlink_to("scratch")
+    saved(good("function"), "outputs/run")
+    Path("outputs/run/checkpoints").rename("scratch/kept")
+    Path("outputs/run/checkpoints").symlink_to(Path("scratch/kept").absolute())
+    Path("outputs/run/train.log").write_text("before\n")
+    os.link("outputs/run/train.log", "backup")
+    line = ("train", "task=function", "ckpt_path=last", "hydra.run.dir=outputs/run", "trainer.max_steps=4")
+    status, _, err = program(*line, "+trainer.enable_progress_bar=false")
+    assert status == 0, err
+    assert checkpoints.load("scratch/kept/last.ckpt")["global_step"] == 4
+    assert Path("backup").read_text() == "before\n"
+    assert Path("outputs/run/train.log").read_text().startswith("before\n/")
+
+
+def test_the_part_of_a_file_is_written_through_no_link():
+    Path("rc").write_text("precious")
+    for name in (".metrics.csv.part", "metrics.csv"):
+        Path(name).symlink_to("rc")
+    write_whole(Path("metrics.csv"), b"loss,step\n")
+    assert (Path("rc").read_text(), Path("metrics.csv").read_text()) == ("precious", "loss,step\n")
+    assert not Path("metrics.csv").is_symlink()
+
+
+def test_columns_of_others_that_a_shell_would_run_do_not_go_on():
+    Path("metrics.csv").write_text("$(touch canary),loss,step,val/psnr\n1,0.5,0,$(touch canary)\n,0.4,1,21.5\n")
+    log = MetricsFile(Path("new"))
+    log.go_on(Path("metrics.csv"), 3)
+    assert log.rows == [{"loss": "0.5", "step": "0"}, {"loss": "0.4", "step": "1", "val/psnr": "21.5"}]

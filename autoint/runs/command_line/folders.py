@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
+from hydra.core import utils
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 
 import autoint
+from autoint.files.whole_files import check_written
 from autoint.runs.labels import portable
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
@@ -34,27 +37,40 @@ def conf_dir() -> Path:
 def claiming() -> Iterator[None]:
     """While it lasts, a folder named by the time belongs to the process that has made it; others append ``_1``, …
 
-    A folder that the command line gives, or that is named by something else than the time, is taken as it is. What was
-    claimed and not used is removed in the end.
+    A folder that the command line gives, or that is named by something else than the time, is taken as it is, but for
+    links in it through which Hydra would write elsewhere. What was claimed and not used is removed in the end.
     """
     claimed: list[Path] = []
     places = {"on_run_start": "run.dir", "on_multirun_start": "sweep.dir"}
     theirs = {name: getattr(Callbacks, name) for name in places}
+    configure_log = utils.configure_log
 
     def before(name: str) -> Any:
         def hook(self: Callbacks, config: Any, **kwargs: Any) -> None:
             claimed.extend(_claim(config, places[name]))
+            if name == "on_multirun_start":
+                check_written(Path(str(config.hydra.sweep.dir)))
             theirs[name](self, config=config, **kwargs)
 
         return hook
 
+    def checked_log(log_config: Any, *args: Any, **kwargs: Any) -> None:
+        """The first that Hydra writes into the folder of a run, or of a sweep's job."""
+        job = HydraConfig.get()
+        folder, file = Path(job.runtime.output_dir), OmegaConf.select(log_config, "handlers.file.filename")
+        names = [job.output_subdir, os.path.relpath(file, folder) if file else None]
+        check_written(folder, *(name for name in names if name and not name.startswith("..")))
+        configure_log(log_config, *args, **kwargs)
+
     for name in places:
         setattr(Callbacks, name, before(name))
+    utils.configure_log = checked_log
     try:
         yield
     finally:
         for name, method in theirs.items():
             setattr(Callbacks, name, method)
+        utils.configure_log = configure_log
         for folder in claimed:
             remove_empty(folder)
 
