@@ -45,7 +45,7 @@ def read_plain(file: Path, mend: str) -> Any:
     _check_tree(contents, file)
     if any(t.numel() * t.element_size() > t.untyped_storage().nbytes() for t in tensors_of(contents)):
         raise ValueError(f"{file}: refused, it holds a tensor larger than what is stored of it")
-    return contents
+    return _plain(contents, {})
 
 
 def read(file: Path) -> Any:
@@ -87,7 +87,7 @@ def _check_tree(contents: Any, file: Path) -> None:
         value, done = stack.pop()
         if not isinstance(value, (dict, list, tuple)) or id(value) in sizes:
             continue
-        below = [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
+        below = [*dict.keys(value), *dict.values(value)] if isinstance(value, dict) else list(value)
         if done:
             open_.discard(id(value))
             sizes[id(value)] = 1 + sum(sizes.get(id(item), 1) for item in below)
@@ -112,4 +112,17 @@ def tensors_of(contents: Any) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
-            stack.extend(value.values() if isinstance(value, dict) else value)
+            stack.extend(dict.values(value) if isinstance(value, dict) else value)
+
+
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """Return what :func:`_check_tree` has passed with dicts for OrderedDicts, what is shared still shared.
+
+    An OrderedDict brings attributes along, which may stand before its own methods, or be torch's ``_metadata``.
+    """
+    if isinstance(value, (dict, list, tuple)) and id(value) not in known:
+        if isinstance(value, dict):
+            known[id(value)] = {key: _plain(item, known) for key, item in dict.items(value)}
+        else:
+            known[id(value)] = type(value)(_plain(item, known) for item in value)
+    return known.get(id(value), value)

@@ -220,11 +220,13 @@ def evaluated_runs(config: EvaluateConfig, out_dir: Path) -> Evaluation:
             here = named_code.word("hydra.run.dir", out_dir)
             mend = f"the same command with {here} goes on with the images that are not done yet"
             raise KeyboardInterrupt(f"stopped at {_name(file)}; {mend}") from None
-        except (ValueError, OSError) as error:
+        except Exception as error:  # one run, whatever is in it, costs no other
             if len(files) == 1:
                 raise
-            failed[_name(file)] = str(error)
-            log.error("%s is left out: %s", _name(file), error)
+            expected = isinstance(error, (ValueError, OSError))
+            failed[_name(file)] = str(error) if expected else f"{type(error).__name__}: {error}"
+            log.error("%s is left out: %s", _name(file), failed[_name(file)])
+            log.debug("%s", _name(file), exc_info=True)
             continue
     if not found:
         raise ValueError(
@@ -269,7 +271,7 @@ def _told_apart(files: list[Path]) -> tuple[dict[Path, dict[str, Any]], dict[str
     """Return what differs between runs, by their checkpoints, and what they are called for it, by their names."""
     configs = {}
     for file in files if len(files) > 1 else []:
-        with contextlib.suppress(ValueError, OSError):  # which evaluation will tell of
+        with contextlib.suppress(Exception):  # which evaluation will tell of
             configs[file] = restoring.stored_config(file, checkpoints.load(file))
     found, names = labels.differences(list(configs.values())), [_name(file) for file in configs]
     return dict(zip(configs, found, strict=True)), dict(zip(names, labels.labels(found, names), strict=True))

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from autoint.files import images
 from autoint.files.whole_files import check_written, write_whole
-from autoint.runs import checkpoints, report, restoring, resuming, training
+from autoint.runs import checkpoints, evaluation, report, restoring, resuming, training
 from autoint.runs.checkpoints import WholeFileIO
 from autoint.runs.evaluation import EvaluateConfig, evaluate_runs
 from autoint.runs.export import export
@@ -374,6 +375,29 @@ def test_a_damaged_run_costs_only_itself(options, good):
     with pytest.raises(ValueError, match="1 of 2 runs could not be evaluated"):
         evaluate_runs(EvaluateConfig(runs="runs", device="cpu"), Path("out"))
     assert list(json.loads(Path("out/result.json").read_text())["failed"]) == ["runs/broken"]
+
+
+@pytest.mark.parametrize("name", ["values", "keys", "_metadata"])
+def test_attributes_of_a_dict_in_a_checkpoint_count_for_nothing(name, good):
+    contents = good("function")
+    contents["state_dict"] = OrderedDict(contents["state_dict"])
+    vars(contents["state_dict"])[name] = 5
+    torch.save(contents, "sent.ckpt")
+    assert checkpoints.load("sent.ckpt")["state_dict"].keys() == dict.keys(contents["state_dict"])
+    restoring.restored("sent.ckpt")
+
+
+def test_an_error_of_any_kind_costs_only_its_own_run(good, monkeypatch):
+    for name in ("first", "second"):
+        saved(good("function"), f"runs/{name}")
+    evaluated = evaluation._evaluated
+
+    def failing(config, file, *rest):
+        return {}[5] if "first" in str(file) else evaluated(config, file, *rest)
+
+    monkeypatch.setattr(evaluation, "_evaluated", failing)
+    found = evaluation.evaluated_runs(EvaluateConfig(runs="runs", device="cpu"), Path("out"))
+    assert (len(found.runs), found.failed) == (1, {"runs/first": "KeyError: 5"})
 
 
 def test_an_export_whose_numbers_were_changed_is_refused(good):
