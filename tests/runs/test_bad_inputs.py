@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from autoint import registry
 from autoint.integrals.functions import target
 from autoint.runs import restoring
-from autoint.runs.command_line.composing import check_file
+from autoint.runs.command_line import hydra_keys
+from autoint.runs.command_line.composing import check_file, check_jobs
 from autoint.runs.config import RunConfig
 from autoint.runs.training import fit
 from tests.conftest import ROOT, forked, main_of
@@ -143,6 +145,54 @@ def test_a_file_of_configuration_is_data(name, program, monkeypatch):
     Path("conf/experiment/evil.yaml").write_bytes(contents if isinstance(contents, bytes) else contents.encode())
     refused(program, words, "--config-dir", "conf", "experiment=evil", "sections=0")
     assert not Path("canary").exists()
+
+
+FORMS = {
+    "an integer": (f"seed: {'9' * 5000}", r":1:7: malformed YAML: 9+ is no int; mend"),
+    "a word": ("seed: !!int abc", r":1:7: malformed YAML: abc is no int; mend"),
+    "neither": ("compile: !!bool maybe", ":1:10: malformed YAML: maybe is no bool; mend"),
+    "a date": ("data_dir: !!timestamp 2001-13-45", "2001-13-45 is no timestamp"),
+    "keys": ("seed: !!str {a: b}", "malformed YAML: expected a scalar node"),
+    "no keys": ("network: !!map x", ":1:10: malformed YAML: x is no map"),
+    "a merge": ("<<: 5", "malformed YAML: expected a mapping"),
+    "no list": ("defaults: {a: b}", ":1:11: defaults is no list; write defaults:"),
+    "a number": ("defaults: [5]", ":1:12: no entry of defaults; write NAME, GROUP: NAME or _self_"),
+    "nothing": ("defaults: [~]", "no entry of defaults"),
+    "a list in it": ("defaults: [[a]]", "no entry of defaults"),
+    "a number of a group": ("defaults: [{a: 5}]", "no entry of defaults"),
+    "keys of a group": ("defaults: [{a: {b: c}}]", "no entry of defaults"),
+    "two groups": ("defaults: [{a: b, c: d}]", "no entry of defaults"),
+    "a key": ("defaults: [{5: a}]", "no entry of defaults"),
+    "three words": ("# @package a b c\nseed: 1", "Too many components .*; write # @package NAME"),
+    "no word": ("# @package\nseed: 1", "Expected header format.*; write # @package NAME"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_file_of_another_form_is_named(name, tmp_path):
+    text, words = FORMS[name]
+    (tmp_path / "evil.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"evil.yaml.*{words}"):
+        check_file(tmp_path / "evil.yaml")
+    (tmp_path / "good.yaml").write_text("defaults: [a, b: ~, override /c@d: [e, f], _self_]\ndata_dir: 2001-13-45\n")
+    check_file(tmp_path / "good.yaml")
+
+
+@pytest.mark.parametrize("values", ["range(0,10,0)", "range(1,nan)", "shuffle(range(0,1,0))"])
+def test_a_range_that_is_none_is_named(values):
+    with pytest.raises(ValueError, match=r"^seed=.*: no range; give range\(START,STOP,STEP\), all finite$"):
+        check_jobs(OverridesParser.create().parse_overrides([f"seed={values}"]), None)
+
+
+def test_many_numbers_in_any_order_are_counted_before_they_are_made():
+    with pytest.raises(ValueError, match="1001 jobs or more"):
+        check_jobs(OverridesParser.create().parse_overrides(["seed=shuffle(range(0,1000000000000))"]), None)
+
+
+@pytest.mark.parametrize("place", ["a\0b", "a\nb"])
+def test_a_place_has_no_control_characters(place):
+    with pytest.raises(ValueError, match=r"^hydra.run.dir='a.*no name of a folder; leave control characters out$"):
+        hydra_keys._check_place("run.dir", place)
 
 
 def test_the_files_of_this_program_are_data():

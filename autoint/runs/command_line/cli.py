@@ -263,7 +263,9 @@ def _not_begun(begun: int) -> list[str]:
     if not begun:
         return []
     params, arguments = HydraConfig.get().sweeper.get("params") or {}, [a for a in sys.argv[1:] if a[:1] != "-"]
-    overrides = OverridesParser.create().parse_overrides([*(f"{k}={v}" for k, v in params.items()), *arguments])
+    hydra_ = GlobalHydra.instance()
+    parser = OverridesParser.create(hydra_.config_loader() if hydra_.is_initialized() else None)
+    overrides = parser.parse_overrides([*(f"{k}={v}" for k, v in params.items()), *arguments])
     [jobs] = BasicSweeper.split_arguments(overrides, None)
     shared = set.intersection(*map(set, jobs))
     left = [" ".join(part for part in job if part not in shared) for job in jobs[begun:]]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,12 +20,15 @@ from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
+from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from omegaconf._utils import get_yaml_loader
 from omegaconf.base import Container
 
 from autoint.registry import fields_of
 from autoint.runs.command_line import hydra_keys
+from autoint.runs.command_line.folders import values_of
 from autoint.runs.command_line.hydra_keys import MAX_JOBS
 from autoint.runs.command_line.telling import check_choices
 from autoint.runs.config import GROUPS, NESTED
@@ -152,8 +154,8 @@ class _TooManyError(Exception):
         self.start_mark = start_mark
 
 
-class _Counting(yaml.SafeLoader):
-    """Ends at the first value too many: a megabyte of them takes half a minute."""
+class _Counting(get_yaml_loader()):  # type: ignore[misc]
+    """Reads as OmegaConf does, but ends at the first value too many: a megabyte of them takes half a minute."""
 
     values = 0
 
@@ -163,6 +165,16 @@ class _Counting(yaml.SafeLoader):
         if self.values > MAX_VALUES:
             raise _TooManyError(self.peek_event().start_mark)
         return super().compose_node(parent, index)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """Make a value of what was composed; of what its tag cannot hold, say where it stands."""
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # whatever int(), float() and others make of a text
+            found = f"{node.value!s:.40} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, found, node.start_mark) from error
 
 
 @functools.lru_cache(maxsize=256)  # the jobs of a sweep are composed from the same files
@@ -175,6 +187,9 @@ def _check_text(file: Path, raw: bytes) -> None:
             _expanded(root, file, {})
         if root is not None and not isinstance(root, yaml.MappingNode):
             raise _refusal(file, root, "no keys", "write KEY: VALUE")
+        _check_for_hydra(file, raw.decode(), root)
+        if root is not None:
+            _Counting("").construct_object(root, deep=True)
     except _TooManyError as error:
         raise _refusal(file, error, TOO_MANY) from error
     except UnicodeDecodeError as error:
@@ -226,6 +241,28 @@ def _check_keys(keys: Sequence[Any], file: Path) -> None:
             raise _refusal(file, key, f"'{key.value}' names code or a place to read more from")
 
 
+def _check_for_hydra(file: Path, text: str, root: Any) -> None:
+    """Refuse a header or a list of defaults of which Hydra has no line."""
+    try:
+        ConfigSource._get_header_dict(text[:512])
+    except ValueError as error:
+        raise ValueError(f"{file}: {error!s:.200}; write # @package NAME, alone in its line") from error
+    for key, defaults in root.value if root is not None else ():
+        if key.value != "defaults":
+            continue
+        if not isinstance(defaults, yaml.SequenceNode):
+            raise _refusal(file, defaults, "defaults is no list", "write defaults: [GROUP: NAME, _self_]")
+        for entry in defaults.value:
+            pairs = entry.value if isinstance(entry, yaml.MappingNode) else [(entry, None)]
+            names = [name for pair in pairs for name in pair if name is not None]
+            lists = [name for name in names[1:] if isinstance(name, yaml.SequenceNode)]
+            names = [*(name for name in names if name not in lists), *(name for part in lists for name in part.value)]
+            tags = [name.tag.rpartition(":")[2] for name in names]
+            none = isinstance(entry, yaml.MappingNode) and tags[1:] == ["null"]  # GROUP: null
+            if len(pairs) != 1 or (set(tags) != {"str"} and not none):
+                raise _refusal(file, entry, "no entry of defaults", "write NAME, GROUP: NAME or _self_")
+
+
 def _of_other_kind(file: Path) -> ValueError:
     """Return the error of a file that has a list where a group has keys, or keys where a list is."""
     stack = [(yaml.compose(file.read_bytes().decode(), Loader=_Counting), "")]
@@ -250,7 +287,7 @@ def check_jobs(overrides: Sequence[Any], max_batch_size: int | None) -> None:
     jobs = 1
     for override in overrides:
         if override.is_discrete_sweep():
-            count = sum(1 for _ in itertools.islice(override.sweep_string_iterator(), MAX_JOBS + 1))
+            count = len(values_of(override, MAX_JOBS + 1))
             if not count:
                 raise ValueError(f"{override.input_line}: an empty range, so that there is nothing to run; give values")
             jobs *= count

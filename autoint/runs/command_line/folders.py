@@ -12,8 +12,10 @@ from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra.core import utils
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import RangeSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 
@@ -135,7 +137,8 @@ def _name_jobs(config: Any, raw: dict[Any, Any]) -> None:
     params = raw["sweeper"].get("params") or {}
     try:
         tasks = [*(f"{key}={value}" for key, value in params.items()), *raw["overrides"]["task"]]
-        overrides = {str(o.key_or_group): o for o in OverridesParser.create().parse_overrides(tasks)}  # the last counts
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what glob(*) means
+        overrides = {str(o.key_or_group): o for o in parser.parse_overrides(tasks)}  # the last counts
     except HydraException:  # Hydra itself will tell of it
         return
     swept = {key: o for key, o in overrides.items() if o.is_sweep_override()}
@@ -156,5 +159,15 @@ def _is_plain(key: str, override: Any) -> bool:
         return False
     if not override.is_discrete_sweep():  # numbers of an interval
         return True
-    values = itertools.islice(override.sweep_string_iterator(), MAX_VALUES)
-    return all(re.fullmatch(r"[\w.+-]{1,40}", value) for value in values)
+    return all(re.fullmatch(r"[\w.+-]{1,40}", value) for value in values_of(override, MAX_VALUES))
+
+
+def values_of(override: Any, most: int) -> list[str]:
+    """Return the first values of a swept key as texts; ``ValueError`` for a range that is none."""
+    value = override.value()
+    try:
+        if isinstance(value, RangeSweep):  # Hydra would make a list of all that it shuffles
+            return [str(number) for number in itertools.islice(value.range(), most)]
+        return list(itertools.islice(override.sweep_string_iterator(), most))
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError(f"{override.input_line:.200}: no range; give range(START,STOP,STEP), all finite") from error

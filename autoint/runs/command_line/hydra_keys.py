@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from autoint.files.reading import CONTROL
 from autoint.runs import named_code
 from autoint.runs.plain import CODE
 
@@ -96,6 +97,8 @@ _FILLED_IN = {("job", key) for key in ("num", "id", "override_dirname", "config_
 
 def _check_place(key: str, place: Any) -> None:
     path = PurePath(str(place))
+    if CONTROL.search(str(place)):
+        raise ValueError(f"hydra.{key}={str(place)!r:.200}: no name of a folder; leave control characters out")
     if path.is_absolute() or ".." in path.parts or str(place).startswith("~"):
         raise ValueError(
             f"hydra.{key}={str(place)!s:.200}: a file may name places below the current folder only; set it yourself"
