@@ -90,6 +90,39 @@ def test_a_sweep_has_a_folder_of_its_own_with_jobs_named_by_what_is_swept(progra
         assert (status, err.splitlines()[-1]) == (2, words)
 
 
+def test_a_file_may_not_name_a_folder_in_which_another_run_is(program):
+    """Unless it goes on there: as a sweep with resume does, and as the command line may ask for."""
+
+    def place(section, resume=False, words=()):
+        places = {"run": {"dir": "mine"}, "sweep": {"dir": "mine", "subdir": "0"}, "sweeper": {"params": {}}}
+        config = OmegaConf.create({"resume": resume, "hydra": places})
+        config.hydra.overrides = {"hydra": [], "task": list(words)}
+        [*claimed] = folders._claim(config, f"{section}.dir")
+        for folder in claimed:
+            folder.rmdir()
+        return config.hydra[section].dir
+
+    assert place("run") == "mine"
+    Path("mine").mkdir()
+    assert place("run") == place("sweep") == "mine"
+    Path("mine/result.json").write_text("{}")
+    assert place("run") == place("run", resume=True) == place("sweep", resume=True) == "mine_1"
+    assert place("run", words=["ckpt_path=last"]) == "mine"
+    Path("mine/checkpoints").mkdir()
+    Path("mine/checkpoints/last.ckpt").touch()
+    assert (place("run"), place("run", resume=True)) == ("mine_1", "mine")
+    Path("mine/checkpoints/last.ckpt").unlink()
+    Path("mine/multirun.yaml").touch()
+    assert (place("sweep"), place("sweep", resume=True)) == ("mine_1", "mine")
+    Path("experiment").mkdir()
+    Path("experiment/evil.yaml").write_text("# @package _global_\nhydra: {run: {dir: .}}\n")
+    status, _, err = program("train", *QUICK, "--config-dir", ".", "experiment=evil")
+    assert (status, err) == (
+        2,
+        "error: hydra.run.dir=.: a file may name places below the current folder only; set it yourself\n",
+    )
+
+
 def test_values_that_are_no_names_leave_the_number(program):
     assert program("train", "-m", "lower=[-1],[-0.5]", *QUICK, "hydra.sweep.dir=sweep")[0] == 0
     assert sorted(p.name for p in Path("sweep").iterdir() if p.is_dir()) == ["0", "1"]

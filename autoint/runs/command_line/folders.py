@@ -39,8 +39,9 @@ def conf_dir() -> Path:
 def claiming() -> Iterator[None]:
     """While it lasts, a folder named by the time belongs to the process that has made it; others append ``_1``, …
 
-    A folder that the command line gives, or that is named by something else than the time, is taken as it is, but for
-    links in it through which Hydra would write elsewhere. What was claimed and not used is removed in the end.
+    A folder that a file names is not taken either where it holds another run. One that the command line gives is taken
+    as it is, but for links in it through which Hydra would write elsewhere. What was claimed and not used is removed in
+    the end.
     """
     claimed: list[Path] = []
     places = {"on_run_start": "run.dir", "on_multirun_start": "sweep.dir"}
@@ -85,17 +86,32 @@ def _claim(config: Any, key: str) -> list[Path]:
     given = {override.lstrip("+").partition("=")[0] for override in raw["overrides"]["hydra"]}
     if section == "sweep" and raw["sweep"]["subdir"] == SUBDIR and "hydra.sweep.subdir" not in given:
         _name_jobs(config, raw)
-    if f"hydra.{key}" in given or "${now:" not in str(raw[section][leaf]) or any(_rank(name) for name in RANKS):
+    if f"hydra.{key}" in given or any(_rank(name) for name in RANKS):
         return []
     wanted = Path(str(config.hydra[section][leaf]))
-    root, parts = Path(wanted.anchor), [p for p in wanted.parts if p != wanted.anchor]
-    wanted = root.joinpath(*(p if p == ".." else portable(p) or "_" for p in parts))
+    if "${now:" in str(raw[section][leaf]):
+        root, parts = Path(wanted.anchor), [p for p in wanted.parts if p != wanted.anchor]
+        wanted = root.joinpath(*(p if p == ".." else portable(p) or "_" for p in parts))
+    elif not _holds_another(wanted, config, raw["overrides"]["task"]):
+        return []
     folder = first_free(wanted)
     with open_dict(config):
         config.hydra[section][leaf] = str(folder)
         if section == "sweep":  # whose jobs are composed anew
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
     return [folder]
+
+
+def _holds_another(folder: Path, config: Any, overrides: list[str]) -> bool:
+    """Return whether a folder that a file has named holds what this run, or this sweep, would not go on with.
+
+    Only the command line may say that a run is to be replaced.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()) or any(word.startswith("ckpt_path=") for word in overrides):
+        return False
+    saved = (folder / "multirun.yaml").is_file() or any((folder / "checkpoints").glob("*.ckpt"))
+    begun = (folder / ".hydra").is_dir() and not (folder / "result.json").exists()
+    return not (config.get("resume") and (saved or begun))
 
 
 def first_free(wanted: Path) -> Path:

@@ -99,7 +99,8 @@ def _check_place(key: str, place: Any) -> None:
     path = PurePath(str(place))
     if CONTROL.search(str(place)):
         raise ValueError(f"hydra.{key}={str(place)!r:.200}: no name of a folder; leave control characters out")
-    if path.is_absolute() or ".." in path.parts or str(place).startswith("~"):
+    here = not path.parts and key.endswith(".dir")
+    if path.is_absolute() or ".." in path.parts or str(place).startswith("~") or here:
         raise ValueError(
             f"hydra.{key}={str(place)!s:.200}: a file may name places below the current folder only; set it yourself"
         )
