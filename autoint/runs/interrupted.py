@@ -6,7 +6,7 @@ import hashlib
 import json
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -21,14 +21,17 @@ class PartialEvaluation:
     """
 
     NAME = "unfinished.json"
+    opened: ClassVar[set[Path]] = set()
 
     def __init__(self, folder: Path, volume: torch.nn.Module, settings: dict[str, Any]) -> None:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         for weight in volume.state_dict().values():
             digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         self.file, self.key = folder / self.NAME, digest.hexdigest()
+        self.opened.add(self.file.absolute())
         kept = remembered(self.file)
-        self.done: dict[str, Any] = kept["done"] if isinstance(kept, dict) and kept.get("key") == self.key else {}
+        done = kept.get("done") if isinstance(kept, dict) and kept.get("key") == self.key else {}
+        self.done: dict[str, Any] = done if isinstance(done, dict) else {}
 
     def note(self, image: str, truth: torch.Tensor, found: dict[str, Any]) -> None:
         """Keep what was found of an image."""
@@ -42,9 +45,13 @@ class PartialEvaluation:
 
     @classmethod
     def clear(cls, folder: Path) -> None:
-        """Forget all evaluations below ``folder``: they are finished, and the next begins anew."""
-        for file in folder.rglob(cls.NAME):
-            file.unlink()
+        """Forget the evaluations below ``folder`` that were begun here: they are finished, and the next begins anew.
+
+        Those of others may be there too, as in a folder of many evaluations.
+        """
+        for file in [file for file in cls.opened if file.is_relative_to(folder.absolute())]:
+            file.unlink(missing_ok=True)
+            cls.opened.discard(file)
 
 
 def _checksum(image: torch.Tensor) -> int:

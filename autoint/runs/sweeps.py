@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from autoint.files import reading
 from autoint.files.whole_files import check_written, write_json
 from autoint.registry import LAYOUTS, checked, fields_of
 from autoint.reports import metrics
@@ -22,6 +22,8 @@ from autoint.runs.evaluation import EvaluateConfig, find_checkpoints, finite, on
 from autoint.runs.interrupted import PartialEvaluation
 
 log = logging.getLogger(__name__)
+MEASURED = ("psnr", "ssim", "lpips", "seconds_per_frame", "memory", "evaluations_per_ray", "images")
+"""Of a row, what the layouts of reports count on."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,10 @@ def evaluated(config: EvaluateConfig, file: Path) -> Evaluated:
     known = run_dir / "evaluation" / "result.json"
     way = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("runs", "data_dir")}
     key = {"checkpoint": hashlib.sha256(file.read_bytes()).hexdigest(), **way}
-    if known.is_file():
-        kept = json.loads(known.read_text(encoding="utf-8"))
+    kept = reading.remembered(known)
+    if _is_whole(kept) and kept["key"] == key:
         lacks = kept["row"]["lpips"] is None and metrics.lpips_metric(config.lpips, config.lpips_weights)
-        if kept["key"] == key and not lacks:
+        if not lacks:
             run = restoring.stored_config(file, checkpoints.load(file))
             return Evaluated(run, run_dir, kept["row"], kept["per_image"])
     run, restored = restoring.restored(file, config.code, data_dir=config.data_dir)
@@ -135,3 +137,12 @@ def evaluated(config: EvaluateConfig, file: Path) -> Evaluated:
     write_json(known, contents)
     PartialEvaluation.clear(known.parent)
     return Evaluated(run, run_dir, contents["row"], contents["per_image"])
+
+
+def _is_whole(kept: Any) -> bool:
+    """Return whether a file of an evaluation has the form in which :func:`evaluated` writes it."""
+    row, values = (kept.get("row"), kept.get("per_image")) if isinstance(kept, dict) else (None, None)
+    if not isinstance(row, dict) or not isinstance(values, list) or "key" not in kept:
+        return False
+    numbers = all(key in row and (row[key] is None or reading.is_number(row[key])) for key in MEASURED)
+    return numbers and all(isinstance(value, dict) for value in values)

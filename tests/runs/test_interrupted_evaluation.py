@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from autoint.reports import metrics
 from autoint.runs import checkpoints
+from autoint.runs.interrupted import PartialEvaluation
 from autoint.runs.training import fit
 from autoint.scenes.volume import AbstractVolume
 from tests.runs.test_resume import volrend_config
@@ -66,3 +68,16 @@ def test_nothing_is_taken_from_another_evaluation(viewed, program):
     next(iter(contents["state_dict"].values())).view(-1)[0] += 1
     checkpoints.WholeFileIO().save_checkpoint(contents, last)
     assert again(viewed, program, "chunk_size=7")[:2] == (VIEWED, 0)
+
+
+def test_what_others_have_begun_is_left():
+    others = Path("out/other/unfinished.json")
+    others.parent.mkdir(parents=True)
+    others.write_text("{}")
+    own = PartialEvaluation(Path("out/own"), torch.nn.Linear(1, 1), {})
+    own.file.parent.mkdir()
+    own.note("view", torch.zeros(1), {})
+    PartialEvaluation.clear(Path("out/own/nothing"))
+    assert own.file.exists()
+    PartialEvaluation.clear(Path("out"))
+    assert (own.file.exists(), others.read_text()) == (False, "{}")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from autoint.files import images
 from autoint.files.whole_files import check_written, write_whole
-from autoint.runs import checkpoints, evaluation, report, restoring, resuming, training
+from autoint.runs import checkpoints, evaluation, report, restoring, resuming, sweeps, training
 from autoint.runs.checkpoints import WholeFileIO
 from autoint.runs.evaluation import EvaluateConfig, evaluate_runs
 from autoint.runs.export import export
@@ -546,3 +546,25 @@ def test_columns_of_others_that_a_shell_would_run_do_not_go_on():
     log = MetricsFile(Path("new"))
     log.go_on(Path("metrics.csv"), 3)
     assert log.rows == [{"loss": "0.5", "step": "0"}, {"loss": "0.4", "step": "1", "val/psnr": "21.5"}]
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"row": {"lpips": 1}}', '{"row": {}, "per_image": [5]}', "[" * 10**5])
+def test_what_was_measured_before_is_taken_if_it_is_whole(text, good, monkeypatch):
+    file = saved(good("function"))
+    known = file.parent.parent / "evaluation" / "result.json"
+    row = dict.fromkeys(sweeps.MEASURED, 1.0)
+
+    class Module:
+        def evaluate(self, *_):
+            known.parent.mkdir(exist_ok=True)
+            return row, []
+
+    monkeypatch.setattr(restoring, "restored", lambda *_, **__: (None, Module()))
+    monkeypatch.setattr(sweeps, "on_device", lambda module, _: module)
+    config = EvaluateConfig(lpips="none")
+    sweeps.evaluated(config, file)
+    kept = json.loads(known.read_text())
+    known.write_text(text if text[0] == "[" else json.dumps({"key": kept["key"], **json.loads(text)}))
+    assert sweeps.evaluated(config, file).row == row
+    monkeypatch.setattr(Module, "evaluate", lambda *_: pytest.fail("measured again"))
+    assert sweeps.evaluated(config, file).row == row
