@@ -12,6 +12,7 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from autoint import registry
 from autoint.integrals.functions import target
 from autoint.runs import restoring
-from autoint.runs.command_line import hydra_keys
+from autoint.runs.command_line import composing, hydra_keys
 from autoint.runs.command_line.composing import check_file, check_jobs
 from autoint.runs.config import RunConfig
 from autoint.runs.training import fit
@@ -198,6 +199,19 @@ def test_a_place_has_no_control_characters(place):
 def test_the_files_of_this_program_are_data():
     for file in (ROOT / "conf").rglob("*.yaml"):
         check_file(file)
+
+
+def test_folders_that_lead_back_to_themselves_are_listed_once():
+    """Of three such links ``--help`` would list 3, 9, 27, … folders."""
+    Path("mine/experiment").mkdir(parents=True)
+    Path("mine/loop").symlink_to(".")
+    Path("other").symlink_to("mine/experiment")  # as one's own may be
+    bounds, source = composing._Bounds(), SimpleNamespace(path="mine")
+    listed = bounds.lister(lambda source, path, results_filter: [path])
+    assert [listed(source, path, None) for path in ("", "experiment", "loop")] == [[""], ["experiment"], []]
+    assert listed(SimpleNamespace(path="other"), "", None) == [""]
+    bounds.counts["listings"] = composing.MAX_LISTINGS
+    assert listed(source, "experiment", None) == []
 
 
 def test_the_command_line_may_do_what_files_may_not(program, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -38,8 +39,9 @@ from autoint.runs.plain import CODE, MAX_TEXT
 HARMLESS = re.compile(r"\$\{((hydra|label):[\w.]+|now:[^${}]*|[\w.]+)\}")
 MAX_BYTES, MAX_VALUES = 2**20, 2000
 """How large a file may be. Hydra copies and merges each value some dozen times, a millisecond in all."""
-MAX_FILES, MAX_LOOKUPS = 1000, 2000
-"""How many files, each time anew, and how many ``${…}`` one composition may take: both multiply in a few lines."""
+MAX_FILES, MAX_LOOKUPS, MAX_LISTINGS = 1000, 2000, 2000
+"""How many files, each time anew, and how many ``${…}`` one composition may take: both multiply in a few lines, as
+folders do by links, of which so many are listed."""
 
 
 def _label_of(key: str, *, _root_: Any) -> str:
@@ -55,7 +57,12 @@ def as_data() -> Iterator[None]:
     # Hydra imports its plugins by itself, so that these classes are not those that an import statement gives.
     sweeper: Any = Plugins.instance().class_name_to_class["hydra._internal.core_plugins.basic_sweeper.BasicSweeper"]
     source: Any = SourcesRegistry.instance().resolve("file")
-    load, split, compose = source.load_config, sweeper.split_arguments, ConfigLoaderImpl.load_configuration
+    load, listed, split, compose = (
+        source.load_config,
+        source.list,
+        sweeper.split_arguments,
+        ConfigLoaderImpl.load_configuration,
+    )
     fetch, look_up = CachingConfigRepository.load_config, Container._resolve_node_interpolation
     bounds = _Bounds()
 
@@ -92,6 +99,7 @@ def as_data() -> Iterator[None]:
 
     places = {
         (source, "load_config"): (load, checked_load),
+        (source, "list"): (listed, bounds.lister(listed)),
         (ConfigLoaderImpl, "load_configuration"): (compose, checked_compose),
         (CachingConfigRepository, "load_config"): (fetch, counted_fetch),
         (Container, "_resolve_node_interpolation"): (look_up, counted_look_up),
@@ -119,6 +127,19 @@ class _Bounds:
         self.counts[what] += 1
         if self.counts[what] > most:
             raise ValueError(f"{self.last or 'the command line'}: {found}; write it out")
+
+    def lister(self, listed: Any) -> Any:
+        """Return ``listed``, which lists a folder, for all but links that lead back to where they are."""
+
+        def bounded(source: Any, config_path: str, results_filter: Any) -> Any:
+            parts = Path(config_path).parts
+            places = [os.path.realpath(Path(source.path, *parts[:depth])) for depth in range(len(parts) + 1)]
+            self.counts["listings"] += 1
+            if places[-1] in places[:-1] or self.counts["listings"] > MAX_LISTINGS:
+                return []
+            return listed(source, config_path, results_filter)
+
+        return bounded
 
     @contextlib.contextmanager
     def begun(self, name: str | None) -> Iterator[None]:
