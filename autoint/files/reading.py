@@ -30,7 +30,8 @@ SHOWN = 20
 """How many findings are listed."""
 MOST_FINDINGS = 100
 """After so many, the rest is not looked at."""
-MAX_JSON = 2**25
+MAX_JSON, MAX_GROUPS, MAX_VALUES = 2**25, 10**6, 4 * 10**6
+"""Bytes of a JSON file, its lists and objects, and its values: each takes far more memory than the bytes it is of."""
 MAX_FRAMES = 20_000
 MAX_NUMBERS = 2**25
 """Numbers of an array, of which several copies in float64 are made."""
@@ -132,7 +133,7 @@ def read_json(file: Path, needs: str) -> dict[str, Any]:
     if file.stat().st_size > MAX_JSON:
         raise ValueError(f"{file}: {file.stat().st_size} bytes, more than {MAX_JSON}; {needs}")
     try:
-        contents = _parsed(file.read_text(encoding="utf-8"), file)
+        contents = _parsed(_text_of(file), file)
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}:{error.lineno}:{error.colno}: malformed JSON: {error.msg}; mend the file") from error
     except UnicodeDecodeError as error:
@@ -148,9 +149,16 @@ def remembered(file: Path) -> Any:
     """Return what a run has noted in a small JSON file, or None where there is none or it is damaged: it helps only."""
     try:
         small = file.is_file() and file.stat().st_size <= MAX_JSON
-        return json.loads(file.read_text(encoding="utf-8"), parse_int=_integer) if small else None
+        return json.loads(_text_of(file), parse_int=_integer) if small else None
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def _text_of(file: Path) -> str:
+    raw = file.read_bytes()
+    if raw.count(b"[") + raw.count(b"{") > MAX_GROUPS or raw.count(b",") > MAX_VALUES:
+        raise ValueError(f"{file}: more than {MAX_GROUPS} lists and objects, or {MAX_VALUES} values; leave some out")
+    return raw.decode()
 
 
 def _parsed(text: str, file: Path) -> Any:

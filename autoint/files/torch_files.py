@@ -15,6 +15,8 @@ from torch import Tensor
 # All that plain data and tensors need; torch's own list has more, with which one can ask for any amount of memory.
 NAMES = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
 MOST_LEAVES, DEEPEST = 10**6, 100
+MOST_BYTES, MOST_OPCODES = 2**26, 2 * 10**6
+"""Of the record that says what is in a file, numbers apart: 100 kB as a rule, and some 20 opcodes for each tensor."""
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -66,8 +68,14 @@ def _verified(file: Path) -> list[str]:
         pickled = [record for record in records if record.filename.endswith("data.pkl")]
         if len(pickled) != 1:
             raise zipfile.BadZipFile("not written by torch.save")
+        if pickled[0].file_size > MOST_BYTES:
+            raise zipfile.BadZipFile(f"{pickled[0].filename} has {pickled[0].file_size} bytes; at most {MOST_BYTES}")
         names = []
-        for opcode, argument, _ in pickletools.genops(archive.read(pickled[0])):
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(archive.read(pickled[0]))):
+            if number == MOST_OPCODES:
+                raise zipfile.BadZipFile(f"{pickled[0].filename} has more than {MOST_OPCODES} parts")
+            if isinstance(argument, int) and not -(2**63) <= argument < 2**64:  # of which any number have one hash
+                raise zipfile.BadZipFile("it holds an integer of more than 64 bits")
             if opcode.name in ("GLOBAL", "INST"):
                 names.append(str(argument))
             elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):

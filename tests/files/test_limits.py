@@ -354,3 +354,13 @@ def test_a_file_of_holes_is_waited_for_no_longer_than_for_what_is_there(monkeypa
         file.write(bytes(2**23))
     scan(".", None, None, path="b.h5", center=2.5)
     assert waited[1] == pytest.approx(exchange.PATIENCE + 2**23 / exchange.SLOWEST, abs=0.1)
+
+
+@pytest.mark.parametrize("values", [b"[]," * 10**6, b"{}," * 10**6, b"1," * (4 * 10**6 + 1)])
+def test_json_of_many_values_is_refused_before_they_are_made(values, monkeypatch):
+    """33 MB of empty lists would take a gigabyte, and 20 s."""
+    Path("transforms.json").write_bytes(b'{"frames": [' + values + b"0]}")
+    monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("they are made"))
+    with pytest.raises(ValueError, match=r"^transforms.json: more than 1000000 lists and objects, or 4000000 values; "):
+        reading.read_json(Path("transforms.json"), "")
+    assert reading.remembered(Path("transforms.json")) is None

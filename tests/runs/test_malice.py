@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from autoint.files import torch_files
 from autoint.reports import metrics
 from autoint.runs import checkpoints, restoring
 from autoint.runs.checkpoints import WholeFileIO
@@ -211,6 +212,23 @@ def test_nothing_takes_more_memory_than_the_file_is_large(tmp_path):
         checkpoints.load(file)
 
 
+def test_nothing_takes_more_time_than_what_was_saved(tmp_path, monkeypatch):
+    """Of integers of any size 20000 may have one hash, and a dict of them takes their square; opcodes do nothing."""
+    file = tmp_path / "slow.ckpt"
+    torch.save({**GOOD, "x": {2**64 - 1: -(2**63)}}, file)
+    checkpoints.load(file)
+    torch.save({**GOOD, "x": {(2**61 - 1) * k: None for k in range(99)}}, file)
+    with pytest.raises(ValueError, match=r"slow.ckpt: damaged checkpoint \(it holds an integer of more than 64 bits\)"):
+        checkpoints.load(file)
+    torch.save(GOOD, file)
+    monkeypatch.setattr(torch_files, "MOST_OPCODES", 50)
+    with pytest.raises(ValueError, match=r"data.pkl has more than 50 parts"):
+        checkpoints.load(file)
+    monkeypatch.setattr(torch_files, "MOST_BYTES", 50)
+    with pytest.raises(ValueError, match=r"data.pkl has \d+ bytes; at most 50"):
+        checkpoints.load(file)
+
+
 def deep(levels: int) -> bytes:
     """A pickle of lists in lists, as no recursive writer could make it."""
     return b"\x80\x02" + b"(" * levels + b"l" * levels + b"."
@@ -218,7 +236,7 @@ def deep(levels: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("record", "words"),
-    [(deep(10**6), "refused|not a checkpoint of AutoInt"), (b"\x80\x02(ccollections", "damaged"), (b"", "damaged")],
+    [(deep(5 * 10**5), "refused|not a checkpoint of AutoInt"), (b"\x80\x02(ccollections", "damaged"), (b"", "damaged")],
     ids=["deep", "torn", "empty"],
 )
 def test_pickles_that_nobody_would_write(record, words, tmp_path):
