@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from autoint.files.reading import escaped
+
 
 def markdown(rows: list[dict[str, Any]], columns: dict[str, tuple[str, str]], values: dict[str, Any]) -> str:
     """Return a table in Markdown, padded so that it reads well in a terminal too; heads are formatted by ``values``."""
@@ -20,4 +22,6 @@ def cell(value: Any, form: str) -> str:
     """Return a value as it stands in a table: ``n/a`` for None and NaN, and a text in one cell."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "n/a"
-    return format(value, form) if isinstance(value, float) else "; ".join(str(value).splitlines()).replace("|", r"\|")
+    if isinstance(value, float):
+        return format(value, form)
+    return escaped("; ".join(str(value).splitlines())).replace("|", r"\|")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import autoint
+from autoint.files.reading import escaped
 from autoint.files.torch_files import read_plain, refuse_address
 from autoint.files.whole_files import new_part
 
@@ -147,9 +148,9 @@ def _ours(file: Path, contents: Any) -> dict[str, Any]:
     if not known or (ours["format"] == FORMAT and not isinstance(ours.get("config"), dict)):
         raise ValueError(f"{file}: not a checkpoint of AutoInt; give a file that train.py wrote")
     if ours["format"] != FORMAT:
-        made_by = ours.get("version")
+        made_by = escaped(f"{ours.get('version')!s:.40}")
         raise ValueError(
-            f"{file}: format {ours['format']} (made by AutoInt {made_by!s:.40}), but AutoInt {autoint.__version__} "
+            f"{file}: format {ours['format']} (made by AutoInt {made_by}), but AutoInt {autoint.__version__} "
             f"reads format {FORMAT}; use the version that made it"
         )
     step, state = contents.get("global_step"), contents.get("state_dict")

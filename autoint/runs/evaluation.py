@@ -17,6 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from autoint.files import machine as memory
+from autoint.files.reading import escaped
 from autoint.files.torch_files import refuse_address
 from autoint.files.whole_files import write_json, write_whole
 from autoint.registry import EVALUATIONS, at_least_one, checked, fields_of, one_of
@@ -188,7 +189,7 @@ class Evaluation:
         """Print the table, what its numbers rest on, and where it is; ``ValueError`` where runs failed."""
         print(self.table)
         for protocol in dict.fromkeys(run.protocol for run in self.runs if run.protocol):
-            print(f"protocol: {protocol}")
+            print(f"protocol: {escaped(protocol)}")
         print(f"table:    {self.folder / 'table.md'}\npictures: {self.folder / 'images'}")
         if self.failed:
             count = f"{len(self.failed)} of {len(self.failed) + len(self.runs)} runs"
@@ -225,7 +226,7 @@ def evaluated_runs(config: EvaluateConfig, out_dir: Path) -> Evaluation:
                 raise
             expected = isinstance(error, (ValueError, OSError))
             failed[_name(file)] = str(error) if expected else f"{type(error).__name__}: {error}"
-            log.error("%s is left out: %s", _name(file), failed[_name(file)])
+            log.error("%s is left out: %s", escaped(_name(file)), escaped(failed[_name(file)]))
             log.debug("%s", _name(file), exc_info=True)
             continue
     if not found:

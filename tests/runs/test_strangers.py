@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 import sys
 from collections import OrderedDict
@@ -15,8 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from autoint.files import images
 from autoint.files.whole_files import check_written, write_whole
+from autoint.reports import tables
 from autoint.runs import checkpoints, evaluation, report, restoring, resuming, sweeps, training
 from autoint.runs.checkpoints import WholeFileIO
+from autoint.runs.command_line import folders
 from autoint.runs.evaluation import EvaluateConfig, evaluate_runs
 from autoint.runs.export import export
 from autoint.runs.interrupted import PartialEvaluation
@@ -568,3 +571,23 @@ def test_what_was_measured_before_is_taken_if_it_is_whole(text, good, monkeypatc
     assert sweeps.evaluated(config, file).row == row
     monkeypatch.setattr(Module, "evaluate", lambda *_: pytest.fail("measured again"))
     assert sweeps.evaluated(config, file).row == row
+
+
+def test_names_of_others_move_no_cursor():
+    """In tables, in what is logged, and in what is said of a checkpoint's version."""
+    red = "a\x1b[31m\nerror: b"
+    assert tables.cell(red, "") == r"a\x1b[31m; error: b"
+    record = logging.LogRecord("name", logging.ERROR, "", 0, "%s:\n%s is left out", ("two lines", "a\x1b[31m"), None)
+    assert folders._escaping(record)
+    assert record.getMessage() == "two lines:\na\\x1b[31m is left out"
+    assert folders._escaping(logging.LogRecord("name", logging.ERROR, "", 0, "%d", ("no number",), None))
+    torch.save({"autoint": {"format": 2, "version": red}}, "evil.ckpt")
+    with pytest.raises(ValueError, match=r"format 2 \(made by AutoInt a\\x1b\[31m\\nerror: b\), but"):
+        checkpoints.load("evil.ckpt")
+
+
+def test_a_label_that_leads_back_to_itself_is_a_line(program):
+    Path("experiment").mkdir()
+    Path("experiment/evil.yaml").write_text("# @package _global_\ndata_dir: ${label:data_dir}\n")
+    line = line_of(program, "train", "task=function", "--config-dir", ".", "experiment=evil")
+    assert line.endswith("${label:data_dir} leads back to itself; write it out")

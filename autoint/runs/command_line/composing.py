@@ -44,8 +44,17 @@ MAX_FILES, MAX_LOOKUPS, MAX_LISTINGS = 1000, 2000, 2000
 folders do by links, of which so many are listed."""
 
 
+_labelled: list[str] = []
+
+
 def _label_of(key: str, *, _root_: Any) -> str:
-    return label(str(OmegaConf.select(_root_, key)))
+    if key in _labelled:
+        raise ValueError(f"${{label:{key}}} leads back to itself; write it out")
+    _labelled.append(key)
+    try:
+        return label(str(OmegaConf.select(_root_, key)))
+    finally:
+        _labelled.pop()
 
 
 OmegaConf.register_new_resolver("label", _label_of, replace=True)  # ${label:function} in the name of a folder

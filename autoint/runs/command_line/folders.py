@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 
 import autoint
+from autoint.files.reading import escaped
 from autoint.files.whole_files import check_written
 from autoint.runs.labels import portable
 
@@ -64,6 +66,8 @@ def claiming() -> Iterator[None]:
         names = [job.output_subdir, os.path.relpath(file, folder) if file else None]
         check_written(folder, *(name for name in names if name and not name.startswith("..")))
         configure_log(log_config, *args, **kwargs)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_escaping)
 
     for name in places:
         setattr(Callbacks, name, before(name))
@@ -76,6 +80,16 @@ def claiming() -> Iterator[None]:
         utils.configure_log = configure_log
         for folder in claimed:
             remove_empty(folder)
+
+
+def _escaping(record: logging.LogRecord) -> bool:
+    """Let a record pass in which names from a stranger's files move no cursor; its lines are those of its writer."""
+    with contextlib.suppress(Exception):  # of a library's record that does not fit, for which logging has its own way
+        lines = record.getMessage().split("\n")
+        clean = [escaped(line) for line in lines]
+        if lines != clean:
+            record.msg, record.args = "\n".join(clean), ()
+    return True
 
 
 def _claim(config: Any, key: str) -> list[Path]:
