@@ -12,10 +12,10 @@ from typing import Any
 from autoint.files.reading import StrangeLinkError, inside, trusted
 
 WRITTEN = (
-    *(".hydra", "multirun.yaml", "checkpoints", "validation", "evaluation", "images", "tensorboard"),
+    *(".hydra", "multirun.yaml", "checkpoints", "validation", "evaluation", "tensorboard"),
     *("image.png", "normals.png", "error.png"),
 )
-"""What runs, sweeps and evaluations write into their folder, and other than by :func:`write_whole`."""
+"""What runs and sweeps write into their folder, and other than by :func:`write_whole`."""
 
 
 def write_whole(file: Path, content: bytes) -> Path:
@@ -67,8 +67,9 @@ def check_written(folder: Path, *more: str | Path) -> None:
         if name == "checkpoints" and (not top.is_symlink() or trusted(top)):
             continue
         walked = os.walk(top) if top.is_dir() and inside(top, folder) else ()
-        for place in [top, *(Path(where, name) for where, folders, files in walked for name in (*folders, *files))]:
-            if not inside(place, folder):
+        below = [Path(where, name) for where, folders, files in walked for name in (*folders, *files)]
+        for place in [top, *below]:
+            if (place is top or place.is_symlink()) and not inside(place, folder):
                 raise StrangeLinkError(
                     f"{place}: a link that leads out of the folder, to {os.path.realpath(place)!r:.200}, where the run "
                     "would write; remove it, or put the file or folder itself there"

@@ -514,7 +514,9 @@ def test_nothing_is_written_through_links_of_a_run_that_somebody_has_sent(good, 
             fit(function_config(), folder)
         (folder / place).unlink()
     (folder / "validation" / "newest.png").symlink_to("../image.png")
+    (folder / "images").symlink_to("../home")  # of a scene, which only an evaluation writes
     check_written(folder, "train.log")
+    assert "/images: a link" in line_of(program, "evaluate", "runs=sent", "hydra.run.dir=sent")
     assert [(file.name, file.read_text()) for file in Path("home").iterdir()] == [("rc", "precious")]
 
 

@@ -64,6 +64,7 @@ def claiming() -> Iterator[None]:
         job = HydraConfig.get()
         folder, file = Path(job.runtime.output_dir), OmegaConf.select(log_config, "handlers.file.filename")
         names = [job.output_subdir, os.path.relpath(file, folder) if file else None]
+        names += ["images"] if job.job.config_name == "evaluate" else []
         check_written(folder, *(name for name in names if name and not name.startswith("..")))
         configure_log(log_config, *args, **kwargs)
         for handler in logging.getLogger().handlers:
@@ -121,7 +122,11 @@ def _holds_another(folder: Path, config: Any, overrides: list[str]) -> bool:
 
     Only the command line may say that a run is to be replaced.
     """
-    if not folder.is_dir() or not any(folder.iterdir()) or any(word.startswith("ckpt_path=") for word in overrides):
+    if (
+        not folder.is_dir()
+        or not any(folder.iterdir())
+        or any(word.lstrip("+").startswith("ckpt_path=") for word in overrides)
+    ):
         return False
     saved = (folder / "multirun.yaml").is_file() or any((folder / "checkpoints").glob("*.ckpt"))
     begun = (folder / ".hydra").is_dir() and not (folder / "result.json").exists()
