@@ -15,8 +15,8 @@ from torch import Tensor
 # All that plain data and tensors need; torch's own list has more, with which one can ask for any amount of memory.
 NAMES = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
 MOST_LEAVES, DEEPEST = 10**6, 100
-MOST_BYTES, MOST_OPCODES = 2**26, 2 * 10**6
-"""Of the record that says what is in a file, numbers apart: 100 kB as a rule, and some 20 opcodes for each tensor."""
+MOST_BYTES, MOST_OPCODES = 2**26, 10**6
+"""Of the record that says what is in a file, numbers apart: 100 bytes, or 35 opcodes, for each tensor as a rule."""
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -70,17 +70,54 @@ def _verified(file: Path) -> list[str]:
             raise zipfile.BadZipFile("not written by torch.save")
         if pickled[0].file_size > MOST_BYTES:
             raise zipfile.BadZipFile(f"{pickled[0].filename} has {pickled[0].file_size} bytes; at most {MOST_BYTES}")
-        names = []
+        names, stack = [], _Stack()
         for number, (opcode, argument, _) in enumerate(pickletools.genops(archive.read(pickled[0]))):
             if number == MOST_OPCODES:
                 raise zipfile.BadZipFile(f"{pickled[0].filename} has more than {MOST_OPCODES} parts")
             if isinstance(argument, int) and not -(2**63) <= argument < 2**64:  # of which any number have one hash
                 raise zipfile.BadZipFile("it holds an integer of more than 64 bits")
+            stack.follow(opcode, argument)
             if opcode.name in ("GLOBAL", "INST"):
                 names.append(str(argument))
             elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
                 names.append(opcode.name)
         return names
+
+
+class _Stack:
+    """What a pickle that is read has on its stack, by kind: the keys of its dicts are texts and numbers.
+
+    Of tuples, as of integers of any size, anybody finds as many of one hash as wanted; Python hides that of texts.
+    """
+
+    KEYS = frozenset(("str", "bytes", "bytes_or_str", "int", "long", "int_or_bool", "bool", "float", "None"))
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, str] = {}
+
+    def follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Do as the opcode does; ``BadZipFile`` for a dict with other keys."""
+        name, kinds, before = opcode.name, self.kinds, opcode.stack_before
+        if name == "MARK":
+            self.marks.append(len(kinds))
+        elif name.endswith("PUT") or name == "MEMOIZE":
+            self.memo[len(self.memo) if argument is None else int(argument)] = kinds[-1]
+        elif name.endswith("GET"):
+            kinds.append(self.memo[int(argument)])
+        else:
+            marked = pickletools.markobject in before
+            taken = before.index(pickletools.markobject) if marked else len(before)
+            start = self.marks.pop() if marked else len(kinds)
+            given = kinds[start - taken :]
+            del kinds[start - taken :]
+            keys = given[taken if marked else 1 :: 2] if name in ("DICT", "SETITEM", "SETITEMS") else []
+            filled = name == "REDUCE" and given == ["collections OrderedDict", given[1]] and given[1] != "EMPTY_TUPLE"
+            if filled or not self.KEYS.issuperset(keys):
+                raise zipfile.BadZipFile("it holds a dict whose keys are neither texts nor numbers")
+            known = {"GLOBAL": str(argument), "EMPTY_TUPLE": name}
+            kinds += [known.get(name, kind.name) for kind in opcode.stack_after]
 
 
 def _check_tree(contents: Any, file: Path) -> None:
