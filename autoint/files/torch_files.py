@@ -74,8 +74,6 @@ def _verified(file: Path) -> list[str]:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(archive.read(pickled[0]))):
             if number == MOST_OPCODES:
                 raise zipfile.BadZipFile(f"{pickled[0].filename} has more than {MOST_OPCODES} parts")
-            if isinstance(argument, int) and not -(2**63) <= argument < 2**64:  # of which any number have one hash
-                raise zipfile.BadZipFile("it holds an integer of more than 64 bits")
             stack.follow(opcode, argument)
             if opcode.name in ("GLOBAL", "INST"):
                 names.append(str(argument))
@@ -115,8 +113,10 @@ class _Stack:
             keys = given[taken if marked else 1 :: 2] if name in ("DICT", "SETITEM", "SETITEMS") else []
             filled = name == "REDUCE" and given == ["collections OrderedDict", given[1]] and given[1] != "EMPTY_TUPLE"
             if filled or not self.KEYS.issuperset(keys):
-                raise zipfile.BadZipFile("it holds a dict whose keys are neither texts nor numbers")
+                raise zipfile.BadZipFile("it holds a dict whose keys are neither texts nor numbers of 64 bits")
             known = {"GLOBAL": str(argument), "EMPTY_TUPLE": name}
+            if isinstance(argument, int) and not -(2**63) <= argument < 2**64:
+                known[name] = "wide"
             kinds += [known.get(name, kind.name) for kind in opcode.stack_after]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -136,7 +135,9 @@ def _generators(foreign: bool) -> list[object]:
     """Return the states of torch's generators of random numbers, and of Python's and numpy's if ``foreign``."""
     states: list[object] = [torch.get_rng_state().numpy().tobytes()]
     if foreign:  # ten times as slow
-        states += [random.getstate(), pickle.dumps(np.random.get_state(legacy=False))]
+        numpys = np.random.get_state(legacy=False)
+        inner = {k: v.tobytes() if isinstance(v, np.ndarray) else v for k, v in numpys["state"].items()}
+        states += [random.getstate(), {**numpys, "state": inner}]
     if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
         states.append(torch.cuda.get_rng_state().numpy().tobytes())
     return states

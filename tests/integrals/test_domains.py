@@ -1,5 +1,6 @@
 """Lines without end, singularities, kinks, jumps and periods, against exact integrals; what is found is named."""
 
+import logging
 import math
 import re
 
@@ -124,7 +125,7 @@ def test_a_period_that_is_none_is_told(caplog):
     given = {"hidden_features": 4, "points": 64, "adam_steps": 0, "tolerance": 1.0, "progress": False}
     autoint.fit("exp(sin(2*x))", 0, math.pi, periodic=True, **given)
     autoint.fit(lambda x: x.clamp(0, 3) / (x < 3), 0, 3, periodic=True, **given)  # which is nothing outside
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
     autoint.fit("(1+cos(x))*exp(-y^2)", [0, -math.inf], [3, math.inf], periodic=[0], **given)
     assert "periodic=: the function changes at x + 3 along axis 0, by " in caplog.text
 

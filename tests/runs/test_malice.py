@@ -222,10 +222,8 @@ def test_nothing_takes_more_time_than_what_was_saved(tmp_path, monkeypatch):
     file = tmp_path / "slow.ckpt"
     torch.save({**GOOD, "x": {2**64 - 1: -(2**63)}}, file)
     checkpoints.load(file)
-    torch.save({**GOOD, "x": {(2**61 - 1) * k: None for k in range(99)}}, file)
-    with pytest.raises(ValueError, match=r"slow.ckpt: damaged checkpoint \(it holds an integer of more than 64 bits\)"):
-        checkpoints.load(file)
-    for keys in ({(1, 2): None}, OrderedDict({(1, 2): None}), FromPairs()):
+    many = {(2**61 - 1) * k: None for k in range(99)}
+    for keys in (many, {(1, 2): None}, OrderedDict({(1, 2): None}), FromPairs()):
         torch.save({**GOOD, "x": keys}, file)
         with pytest.raises(ValueError, match="a dict whose keys are neither texts nor numbers"):
             checkpoints.load(file)
