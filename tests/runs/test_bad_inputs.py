@@ -162,6 +162,7 @@ FORMS = {
     "a list in it": ("defaults: [[a]]", "no entry of defaults"),
     "a number of a group": ("defaults: [{a: 5}]", "no entry of defaults"),
     "keys of a group": ("defaults: [{a: {b: c}}]", "no entry of defaults"),
+    "an entry too late": ("defaults: [{override /activation: sine}, {x: [a]}]", "an entry behind an override; put the"),
     "two groups": ("defaults: [{a: b, c: d}]", "no entry of defaults"),
     "a key": ("defaults: [{5: a}]", "no entry of defaults"),
     "three words": ("# @package a b c\nseed: 1", "Too many components .*; write # @package NAME"),

@@ -282,6 +282,7 @@ def _check_for_hydra(file: Path, text: str, root: Any) -> None:
             continue
         if not isinstance(defaults, yaml.SequenceNode):
             raise _refusal(file, defaults, "defaults is no list", "write defaults: [GROUP: NAME, _self_]")
+        overridden = False
         for entry in defaults.value:
             pairs = entry.value if isinstance(entry, yaml.MappingNode) else [(entry, None)]
             names = [name for pair in pairs for name in pair if name is not None]
@@ -291,6 +292,9 @@ def _check_for_hydra(file: Path, text: str, root: Any) -> None:
             none = isinstance(entry, yaml.MappingNode) and tags[1:] == ["null"]  # GROUP: null
             if len(pairs) != 1 or (set(tags) != {"str"} and not none):
                 raise _refusal(file, entry, "no entry of defaults", "write NAME, GROUP: NAME or _self_")
+            if lists and overridden:
+                raise _refusal(file, entry, "an entry behind an override", "put the overrides last")
+            overridden = overridden or names[0].value.startswith("override ")
 
 
 def _of_other_kind(file: Path) -> ValueError:
