@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import re
 import struct
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,27 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from autoint.files.reading import check_npz, read_npy, read_table
 from autoint.registry import unknown
 from autoint.tomography.data.exchange import read_matlab
+from autoint.tomography.data.tiff import read_pages
 
 log = logging.getLogger(__name__)
 MOST = 2**25
 """Numbers of one sinogram, which becomes eight bytes a number, several times over."""
 LARGEST = 2**30
 """Bytes of all that is read from a file."""
-MOST_PAGES = 20000
 SINOGRAMS = ("sinogram", "sinograms", "sino")
 ANGLES = re.compile(r"theta|angle|degree|radian|(^|_)(ang|phi|deg|rad)s?($|_)")
-GREY = ("L", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 NUMBERS = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
-STRAIGHT_LINE, NO_FUNCTION = "0", "20"  # ImageJ's cf: what its calibration is
 COMPRESSED, IS_COMPLEX, OF_NUMBERS = 15, 0x800, range(6, 16)  # of MATLAB's elements and arrays
 HEAD = 2**12
 """Bytes of an array of MATLAB's, unpacked, in which its shape and name are."""
-REDUCED = 1  # bit of TIFF's NewSubfileType: this page is another one's small copy
 
 
 @dataclass
@@ -327,64 +323,7 @@ def _read_text(file: Path) -> Contents:
 
 
 def _read_tif(file: Path) -> Contents:
-    """Read all pages of a picture, but for small copies of others."""
-    with (
-        warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
-        Image.open(file, formats=("TIFF",)) as image,
-    ):
-        pages: list[np.ndarray] = []
-        for number in range(MOST_PAGES + 1):
-            try:
-                image.seek(number)
-            except EOFError:
-                break
-            tags = image.tag_v2  # type: ignore[attr-defined]
-            if number and tags.get(254, 0) & REDUCED:
-                continue
-            if image.mode not in GREY:
-                raise ValueError(
-                    f"{file}: page {number} has colours or a palette (Pillow's mode {image.mode}); save grey values"
-                )
-            if tags.get(262) == 0 and image.mode != "L":  # those of 8 bits Pillow turns
-                raise ValueError(
-                    f"{file}: page {number} says that zero is white (PhotometricInterpretation 0), which some programs "
-                    "mean for the screen alone; save it with zero for black, or as .npy"
-                )
-            shape = (image.height, image.width)
-            if pages and shape != pages[0].shape:
-                raise ValueError(
-                    f"{file}: page {number} has {shape[0]}×{shape[1]} pixels and page 0 has {pages[0].shape[0]}×"
-                    f"{pages[0].shape[1]}; save pages of one size, or the sinogram alone"
-                )
-            _check_size(file, (len(pages) + 1, *shape), 4)
-            pages.append(np.asarray(image))
-            if number == 0:
-                described = str(tags.get(270, ""))
-        else:
-            raise ValueError(f"{file}: more than {MOST_PAGES} pages; cut it")
-    return Contents(_as_described(file, described, pages))
-
-
-def _as_described(file: Path, description: str, pages: list[np.ndarray]) -> np.ndarray:
-    """Return the pages as the numbers that ImageJ says they mean; refuse fewer than it says: large stacks are one."""
-    said = dict(re.findall(r"^(images|cf|c0|c1)=([-+.\w]{1,30})\s*$", description, re.MULTILINE))
-    values = np.stack(pages) if len(pages) > 1 else pages[0]
-    if not description.startswith("ImageJ="):
-        return values
-    if int(said.get("images", 1)) > len(pages):
-        raise ValueError(
-            f"{file}: ImageJ's stack of {said['images']} images, of which {len(pages)} can be read; save it as .npy or "
-            "as a TIFF with a page for each"
-        )
-    if values.dtype.kind != "u" or said.get("cf", NO_FUNCTION) == NO_FUNCTION:
-        return values
-    if said["cf"] != STRAIGHT_LINE or not said.keys() >= {"c0", "c1"}:
-        raise ValueError(
-            f"{file}: calibrated by ImageJ's function {said['cf']}; a straight line ({STRAIGHT_LINE}) alone is read: "
-            "save it as 32-bit, or as .npy"
-        )
-    log.info("%s: values are %s + %s × what is stored, by ImageJ's calibration", file, said["c0"], said["c1"])
-    return np.float32(said["c0"]) + np.float32(said["c1"]) * values.astype(np.float32)  # signed 16 bits, too
+    return Contents(read_pages(file, functools.partial(_check_size, file, width=4)))
 
 
 READERS: dict[str, Callable[[Path], Contents]] = {
