@@ -32,7 +32,8 @@ MOST_FINDINGS = 100
 """After so many, the rest is not looked at."""
 MAX_JSON, MAX_GROUPS, MAX_VALUES = 2**25, 10**6, 4 * 10**6
 """Bytes of a JSON file, its lists and objects, and its values: each takes far more memory than the bytes it is of."""
-MAX_FRAMES = 20_000
+MAX_FRAMES, LONGEST_NAME = 20_000, 245
+"""Bytes of an image's name, of which file systems have 255: a suffix, and that of its mask, may follow."""
 MAX_NUMBERS = 2**25
 """Numbers of an array, of which several copies in float64 are made."""
 MAX_TEXT, MAX_ROW = 2**30, 2**22
@@ -259,7 +260,8 @@ def image_file(folder: Path, name: Any, where: str, key: str = "file_path") -> P
         raise ValueError(f"{where} must be the path of an image")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):
         raise ValueError(f"{where} is a URL or names a drive; use a path inside the scene folder")
-    if len(name) > 1024 or CONTROL.search(name):
+    longest = max(len(part.encode("utf-8", "surrogatepass")) for part in re.split(r"[/\\]", name))
+    if len(name) > 1024 or longest > LONGEST_NAME or CONTROL.search(name):
         raise ValueError(f"{where} is no path of an image ({len(name)} characters); use a path inside the scene folder")
     # Without "..", which behind a link would lead elsewhere than it says.
     place = Path(os.path.abspath(folder / name.replace("\\", "/")))

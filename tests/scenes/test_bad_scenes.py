@@ -195,6 +195,7 @@ IMAGES = [
       for name in ("http://a.b/c.png", "file:///etc/passwd", "C:\\x.png")],
     Row(43, "NUL", path("train/r\0.png"), "is no path of an image"),
     Row(43, "5000", path("x" * 5000), r"is no path of an image \(5000 characters\)"),
+    Row(43, "300", path("x" * 300), r"is no path of an image \(300 characters\)"),
     Row(43, "home", path("~/x.png"), r"file_path='~/x.png': image .* not found"),
     Row(43, "empty", path(""), "file_path='' must be the path of an image"),
     Row(43, "link out", link("secret.png"), "r_2.png: another user's link, which leaves the scene folder"),
