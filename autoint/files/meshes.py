@@ -67,16 +67,17 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     check_size(file)
     try:
         loaded = _loaded(trimesh, file.suffix[1:].lower(), file.read_bytes())
+        vertices = np.asarray(getattr(loaded, "vertices", ()), dtype=np.float64)
+        faces = np.asarray(getattr(loaded, "faces", ()), dtype=np.int64)
+        normals = _normals(loaded, len(vertices))
     except Exception as error:  # of many kinds, from many parsers
         text = " ".join(str(error).split())
         raise ValueError(f"{file}: cannot be read as {file.suffix}: {text or type(error).__name__:.200}") from error
-    vertices = np.asarray(getattr(loaded, "vertices", ()), dtype=np.float64)
     if vertices.ndim != 2 or vertices.shape[1:] != (3,) or not len(vertices):
         raise ValueError(f"{file}: there are no points in it; give a mesh, or a cloud of points")
-    faces = np.asarray(getattr(loaded, "faces", ()), dtype=np.int64)
     if faces.size and not (faces.min() >= 0 and faces.max() < len(vertices)):
         raise ValueError(f"{file}: its triangles name vertices that are not there, of {len(vertices)}")
-    return vertices, _normals(loaded, len(vertices)), faces if faces.size else None
+    return vertices, normals, faces if faces.size else None
 
 
 def _loaded(trimesh: Any, kind: str, data: bytes) -> Any:

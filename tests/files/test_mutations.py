@@ -14,7 +14,7 @@ SOME = {
     "tree": 8,
     "yaml_function": 5,
 }
-FOUND = {"scene": [9203], "checkpoint_function": [942], "colmap": [52, 54], "mat": [613]}
+FOUND = {"scene": [9203], "checkpoint_function": [942], "colmap": [52, 54], "mat": [613], "ply": [8439]}
 """What ended otherwise when 10,000 of each kind were tried."""
 COUNT = os.environ.get("AUTOINT_MUTATIONS")
 
