@@ -32,7 +32,7 @@ HYDRAS = re.compile(r"['\"\[{]|.*\$\{|(choice|range|interval|glob|sort|shuffle|t
 """What is Hydra's in a value, which is then left as it was typed."""
 
 
-def at_home(text: str) -> str:
+def _from_home(text: str) -> str:
     """Return a path that begins with ``~/``, which many shells leave as it is behind a key, written out."""
     home = re.fullmatch(r"(['\"]?)(~/[^'\"]*)\1", text, re.DOTALL)
     return os.path.expanduser(home[2]) if home and not os.path.lexists("~") else text
@@ -43,7 +43,7 @@ def _readable(word: str) -> str:
     override = re.fullmatch(r"(\+{0,2}[\w.@/-]+)=(.+)", word, re.DOTALL)
     if not override:
         return word
-    key, text = override[1], at_home(override[2])
+    key, text = override[1], _from_home(override[2])
     if text != override[2]:
         return f"{key}={quoted(text)}"
     if key.lstrip("+") == "function":
@@ -117,7 +117,7 @@ def as_runs(arguments: list[str]) -> list[str]:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         key, is_override, value = argument.partition("=")
         if is_override and key == "runs" and not re.match(r"[\['\"]|.*\$\{", value):
-            paths += [value] if Path(value).exists() else map(at_home, value.split(","))
+            paths += [value] if Path(value).exists() else map(_from_home, value.split(","))
         elif is_override or argument.startswith(("-", "~", "+")) or before in TAKES_A_VALUE:
             others.append(argument if before in TAKES_A_VALUE else _readable(argument))
         else:

@@ -16,7 +16,7 @@ from autoint.scenes.data import masks
 from autoint.scenes.data.colmap_files import NEEDS, SparseModel, find_model, read_model
 from autoint.scenes.data.llff import image_folder
 from autoint.scenes.data.poses import rigid
-from autoint.scenes.data.views import Views, check_lens, evenly, held_out, names_of
+from autoint.scenes.data.views import Views, check_lens, evenly, held_out, names_of, of_other_shape
 from autoint.scenes.rays import Intrinsics
 
 TRUSTED_VIEWS, TRUSTED_ERROR = 3, 2.0
@@ -133,7 +133,7 @@ def _cameras(model: SparseModel, chosen: list[int], size: tuple[int, int], place
     pinhole, distortion = [], []
     for image in (model.images[i] for i in chosen):
         lens = model.cameras[image.camera]
-        if abs(lens.width * size[1] - lens.height * size[0]) > 0.01 * lens.width * size[1]:
+        if of_other_shape((lens.width, lens.height), size):
             found = f"camera {image.camera} is of {lens.width}x{lens.height}, but the image is {size[0]}x{size[1]}"
             raise ValueError(f"{place}: {image.name}: {found}; give the images that the model was made of")
         factors = size[0] / lens.width, size[1] / lens.height

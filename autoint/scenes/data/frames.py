@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoint.files import reading
 from autoint.scenes.data import masks
+from autoint.scenes.data.views import of_other_shape
 from autoint.scenes.rays import Intrinsics
 
 CAMERAS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
@@ -103,7 +104,7 @@ def intrinsics_of(frames: Sequence[Frame], size: tuple[int, int]) -> Intrinsics:
     pinhole, distortion = [], []
     for frame in frames:
         width, height = (number(frame, key, side, True) for key, side in zip("wh", size, strict=True))
-        if abs(width * size[1] - height * size[0]) > 0.01 * width * size[1]:
+        if of_other_shape((width, height), size):
             found = f"w={width:g}, h={height:g}, but its image is {size[0]}x{size[1]}"
             raise ValueError(f"{frame['where']}: {found}; give the size of the image, or of what it was reduced from")
         fx = _focal(frame, "x", width)

@@ -15,7 +15,7 @@ from autoint.files.images import image_size_of, images_in, read_images
 from autoint.registry import DATASETS
 from autoint.scenes.data import download, masks
 from autoint.scenes.data.poses import rigid
-from autoint.scenes.data.views import Views, evenly, held_out, names_of
+from autoint.scenes.data.views import Views, evenly, held_out, names_of, of_other_shape
 from autoint.scenes.rays import DeviceCoordinates, Intrinsics
 
 SOURCE = "nerf_llff_data.zip, linked from the NeRF project page, https://www.matthewtancik.com/nerf"
@@ -81,7 +81,7 @@ def llff(
     kept = held_out(len(files), hold_every, split)
     chosen = [kept[i] for i in evenly(len(kept), at_most)]
     images, size = read_images([files[i] for i in chosen], image_size)
-    if abs(size[0] * intrinsics.height - size[1] * intrinsics.width) > 0.01 * size[0] * intrinsics.height:
+    if of_other_shape(size, (intrinsics.width, intrinsics.height)):
         found = f"image is {size[0]}x{size[1]}, but poses_bounds.npy is of {intrinsics.width}x{intrinsics.height}"
         raise ValueError(f"{files[chosen[0]]}: {found}; give the images that the poses are of")
     names = names_of(files)

@@ -41,6 +41,11 @@ def names_of(files: Sequence[Path]) -> tuple[str, ...]:
     return next(tuple(names) for names in tries if len({name.casefold() for name in names}) == len(files))
 
 
+def of_other_shape(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Return whether two sizes (width, height) are in proportion no images of each other: to 1 %, as of rounding."""
+    return abs(one[0] * other[1] - one[1] * other[0]) > 0.01 * one[0] * other[1]
+
+
 @dataclass(frozen=True)
 class Views:
     """Posed images of a scene.
